@@ -1,0 +1,42 @@
+# Every target sets up what it needs; only Python >= 3.11 has to be there.
+PYTHON ?= python3
+BIN := .venv/bin
+export HF_HUB_DISABLE_TELEMETRY ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup test slow lint demo smoke photos base evidence clean
+
+help:  ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
+
+setup: .venv/ready  ## the environment, in .venv
+
+.venv/ready: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unime needs Python >= 3.11, this is " + sys.version.split()[0])'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
+	@touch .venv/ready
+
+lint: setup  ## ruff and pyright
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
+
+test: setup  ## the tests, without the slow ones
+	$(BIN)/python -m pytest
+
+slow: setup  ## kill tests and the other tests that take minutes
+	$(BIN)/python -m pytest -m slow
+
+demo: setup  ## recipes/mini from raw data to an evaluated, exported model: runs/mini
+	sh recipes/mini/run.sh
+
+smoke: setup  ## the same, shrunk, for CI: runs/smoke
+	sh recipes/smoke/run.sh
+
+photos: setup  ## the main job on captioned photographs: runs/photos
+	sh recipes/photos/run.sh
+
+base: setup  ## train the tiny checkpoint in assets/ further (hours; stops and resumes at will)
+	$(BIN)/python -m world base recipes/mini/0_base.yaml
+
+clean:  ## remove the environment; runs/ stays
+	rm -rf .venv

@@ -1,0 +1,138 @@
+"""Metrics over lists of candidates; pure functions of arrays.
+
+A ragged batch of lists is two flat arrays and `offsets (n + 1,)`: query i owns the entries
+`offsets[i]:offsets[i + 1]`. `gold` marks right candidates; there may be several, anywhere in the
+list, so the position of the gold candidate never matters.
+
+Ties count against the model: a wrong candidate that scores exactly like the best gold one ranks
+above it. Scorers that take `argmax == 0` of lists with the gold candidate first give a constant
+embedder 100 %; here it gets 0 %. The expectation under a random order of the tied candidates is
+available beside it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from unime.errors import ModelError
+
+
+class GoldRanks(NamedTuple):
+    """How the best gold candidate of each query stands among the wrong ones."""
+
+    above: np.ndarray
+    """(n,) int64: wrong candidates that score strictly higher."""
+    tied_wrong: np.ndarray
+    """(n,) int64: wrong candidates with the same score."""
+    tied_gold: np.ndarray
+    """(n,) int64: gold candidates with the same score, the best one included; at least 1."""
+
+
+def require_finite(similarities: np.ndarray, what: str) -> None:
+    """Raise ModelError if any similarity is NaN or infinite; NaN would compare as "not beaten"."""
+    wrong = int((~np.isfinite(similarities)).sum())
+    if wrong:
+        raise ModelError(
+            f"{what}: {wrong} of {similarities.size} similarities are NaN or infinite; expected "
+            "finite numbers. Look for an overflow (load the model in float32 to see) or a broken "
+            "checkpoint"
+        )
+
+
+def rank_gold(similarities: np.ndarray, gold: np.ndarray, offsets: np.ndarray) -> GoldRanks:
+    """Count, for each query, the wrong candidates above and level with its best gold one.
+
+    Args:
+        similarities: (total,) float32, finite.
+        gold: (total,) bool; every query has at least one.
+        offsets: (n + 1,) int, increasing; no list is empty.
+    """
+    require_finite(similarities, "ranking")
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    assert (lengths > 0).all(), "a query without candidates"
+    best = np.maximum.reduceat(np.where(gold, similarities, -np.inf), starts)
+    assert np.isfinite(best).all(), "a query without a gold candidate"
+    best = np.repeat(best, lengths)
+    tied = similarities == best
+
+    def count(mask: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(mask, starts, dtype=np.int64)
+
+    return GoldRanks(
+        above=count((similarities > best) & ~gold),
+        tied_wrong=count(tied & ~gold),
+        tied_gold=count(tied & gold),
+    )
+
+
+def hit_at(ranks: GoldRanks, k: int) -> np.ndarray:
+    """Return (n,) bool: a gold candidate is among the first k, all ties against the model."""
+    return ranks.above + ranks.tied_wrong < k
+
+
+def expected_hit_at(ranks: GoldRanks, k: int) -> np.ndarray:
+    """Return (n,) float64: chance of a gold candidate among the first k, ties in random order."""
+    tied = ranks.tied_wrong + ranks.tied_gold
+    free = np.clip(k - ranks.above, 0, tied)
+    return 1.0 - _share_without_gold(tied, ranks.tied_gold, free)
+
+
+def chance_hit_at(gold: np.ndarray, offsets: np.ndarray, k: int) -> np.ndarray:
+    """Return (n,) float64: expected hit@k of a random order; for k = 1 gold / candidates."""
+    lengths = np.diff(offsets)
+    golds = np.add.reduceat(gold, offsets[:-1], dtype=np.int64)
+    return 1.0 - _share_without_gold(lengths, golds, np.minimum(k, lengths))
+
+
+def _share_without_gold(total: np.ndarray, golds: np.ndarray, drawn: np.ndarray) -> np.ndarray:
+    """Probability that `drawn` of `total` candidates, drawn at random, hold no gold one."""
+    share = np.ones(len(total))
+    for step in range(int(drawn.max(initial=0))):
+        wrong_left = np.maximum(total - golds - step, 0)
+        share = np.where(step < drawn, share * wrong_left / np.maximum(total - step, 1), share)
+    return share
+
+
+def recall_at(
+    similarities: np.ndarray, gold: np.ndarray, offsets: np.ndarray, k: int
+) -> np.ndarray:
+    """Return (n,) float64: share of a query's gold candidates among its first k, ties against.
+
+    With several golds this is not the R@k of caption retrieval, which asks for any of them:
+    that is `hit_at`.
+    """
+    require_finite(similarities, "ranking")
+    lengths, starts = np.diff(offsets), offsets[:-1]
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    order = np.lexsort((gold, -similarities, owner))
+    place = np.arange(len(order)) - np.repeat(starts, lengths)
+    found = np.add.reduceat(gold[order] & (place < k), starts, dtype=np.int64)
+    return found / np.add.reduceat(gold, starts, dtype=np.int64)
+
+
+def pairwise(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Return (n,) bool: the right answer scores strictly higher; a tie is an error of the model."""
+    require_finite(right, "comparison")
+    require_finite(wrong, "comparison")
+    return right > wrong
+
+
+def strongest_wrong(
+    similarities: np.ndarray, gold: np.ndarray, offsets: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) flat entry of the highest scoring wrong candidate, and (n,) its similarity.
+
+    The first of several equal ones; entry -1 and similarity -inf where every candidate is gold.
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    masked = np.where(gold, -np.inf, similarities)
+    best = np.maximum.reduceat(masked, starts)
+    entries = np.arange(len(masked))
+    is_best = (masked == np.repeat(best, lengths)) & ~gold
+    first = np.minimum.reduceat(np.where(is_best, entries, len(masked)), starts)
+    return np.where(np.isfinite(best), first, -1), best
+
+
+def best_gold(similarities: np.ndarray, gold: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Return (n,) the similarity of each query's best gold candidate."""
+    return np.maximum.reduceat(np.where(gold, similarities, -np.inf), offsets[:-1])

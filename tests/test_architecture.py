@@ -1,0 +1,92 @@
+"""The house: who may import whom, what is in the wheel, what holds no Python."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCH_FREE = {
+    "unime.errors", "unime.records", "unime.files", "unime.tables", "unime.config", "unime.console",
+    "unime.provenance", "unime.stage", "unime.run", "unime.cli", "unime.prompts", "unime.images",
+    "unime.readers", "unime.data", "unime.select",
+}  # fmt: skip
+
+
+def imports_of(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return names
+
+
+def sources(room: str) -> list[Path]:
+    found = sorted((ROOT / room).rglob("*.py"))
+    assert found, f"no Python in {room}/"
+    return found
+
+
+@pytest.mark.parametrize("path", sources("unime"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_library_imports_no_program(path: Path):
+    roots = {name.partition(".")[0] for name in imports_of(path)}
+    assert not roots & {"judge", "eval", "world", "tests", "benchmarks"}
+
+
+@pytest.mark.parametrize("path", sources("judge"), ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_judge_needs_torch_in_one_engine_only(path: Path):
+    if path.name == "transformers_engine.py":
+        return
+    names = imports_of(path)
+    assert not {n for n in names if n.partition(".")[0] in {"torch", "transformers"}}
+    assert not {n for n in names if n.startswith(("unime.models", "unime.train", "unime.losses"))}
+
+
+def test_light_modules_import_without_torch():
+    code = f"import {', '.join(sorted(TORCH_FREE))}, sys; sys.exit('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobody_imports_the_bare_name_eval():
+    for room in ("unime", "judge", "eval", "world", "tests"):
+        for path in sources(room):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    assert "eval" not in {alias.name for alias in node.names}, path
+
+
+@pytest.mark.parametrize("shelf", ["prompts", "recipes", "assets"])
+def test_shelves_hold_no_python(shelf: str):
+    assert not list((ROOT / shelf).rglob("*.py"))
+
+
+def test_files_and_functions_stay_readable():
+    too_long = []
+    for room in ("unime", "judge", "eval", "world"):
+        for path in sources(room):
+            text = path.read_text()
+            if text.count("\n") > 400:
+                too_long.append(f"{path.relative_to(ROOT)}: {text.count(chr(10))} lines")
+            for node in ast.walk(ast.parse(text)):
+                if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                    length = (node.end_lineno or 0) - node.lineno + 1
+                    if length > 100:
+                        too_long.append(f"{path.relative_to(ROOT)}:{node.name}: {length} lines")
+    assert not too_long
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
+def test_every_path_a_page_names_exists(name: str):
+    rooms = "unime|judge|eval|world|prompts|recipes|tests|assets|results|benchmarks"
+    paths = set(re.findall(rf"`((?:{rooms})/[\w./-]+)`", (ROOT / name).read_text()))
+    assert paths
+    missing = {path for path in paths if not (ROOT / path).exists()}
+    assert not missing

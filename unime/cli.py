@@ -1,0 +1,95 @@
+"""The command `unime`. Imports nothing heavy: each verb imports what it runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from unime import stage as stages
+from unime.console import start_logging
+from unime.errors import UnimeError
+
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="dotted.key=value, each in place of a recipe's value.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the recipe; say what is read and written.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Move an existing output aside and begin anew.")
+]
+
+HELP = {
+    "data": "Read pairs, check every image, write the item and pair tables.",
+    "distill": "Stage 1: teach a VLM's language model the similarities of a text embedder.",
+    "contrast": "Contrastive training: warm-up on pairs, stage 2 on selected negatives.",
+    "mine": "Find each query's nearest candidates in the whole corpus.",
+    "select": "Drop false negatives by the judge's scores; choose hard negatives.",
+    "export": "Write the model for sentence-transformers, transformers and vLLM.",
+}
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Turn a vision-language model into a universal multimodal embedding model.",
+)
+
+
+def stage_command(module: str) -> Callable[..., None]:
+    """Return the command function of a stage; the programs beside the library use it too."""
+
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        restart: Restart = False,
+    ) -> None:
+        stages.execute(
+            module, recipe, overrides or [], dry_run=dry_run, restart=restart, echo=typer.echo
+        )
+
+    return command
+
+
+for _verb, _module in stages.STAGES.items():
+    app.command(_verb, help=HELP[_verb])(stage_command(_module))
+
+
+@app.command()
+def run(
+    folder: Annotated[Path, typer.Argument(help="A recipe folder, such as recipes/mini.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="run=FOLDER, or STEM.key=value for STEM.yaml.")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Run a folder's numbered recipes in order; skip what is up to date, resume what is not."""
+    from unime.run import run_folder
+
+    run_folder(folder, overrides or [], dry_run=dry_run)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="An exported model.")],
+) -> None:
+    """Compare an exported model's embeddings over every way of loading it."""
+    from unime.verify import verify_folder
+
+    typer.echo(verify_folder(folder))
+
+
+def main(application: typer.Typer = app) -> None:
+    """Run a command; a user's mistake is one sentence and exit code 2."""
+    start_logging()
+    try:
+        application()
+    except UnimeError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)

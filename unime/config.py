@@ -1,0 +1,191 @@
+"""Recipes: YAML files checked against frozen pydantic models, with `dotted.key=value` overrides.
+
+`extends: other.yaml` takes another recipe and changes only what is named. `${run}` stands for
+the run folder: `runs/` and the name of the recipe's folder, or the override `run=FOLDER`. All
+paths are relative to the working directory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from unime.errors import RecipeError, did_you_mean
+
+R = TypeVar("R", bound="Recipe")
+
+
+class Section(BaseModel):
+    """A part of a recipe: frozen, unknown keys forbidden."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Recipe(Section):
+    """What every stage's recipe has."""
+
+    stage: str
+    """The verb that runs it: data, distill, contrast, mine, judge, select, export, eval, ..."""
+    output: str
+    """The folder this stage fills; `${run}/<name of the recipe file>` unless said otherwise."""
+
+
+class ModelConfig(Section):
+    """A vision-language model and how inputs are prepared for it."""
+
+    id: str
+    """A folder or a Hub id."""
+    revision: str | None = None
+    prompt: str = "embed/hierarchical.v1"
+    """Which prompt file renders instruction and content."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    attn_implementation: str = "sdpa"
+    min_pixels: int = Field(default=56 * 56, gt=0)
+    max_pixels: int = Field(default=28 * 28 * 1280, gt=0)
+    max_length: int = Field(default=4096, gt=0)
+    """Tokens; longer user texts are cut, image block and assistant header are kept."""
+
+
+def load_recipe(path: Path | str, schema: type[R], overrides: Sequence[str] = ()) -> R:
+    """Read a recipe and check it.
+
+    Args:
+        path: the YAML file.
+        schema: the stage's recipe class.
+        overrides: `dotted.key=value`, values in YAML; `run=FOLDER` moves the whole run.
+
+    Raises:
+        RecipeError: one sentence a mistake, with the nearest right name.
+    """
+    values = read_values(path, overrides)
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        lines = [_sentence(schema, problem) for problem in error.errors()]
+        title = f"{path} is not a valid {schema.__name__}:"
+        raise RecipeError("\n  ".join([title, *lines])) from None
+
+
+def read_values(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Read a recipe's values, `extends` followed, overrides and `${run}` put in; unchecked."""
+    path = Path(path)
+    values = _read_yaml(path)
+    run = str(values.pop("run", f"runs/{path.resolve().parent.name}"))
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise RecipeError(f"override '{override}' is not of the form dotted.key=value")
+        if key == "run":
+            run = text
+        else:
+            _put(values, key, _parse(text, override))
+    values.setdefault("output", f"${{run}}/{path.stem}")
+    return _fill(values, run)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
+        raise RecipeError(f"no recipe {path} (working directory {Path.cwd()}){near}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise RecipeError(f"{path} holds {type(values).__name__}, expected keys and values")
+    parent = values.pop("extends", None)
+    if parent is None:
+        return values
+    return _merge(_read_yaml(path.parent / str(parent)), values)
+
+
+def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge mappings key by key; anything else, lists too, is replaced whole."""
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        both = isinstance(old, dict) and isinstance(value, Mapping)
+        merged[key] = _merge(old, value) if both else value
+    return merged
+
+
+def _parse(text: str, override: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise RecipeError(f"the value of override '{override}' is not YAML") from None
+    # YAML 1.1 reads 1e-4 as text; a recipe means the number.
+    if isinstance(value, str):
+        try:
+            return float(value) if set(value) & set("0123456789") else value
+        except ValueError:
+            return value
+    return value
+
+
+def _put(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    place: Any = values
+    for name in parents:
+        if isinstance(place, list):
+            place = place[_index(place, name, key)]
+        else:
+            if place.get(name) is None:
+                place[name] = {}
+            place = place[name]
+        if not isinstance(place, dict | list):
+            raise RecipeError(f"override '{key}': '{name}' is {place!r} and has no parts")
+    if isinstance(place, list):
+        place[_index(place, last, key)] = value
+    else:
+        place[last] = value
+
+
+def _index(place: list[Any], name: str, key: str) -> int:
+    if not name.isdigit() or int(name) >= len(place):
+        raise RecipeError(f"override '{key}': expected a number below {len(place)}, got '{name}'")
+    return int(name)
+
+
+def _fill(value: Any, run: str) -> Any:
+    if isinstance(value, str):
+        return value.replace("${run}", run)
+    if isinstance(value, dict):
+        return {key: _fill(item, run) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_fill(item, run) for item in value]
+    return value
+
+
+def _sentence(schema: type[BaseModel], problem: Any) -> str:
+    location = problem["loc"]
+    name = ".".join(str(part) for part in location)
+    if problem["type"] == "extra_forbidden":
+        near = did_you_mean(str(location[-1]), _fields_at(schema, location[:-1]))
+        return f"{name}: no such key{near}"
+    if problem["type"] == "missing":
+        return f"{name}: missing; it has no default"
+    return f"{name}: {problem['msg']} (got {problem['input']!r})"
+
+
+def _fields_at(schema: Any, location: Sequence[int | str]) -> list[str]:
+    """Return the field names of the section at `location`, as far as it can be followed."""
+    sections = _sections(schema)
+    for part in location:
+        found: list[type[BaseModel]] = []
+        for section in sections:
+            field = section.model_fields.get(str(part))
+            if field is not None:
+                found += _sections(field.annotation)
+        sections = found or sections
+    return [name for section in sections for name in section.model_fields]
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for part in get_args(annotation) for section in _sections(part)]

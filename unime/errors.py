@@ -1,0 +1,61 @@
+"""Errors a user can cause, each printed as one clear sentence by the command line.
+
+UnimeError
+ |- RecipeError   a recipe, option or name is wrong
+ |- DataError     input data cannot be used
+ |- PromptError   a prompt file or one of its fields is wrong
+ |- ModelError    a model cannot be loaded or does not fit the request
+ `- OutputError   an output folder holds something else
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+class UnimeError(Exception):
+    """Something the user did or fed; says what was got, what was expected, what to do."""
+
+
+class RecipeError(UnimeError):
+    """A recipe, an override or a name in it is wrong."""
+
+
+class DataError(UnimeError):
+    """Input data cannot be used."""
+
+
+class PromptError(UnimeError):
+    """A prompt file, or a field asked of it, is wrong."""
+
+
+class ModelError(UnimeError):
+    """A model cannot be loaded, or does not fit what was asked of it."""
+
+
+class OutputError(UnimeError):
+    """An output folder holds something this command must not overwrite."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return "; did you mean 'x'?" for a near miss, else "; known: a, b, c"."""
+    names = sorted(known)
+    near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    if near:
+        return f"; did you mean '{near[0]}'?"
+    return f"; known: {', '.join(names)}" if names else ""
+
+
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
+    """Return `table[name]`.
+
+    Raises:
+        RecipeError: when the name is unknown, with the nearest right name.
+    """
+    if name not in table:
+        raise RecipeError(f"unknown {what} '{name}'{did_you_mean(name, table)}")
+    return table[name]

@@ -1,0 +1,120 @@
+"""The records that pass between the rooms, and the three identities that are never mixed up.
+
+`content_id` names what an item is: for masks, known positives, duplicates and gold answers.
+`encode_id` names one encoding of it: for encoding once and for embedding caches.
+`pair_key` names one judgement: for scoring a pair once.
+
+The same picture under two instructions is two encodings and one content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from dataclasses import dataclass
+
+ID_BYTES = 16
+"""All identities are 128-bit hashes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A text, an image, or both."""
+
+    text: str = ""
+    """The content alone; the task instruction is a field of the pair, not part of the text."""
+    image: str | None = None
+    """Where the image is, relative to the data root: "a/b.png", "f.parquet#row", "f.tar#member"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One training row as a reader yields it."""
+
+    query: Item
+    positives: tuple[Item, ...]
+    task: str
+    query_instruction: str = ""
+    target_instruction: str = ""
+    negatives: tuple[Item, ...] = ()
+    """The user's own negatives, if any."""
+    scores: tuple[float, ...] = ()
+    """The user's own judge scores, if any: the first positive's, then one per negative."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mined:
+    """The candidates a miner found for one pair; rows of the item table, best first."""
+
+    pair: int
+    candidates: tuple[int, ...]
+    similarities: tuple[float, ...]
+    positive_similarity: float
+    positive_rank: int
+    """Rank of the first positive among the corpus without its other positives; 1 is best."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A judge's probabilities of relevance for one mined row; NaN means unscored, never zero."""
+
+    pair: int
+    positive_score: float
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
+
+    key: bytes
+    value: float
+    reason: str = ""
+
+
+def content_id(text: str, image_bytes: bytes | None) -> bytes:
+    """Return the identity of a content: hash of its NFC text and its image file's bytes."""
+    return content_id_from_hash(text, None if image_bytes is None else hash_image(image_bytes))
+
+
+def content_id_from_hash(text: str, image_hash: bytes | None) -> bytes:
+    """Return `content_id` for an image whose bytes were hashed before (see `hash_image`)."""
+    return _digest(b"content", unicodedata.normalize("NFC", text).encode(), image_hash)
+
+
+def hash_image(image_bytes: bytes) -> bytes:
+    """Return the 128-bit hash of an image file's bytes."""
+    return hashlib.blake2b(image_bytes, digest_size=ID_BYTES).digest()
+
+
+def encode_id(content: bytes, side: str, rendered: str, fingerprint: str) -> bytes:
+    """Return the identity of one encoding of a content.
+
+    Args:
+        content: the item's `content_id`.
+        side: "query" or "target".
+        rendered: the rendered instruction and prompt hash.
+        fingerprint: the preprocessing fingerprint (resolution, template, padding, pooling, dtype).
+    """
+    return _digest(b"encode", content, side.encode(), rendered.encode(), fingerprint.encode())
+
+
+def pair_key(
+    query_content: bytes, instruction: str, candidate_content: bytes, judge_fingerprint: str
+) -> bytes:
+    """Return the identity of one judgement: query and task instruction, candidate, judge."""
+    return _digest(
+        b"pair", query_content, instruction.encode(), candidate_content, judge_fingerprint.encode()
+    )
+
+
+def _digest(*parts: bytes | None) -> bytes:
+    """Hash parts with their lengths, so that no two lists of parts collide by concatenation."""
+    hasher = hashlib.blake2b(digest_size=ID_BYTES)
+    for part in parts:
+        if part is None:
+            hasher.update(b"\xff" * 8)
+        else:
+            hasher.update(len(part).to_bytes(8, "little"))
+            hasher.update(part)
+    return hasher.digest()

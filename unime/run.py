@@ -1,0 +1,85 @@
+"""`unime run FOLDER`: a folder's numbered recipes in order, each in a process of its own."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from unime import console
+from unime.errors import RecipeError, UnimeError
+from unime.stage import PROGRAMS, command_of, stage_of
+
+ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
+"""Recipes with one number run in this order, then by name."""
+
+
+def recipes_in(folder: Path | str) -> list[Path]:
+    """Return a folder's recipes in the order they run.
+
+    Raises:
+        RecipeError: when there are none.
+    """
+    folder = Path(folder)
+    found = [path for path in folder.glob("*.yaml") if re.match(r"\d+_", path.name)]
+    if not found:
+        raise RecipeError(f"{folder} holds no recipe named like 2_contrast.yaml")
+    return sorted(found, key=_order)
+
+
+def run_folder(folder: Path | str, overrides: Sequence[str] = (), *, dry_run: bool = False) -> None:
+    """Run a folder's recipes; what is up to date is skipped, what is unfinished is resumed.
+
+    Args:
+        folder: the recipe folder.
+        overrides: `run=FOLDER` for all, or `STEM.dotted.key=value` for the recipe STEM.yaml.
+        dry_run: only check the recipes.
+    """
+    recipes = recipes_in(folder)
+    shares = _share_out(recipes, overrides)
+    start = time.monotonic()
+    for number, recipe in enumerate(recipes, start=1):
+        stage = stage_of(recipe)
+        if stage in PROGRAMS and importlib.util.find_spec(PROGRAMS[stage][0]) is None:
+            raise RecipeError(
+                f"{recipe} needs the program '{PROGRAMS[stage][0]}', which runs from a checkout; "
+                "change to the checkout's root"
+            )
+        words = [sys.executable, "-m", *command_of(stage), str(recipe), *shares[recipe.stem]]
+        console.log(f"[{number}/{len(recipes)}] {recipe.name}")
+        done = subprocess.run([*words, *(["--dry-run"] if dry_run else [])], check=False)
+        if done.returncode != 0:
+            raise UnimeError(
+                f"{recipe.name} ended with exit code {done.returncode}; "
+                "the same command carries on from there"
+            )
+    console.log(f"{folder}: all {len(recipes)} recipes done in {time.monotonic() - start:.0f} s")
+
+
+def _order(path: Path) -> tuple[int, int, str]:
+    number, _, name = path.stem.partition("_")
+    known = ORDER_WITHIN_A_NUMBER
+    return int(number), known.index(name) if name in known else len(known), name
+
+
+def _share_out(recipes: Sequence[Path], overrides: Sequence[str]) -> dict[str, list[str]]:
+    """Return each recipe's own overrides."""
+    shares: dict[str, list[str]] = {path.stem: [] for path in recipes}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key == "run":
+            for share in shares.values():
+                share.append(override)
+            continue
+        stem, dot, _ = key.partition(".")
+        if not dot or stem not in shares:
+            raise RecipeError(
+                f"override '{override}': expected run=FOLDER or STEM.key=value with STEM one of "
+                f"{', '.join(sorted(shares))}"
+            )
+        shares[stem].append(override[len(stem) + 1 :])
+    return shares

@@ -1,0 +1,136 @@
+"""How every stage runs: read its recipe, open its output, work, mark it finished.
+
+A stage is a module with `RECIPE` (its recipe class), `inputs(recipe)` (what it reads, by name)
+and `run(recipe, out)` (the work, resumable).
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import yaml
+
+from unime import console
+from unime.config import Recipe, load_recipe, read_values
+from unime.errors import RecipeError, did_you_mean
+from unime.provenance import Output, open_output
+
+STAGES = {
+    "data": "unime.data",
+    "distill": "unime.train.distill",
+    "contrast": "unime.train.contrast",
+    "mine": "unime.mine",
+    "select": "unime.select",
+    "export": "unime.export",
+}
+"""Stages of the library: `unime VERB RECIPE`."""
+
+PROGRAMS = {
+    "world": ("world", "build", "world.build"),
+    "base": ("world", "base", "world.base"),
+    "judge": ("judge", "score", "judge.score"),
+    "eval": ("eval", "run", "eval.run"),
+}
+"""Stages of the programs beside the library: `python -m PROGRAM VERB RECIPE`, from a checkout."""
+
+
+class Stage(Protocol):
+    """What a stage module offers."""
+
+    RECIPE: type[Recipe]
+
+    def inputs(self, recipe: Any) -> dict[str, Path]:
+        """Return what the stage reads."""
+        ...
+
+    def run(self, recipe: Any, out: Output) -> None:
+        """Fill the output."""
+        ...
+
+
+def execute(
+    module: str,
+    recipe_path: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    dry_run: bool = False,
+    restart: bool = False,
+    echo: Callable[[str], None] = console.log,
+) -> None:
+    """Run one stage.
+
+    Args:
+        module: the stage's module, such as "unime.mine".
+        recipe_path: its recipe.
+        overrides: `dotted.key=value`.
+        dry_run: only check the recipe and say what would be read and written.
+        restart: move an existing output aside and begin anew.
+        echo: where the dry run's description goes.
+    """
+    stage = cast("Stage", importlib.import_module(module))
+    recipe = load_recipe(recipe_path, stage.RECIPE, overrides)
+    expected = next((n for n, m in _modules().items() if m == module), recipe.stage)
+    if recipe.stage != expected:
+        raise RecipeError(
+            f"{recipe_path} is a recipe for stage '{recipe.stage}', "
+            f"this command runs '{expected}'; use {command_line(recipe.stage, recipe_path)}"
+        )
+    inputs = stage.inputs(recipe)
+    if dry_run:
+        echo(_description(recipe, inputs))
+        return
+    out = open_output(recipe, inputs, restart=restart)
+    if out.up_to_date:
+        console.log(f"{recipe.stage}: {out.path} is up to date")
+        return
+    console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
+    stage.run(recipe, out)
+    out.finish()
+    console.log(f"{recipe.stage}: finished {out.path}")
+
+
+def command_of(stage: str) -> list[str]:
+    """Return the words after `python -m` that run a stage.
+
+    Raises:
+        RecipeError: when there is no such stage.
+    """
+    if stage in STAGES:
+        return ["unime", stage]
+    if stage in PROGRAMS:
+        return list(PROGRAMS[stage][:2])
+    raise RecipeError(f"unknown stage '{stage}'{did_you_mean(stage, [*STAGES, *PROGRAMS])}")
+
+
+def command_line(stage: str, recipe_path: Path | str) -> str:
+    """Return the command a user types for a stage."""
+    return f"python -m {' '.join(command_of(stage))} {recipe_path}"
+
+
+def stage_of(recipe_path: Path | str) -> str:
+    """Return which stage a recipe is for.
+
+    Raises:
+        RecipeError: when it does not say, or names no known stage.
+    """
+    stage = read_values(recipe_path).get("stage")
+    if not isinstance(stage, str):
+        raise RecipeError(f"{recipe_path}: stage: missing; say which stage this recipe is for")
+    command_of(stage)
+    return stage
+
+
+def _modules() -> dict[str, str]:
+    return {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
+
+
+def _description(recipe: Recipe, inputs: dict[str, Path]) -> str:
+    resolved = yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    reads = "\n".join(
+        f"  {name}: {place}{'' if place.exists() else '  (not there yet, or a Hub id)'}"
+        for name, place in inputs.items()
+    )
+    return f"{resolved}\nreads\n{reads or '  nothing'}\nwrites\n  {recipe.output}"

@@ -1,0 +1,216 @@
+"""The tables on disk: normalised Parquet, one row a query, int32 row numbers between them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from unime import files
+from unime.errors import DataError
+from unime.records import ID_BYTES, Item
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+NAME = pa.dictionary(pa.int32(), pa.string())
+ROWS_OF_ITEMS = pa.list_(pa.int32())
+
+ITEMS = pa.schema(
+    [
+        pa.field("content_id", pa.binary(ID_BYTES), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("image", pa.string()),
+        pa.field("width", pa.int32()),
+        pa.field("height", pa.int32()),
+    ]
+)
+PAIRS = pa.schema(
+    [
+        pa.field("task", NAME, nullable=False),
+        pa.field("query_instruction", NAME, nullable=False),
+        pa.field("target_instruction", NAME, nullable=False),
+        pa.field("query", pa.int32(), nullable=False),
+        pa.field("positives", ROWS_OF_ITEMS, nullable=False),
+        pa.field("negatives", ROWS_OF_ITEMS, nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+        pa.field("split", NAME, nullable=False),
+    ]
+)
+MINED = pa.schema(
+    [
+        pa.field("pair", pa.int32(), nullable=False),
+        pa.field("candidates", ROWS_OF_ITEMS, nullable=False),
+        pa.field("similarities", pa.list_(pa.float16()), nullable=False),
+        pa.field("positive_similarity", pa.float16(), nullable=False),
+        pa.field("positive_rank", pa.int32(), nullable=False),
+    ]
+)
+JUDGED = pa.schema(
+    [
+        pa.field("pair", pa.int32(), nullable=False),
+        pa.field("positive_score", pa.float32(), nullable=False),
+        pa.field("scores", pa.list_(pa.float16()), nullable=False),
+    ]
+)
+ROWS = pa.schema(
+    [
+        pa.field("pair", pa.int32(), nullable=False),
+        pa.field("negatives", ROWS_OF_ITEMS, nullable=False),
+        pa.field("scores", pa.list_(pa.float32()), nullable=False),
+    ]
+)
+
+
+def write_table(path: Path | str, table: pa.Table) -> None:
+    """Write a Parquet file atomically; equal tables give equal bytes."""
+    with files.atomic_path(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd", row_group_size=65536)
+
+
+def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
+    """Read a Parquet file, memory-mapped.
+
+    Raises:
+        DataError: when it is missing or damaged.
+    """
+    try:
+        return pq.read_table(path, columns=columns, memory_map=True)
+    except FileNotFoundError:
+        raise DataError(f"{path} is missing; run the stage that writes it first") from None
+    except pa.ArrowInvalid as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """Return a list column whose lists have one length as an array `(rows, length)`."""
+    rows = len(column)
+    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
+    if rows and len(flat) % rows:
+        raise DataError(f"lists of differing lengths: {len(flat)} values in {rows} rows")
+    return flat.reshape(rows, -1) if rows else flat.reshape(0, 0)
+
+
+class Task(NamedTuple):
+    """What is known of one task of a data folder."""
+
+    name: str
+    in_batch: bool
+    """Whether other queries' positives may serve as negatives."""
+    meta_task: str
+    pairs: int
+
+
+class PairRow(NamedTuple):
+    """One row of the pair table; items are row numbers of the item table."""
+
+    task: str
+    query_instruction: str
+    target_instruction: str
+    query: int
+    positives: list[int]
+    negatives: list[int]
+    scores: list[float]
+    split: str
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """The output of `unime data`, opened for reading."""
+
+    path: Path
+
+    @classmethod
+    def open(cls, folder: Path | str) -> DataFolder:
+        """Open a finished data folder.
+
+        Raises:
+            DataError: when `unime data` has not finished there.
+        """
+        path = Path(folder)
+        if not (path / "manifest.json").is_file():
+            raise DataError(f"{path} is no finished data folder; run `unime data` for it first")
+        return cls(path)
+
+    @cached_property
+    def items(self) -> Items:
+        """The distinct contents."""
+        return Items(read_table(self.path / "items.parquet"))
+
+    @cached_property
+    def pairs(self) -> pa.Table:
+        """The pair table (schema PAIRS)."""
+        return read_table(self.path / "pairs.parquet")
+
+    @cached_property
+    def tasks(self) -> dict[str, Task]:
+        """The tasks by name, in the order of the recipe's sources."""
+        values = files.read_json(self.path / "tasks.json")
+        return {value["name"]: Task(**value) for value in values}
+
+    @cached_property
+    def root(self) -> Path:
+        """The folder that image locations are relative to."""
+        return Path(files.read_json(self.path / "manifest.json")["facts"]["root"])
+
+    def split(self, name: str) -> np.ndarray:
+        """Return the pair rows of a split ("train" or "dev") as int32."""
+        column = self.pairs["split"].to_pylist()
+        return np.flatnonzero(np.array(column, dtype=object) == name).astype(np.int32)
+
+    @cached_property
+    def _pair_columns(self) -> dict[str, list[Any]]:
+        return {name: self.pairs[name].to_pylist() for name in self.pairs.column_names}
+
+    def pair(self, row: int) -> PairRow:
+        """Return one pair by its row number."""
+        return PairRow(**{name: values[row] for name, values in self._pair_columns.items()})
+
+    def load_image(self, item: int) -> Image.Image | None:
+        """Return an item's image as RGB, or None if it has none."""
+        from unime.images import load_rgb
+
+        location = self.items.item(item).image
+        return None if location is None else load_rgb(self.root, location)
+
+
+class Items:
+    """The item table: row number -> content."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self.table = table
+        self._text = table["text"].combine_chunks()
+        self._image = table["image"].combine_chunks()
+
+    def __len__(self) -> int:
+        """Return the number of distinct contents."""
+        return self.table.num_rows
+
+    def item(self, row: int) -> Item:
+        """Return an item by its row number."""
+        return Item(self._text[row].as_py(), self._image[row].as_py())
+
+    def content_id(self, row: int) -> bytes:
+        """Return an item's 16-byte content id."""
+        return self.content_ids[row].tobytes()
+
+    @cached_property
+    def content_ids(self) -> np.ndarray:
+        """All content ids, uint8 `(items, 16)`."""
+        column = self.table["content_id"].combine_chunks()
+        start = column.offset * ID_BYTES
+        data = np.frombuffer(column.buffers()[1], dtype=np.uint8)
+        return data[start : start + len(column) * ID_BYTES].reshape(-1, ID_BYTES)
+
+    def sizes(self, rows: Sequence[int]) -> np.ndarray:
+        """Return pixel counts of items (0 without image), int64."""
+        pixels = np.nan_to_num(
+            self.table["width"].to_numpy().astype(float) * self.table["height"].to_numpy()
+        )
+        return pixels[np.asarray(rows, dtype=np.int64)].astype(np.int64)

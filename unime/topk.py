@@ -1,0 +1,185 @@
+"""Exact top-k over a whole corpus, block by block, in bounded memory and with stable ties."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+QUERY_BLOCK = 1024
+CORPUS_BLOCK = 16384
+
+LAST_ROW = 2**31 - 1
+TIE = 1e-6
+"""Two fp32 products of the same vectors can differ by this much between block shapes."""
+
+
+class Exclusion(NamedTuple):
+    """Which corpus rows may not be candidates of which queries, one entry a forbidden pair."""
+
+    queries: Int[np.ndarray, " forbidden"]
+    rows: Int[np.ndarray, " forbidden"]
+
+    @classmethod
+    def of(cls, excluded: Sequence[Sequence[int]]) -> Exclusion:
+        """Build it from one list of corpus rows per query."""
+        lengths = [len(rows) for rows in excluded]
+        rows = [row for one in excluded for row in one]
+        return cls(
+            np.repeat(np.arange(len(excluded)), lengths).astype(np.int64),
+            np.array(rows, dtype=np.int64),
+        )
+
+
+class _Block(NamedTuple):
+    """Similarities of some queries to some of the corpus; a forbidden pair has -inf."""
+
+    first_query: int
+    first_row: int
+    similarities: Float[Tensor, "block_queries block_rows"]
+
+
+def exact_topk(
+    queries: Float[np.ndarray, "queries dim"],
+    corpus: Float[np.ndarray, "corpus dim"],
+    k: int,
+    exclude: Sequence[Sequence[int]] | None = None,
+    ceilings: Float[np.ndarray, " queries"] | None = None,
+    *,
+    query_block: int = QUERY_BLOCK,
+    corpus_block: int = CORPUS_BLOCK,
+    device: torch.device | str = "cpu",
+) -> tuple[Int[np.ndarray, "queries k"], Float[np.ndarray, "queries k"]]:
+    """Return each query's k most similar corpus rows by dot product, best first.
+
+    Equal similarities are ordered by corpus row. Memory is bounded by one block of similarities
+    (`query_block * corpus_block` numbers, three times over); both inputs may be memory-mapped
+    and of any float type, products are taken in fp32.
+
+    Args:
+        queries: one embedding a query.
+        corpus: one embedding a corpus row.
+        k: how many rows to return.
+        exclude: per query, the corpus rows that may not be returned.
+        ceilings: per query, the similarity above which a row may not be returned.
+        query_block: queries at a time.
+        corpus_block: corpus rows at a time.
+        device: where products are taken.
+
+    Returns:
+        Rows (-1 where fewer than k are admissible) and similarities (-inf there).
+    """
+    exclusion = Exclusion.of(exclude if exclude is not None else [[]] * len(queries))
+    rows = np.full((len(queries), k), -1, dtype=np.int64)
+    similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    for start in range(0, len(queries), query_block):
+        chosen = slice(start, min(start + query_block, len(queries)))
+        best = torch.empty((chosen.stop - start, 0), dtype=torch.int64, device=device)
+        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, device):
+            scores = block.similarities
+            if ceilings is not None:
+                ceiling = torch.as_tensor(ceilings[chosen], dtype=torch.float32, device=device)
+                scores = scores.masked_fill(scores > ceiling[:, None], -torch.inf)
+            keys = torch.cat([best, _ordered_keys(scores, block.first_row)], dim=1)
+            best = keys.topk(min(k, keys.shape[1]), dim=1).values
+        found = slice(0, best.shape[1])
+        rows[chosen, found], similarities[chosen, found] = _read_keys(best)
+    rows[np.isneginf(similarities)] = -1
+    return rows, similarities
+
+
+def exact_ranks(
+    queries: Float[np.ndarray, "queries dim"],
+    corpus: Float[np.ndarray, "corpus dim"],
+    targets: Int[np.ndarray, " queries"],
+    exclude: Sequence[Sequence[int]] | None = None,
+    *,
+    query_block: int = QUERY_BLOCK,
+    corpus_block: int = CORPUS_BLOCK,
+    device: torch.device | str = "cpu",
+) -> tuple[Int[np.ndarray, " queries"], Float[np.ndarray, " queries"]]:
+    """Return the rank of one corpus row for each query, and its similarity.
+
+    Rank 1 is best; an admissible row as similar as the target (within `TIE`) stands before it,
+    so a model that cannot tell two contents apart gains nothing.
+
+    Args:
+        queries: one embedding a query.
+        corpus: one embedding a corpus row.
+        targets: per query, the corpus row whose rank is asked.
+        exclude: per query, the corpus rows that are not counted (the target never counts).
+        query_block: queries at a time.
+        corpus_block: corpus rows at a time.
+        device: where products are taken.
+    """
+    exclusion = Exclusion.of(exclude if exclude is not None else [[]] * len(queries))
+    ranks = np.ones(len(queries), dtype=np.int64)
+    similarities = np.empty(len(queries), dtype=np.float32)
+    for start in range(0, len(queries), query_block):
+        chosen = slice(start, min(start + query_block, len(queries)))
+        own = _on(queries[chosen], device) * _on(corpus[targets[chosen]], device)
+        threshold = own.sum(dim=1)
+        similarities[chosen] = threshold.cpu().numpy()
+        target = torch.as_tensor(targets[chosen], device=device)[:, None]
+        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, device):
+            columns = torch.arange(block.similarities.shape[1], device=device) + block.first_row
+            ahead = (block.similarities >= threshold[:, None] - TIE) & (columns != target)
+            ranks[chosen] += ahead.sum(dim=1).cpu().numpy()
+    return ranks, similarities
+
+
+def _blocks(
+    queries: np.ndarray,
+    corpus: np.ndarray,
+    exclusion: Exclusion,
+    chosen: slice,
+    corpus_block: int,
+    device: torch.device | str,
+) -> Iterator[_Block]:
+    """Yield the similarities of one block of queries to the corpus, block by block."""
+    block_queries = _on(queries[chosen], device)
+    mine = (exclusion.queries >= chosen.start) & (exclusion.queries < chosen.stop)
+    forbidden_queries, forbidden_rows = exclusion.queries[mine], exclusion.rows[mine]
+    for first in range(0, len(corpus), corpus_block):
+        block_corpus = _on(corpus[first : first + corpus_block], device)
+        similarities = block_queries @ block_corpus.T
+        # NaN would sort as the best candidate of all.
+        assert not similarities.isnan().any(), f"NaN among the embeddings near corpus row {first}"
+        here = (forbidden_rows >= first) & (forbidden_rows < first + len(block_corpus))
+        similarities[
+            torch.as_tensor(forbidden_queries[here] - chosen.start, device=device),
+            torch.as_tensor(forbidden_rows[here] - first, device=device),
+        ] = -torch.inf
+        yield _Block(chosen.start, first, similarities)
+
+
+def _ordered_keys(
+    similarities: Float[Tensor, "queries rows"], first_row: int
+) -> Int[Tensor, "queries rows"]:
+    """Return one integer per entry that sorts by similarity, then by lower corpus row.
+
+    torch.topk orders equal values as it likes; distinct integers leave it no choice. The upper
+    half is the float's bits, made to sort like the float; the lower half counts rows down.
+    """
+    # Adding 0.0 turns -0.0, whose bits differ, into 0.0.
+    bits = (similarities + 0.0).view(torch.int32)
+    ordered = (bits ^ ((bits >> 31) & LAST_ROW)).to(torch.int64)
+    rows = torch.arange(similarities.shape[1], device=similarities.device) + first_row
+    return (ordered << 32) | (LAST_ROW - rows)
+
+
+def _read_keys(keys: Int[Tensor, "queries k"]) -> tuple[np.ndarray, np.ndarray]:
+    """Return corpus rows and similarities of keys made by `_ordered_keys`."""
+    rows = LAST_ROW - (keys & LAST_ROW)
+    ordered = (keys >> 32).to(torch.int32)
+    similarities = (ordered ^ ((ordered >> 31) & LAST_ROW)).view(torch.float32)
+    return rows.cpu().numpy(), similarities.cpu().numpy()
+
+
+def _on(embeddings: np.ndarray, device: torch.device | str) -> Float[Tensor, "rows dim"]:
+    # np.array copies: torch refuses to share a read-only memory map.
+    return torch.from_numpy(np.array(embeddings, dtype=np.float32)).to(device)
