@@ -109,7 +109,15 @@ def build_family(name: str, folder: Path | str) -> Path:
 
 def build_tokenizer(special_tokens: tuple[str, ...], pad: str, end: str, **named: str) -> Any:
     """Train a byte-level BPE tokenizer on the corpus above and add the special tokens."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import (
+        AddedToken,
+        Tokenizer,
+        decoders,
+        models,
+        normalizers,
+        pre_tokenizers,
+        trainers,
+    )
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
@@ -120,7 +128,9 @@ def build_tokenizer(special_tokens: tuple[str, ...], pad: str, end: str, **named
         vocab_size=480, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(_CORPUS, trainer)
-    tokenizer.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special_tokens])
+    tokenizer.add_special_tokens(
+        [AddedToken(token, special=True, normalized=False) for token in special_tokens]
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=pad,
@@ -154,7 +164,11 @@ def _qwen_processor(name: str, tokenizer: Any, template: str) -> Any:
     side = 2 * patch_size
     pixels = {"shortest_edge": side * side, "longest_edge": 9 * side * side}
     image_processor = transformers.Qwen2VLImageProcessor(patch_size=patch_size, size=pixels)
-    video_class = transformers.Qwen3VLVideoProcessor if name == "qwen3_vl" else transformers.Qwen2VLVideoProcessor
+    video_class = (
+        transformers.Qwen3VLVideoProcessor
+        if name == "qwen3_vl"
+        else transformers.Qwen2VLVideoProcessor
+    )
     processor_class = {
         "qwen2_vl": transformers.Qwen2VLProcessor,
         "qwen2_5_vl": transformers.Qwen2_5_VLProcessor,
@@ -190,7 +204,10 @@ def _build_qwen(name: str, folder: Path) -> None:
             "fullatt_block_indexes": [1],
         }  # fmt: skip
     else:
-        text |= {"head_dim": 16, "rope_parameters": {**text["rope_parameters"], "mrope_interleaved": True}}
+        text |= {
+            "head_dim": 16,
+            "rope_parameters": {**text["rope_parameters"], "mrope_interleaved": True},
+        }
         text.pop("bos_token_id")
         vision |= {
             "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32, "patch_size": 16,
@@ -241,12 +258,18 @@ def _build_smolvlm(name: str, folder: Path) -> None:
         tie_word_embeddings=True,
         pad_token_id=token("<|im_end|>"),
     )
-    edges = {"size": {"longest_edge": 2 * IMAGE_SIZE}, "max_image_size": {"longest_edge": IMAGE_SIZE}}
+    edges = {
+        "size": {"longest_edge": 2 * IMAGE_SIZE},
+        "max_image_size": {"longest_edge": IMAGE_SIZE},
+    }
     processor = transformers.SmolVLMProcessor(
         image_processor=transformers.SmolVLMImageProcessor(**edges),
         tokenizer=tokenizer,
         video_processor=transformers.SmolVLMVideoProcessor(
-            num_frames=1, fps=1, video_sampling={"max_frames": 1, "fps": 1, "video_size": {"longest_edge": 28}}, **edges
+            num_frames=1,
+            fps=1,
+            video_sampling={"max_frames": 1, "fps": 1, "video_size": {"longest_edge": 28}},
+            **edges,
         ),
         image_seq_len=4,
         chat_template=_SMOLVLM_TEMPLATE,
@@ -260,7 +283,11 @@ def _build_llava(name: str, folder: Path) -> None:
 
     tokenizer = build_tokenizer(_LLAVA_TOKENS, pad="<|endoftext|>", end="<|im_end|>")
     token = tokenizer.convert_tokens_to_ids
-    pinpoints = [[IMAGE_SIZE, IMAGE_SIZE], [IMAGE_SIZE, 2 * IMAGE_SIZE], [2 * IMAGE_SIZE, IMAGE_SIZE]]
+    pinpoints = [
+        [IMAGE_SIZE, IMAGE_SIZE],
+        [IMAGE_SIZE, 2 * IMAGE_SIZE],
+        [2 * IMAGE_SIZE, IMAGE_SIZE],
+    ]
     text = dict(
         model_type="qwen2", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
         num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
@@ -280,7 +307,9 @@ def _build_llava(name: str, folder: Path) -> None:
     )
     square = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
     processor = transformers.LlavaOnevisionProcessor(
-        image_processor=transformers.LlavaOnevisionImageProcessor(image_grid_pinpoints=pinpoints, **square),
+        image_processor=transformers.LlavaOnevisionImageProcessor(
+            image_grid_pinpoints=pinpoints, **square
+        ),
         tokenizer=tokenizer,
         video_processor=transformers.LlavaOnevisionVideoProcessor(**square),
         num_image_tokens=(IMAGE_SIZE // 14) ** 2,
