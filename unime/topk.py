@@ -36,9 +36,8 @@ class Exclusion(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Similarities of some queries to some of the corpus; a forbidden pair has -inf."""
+    """Similarities of a block of queries to a block of the corpus; a forbidden pair has -inf."""
 
-    first_query: int
     first_row: int
     similarities: Float[Tensor, "block_queries block_rows"]
 
@@ -154,7 +153,7 @@ def _blocks(
             torch.as_tensor(forbidden_queries[here] - chosen.start, device=device),
             torch.as_tensor(forbidden_rows[here] - first, device=device),
         ] = -torch.inf
-        yield _Block(chosen.start, first, similarities)
+        yield _Block(first, similarities)
 
 
 def _ordered_keys(

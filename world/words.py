@@ -44,7 +44,7 @@ RELATED = {
     "held": (
         "{a} placed {rel} {b}", "{rel} {b} sits {a}", "look {rel} {b} to find {a}",
         "{a} has been put {rel} {b}", "{b} , and {side} one finds {a}", "{a} appears {rel} {b}",
-        "someone drew {a} {rel} {b}", "{side} of {b} nothing but {a}",
+        "someone drew {a} {rel} {b}", "find {a} {rel} {b}",
         "the artwork depicts {a} {rel} {b}", "{a} stands {rel} {b}",
     ),
 }  # fmt: skip

@@ -1,0 +1,1 @@
+"""The judge: scores (query, candidate) pairs with a multimodal language model, or an oracle."""

@@ -1,0 +1,208 @@
+"""The scoring job: each distinct pair once, resumable anywhere, nothing unscored becomes zero."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from judge import engines
+from judge import score as score_module
+from judge.fake import FakeEngine
+from judge.log import ScoreLog
+from tests.conftest import ROOT
+from tests.mine.folders import write_data, write_mined
+from unime import files
+from unime.errors import DataError, RecipeError
+from unime.files import read_json
+from unime.records import Score, pair_key
+from unime.stage import execute
+from unime.tables import read_table
+
+NUM_QUERIES = 12
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Twelve pairs; the last three repeat the first three queries, so their pairs repeat."""
+    pairs = [{"query": i % 9, "positives": [20 + i % 9]} for i in range(NUM_QUERIES)]
+    write_data(tmp_path / "data", [f"text {i}" for i in range(40)], pairs)
+    candidates = [[29 + (i % 9 + j) % 11 for j in range(5)] for i in range(NUM_QUERIES)]
+    write_mined(tmp_path / "mined", candidates)
+    return tmp_path
+
+
+def recipe_for(folder: Path, **values) -> Path:
+    lines = {
+        "stage": "judge",
+        "output": str(folder / "out"),
+        "data": str(folder / "data"),
+        "mined": str(folder / "mined"),
+        "engine": "fake",
+        "block_queries": 2,
+        **values,
+    }
+    path = folder / "4_judge.yaml"
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in lines.items()))
+    return path
+
+
+def judged(folder: Path) -> list[dict]:
+    return read_table(folder / "judged.parquet").to_pylist()
+
+
+def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, monkeypatch):
+    asked = []
+    original = FakeEngine.score
+    monkeypatch.setattr(
+        FakeEngine, "score", lambda self, r: (asked.extend(r), original(self, r))[1]
+    )
+    execute("judge.score", recipe_for(folders))
+
+    keys = [request.key for request in asked]
+    # Nine distinct queries with a positive and five candidates each.
+    assert len(keys) == len(set(keys)) == 9 * 6
+    engine = FakeEngine(engines.FakeOptions())
+    expected = {s.key: np.float32(s.value) for s in original(engine, asked)}
+    data = score_module.DataFolder.open(folders / "data")
+    for row in judged(folders / "out"):
+        pair = data.pair(row["pair"])
+        items = [*pair.positives, *[29 + (row["pair"] % 9 + j) % 11 for j in range(5)]]
+        ids = [data.items.content_id(item) for item in items]
+        query = data.items.content_id(pair.query)
+        values = [
+            expected[pair_key(query, pair.query_instruction, one, engine.fingerprint)]
+            for one in ids
+        ]
+        assert row["positive_score"] == values[0]
+        assert row["scores"] == [np.float16(value) for value in values[1:]]
+
+
+def test_the_positive_of_a_query_is_asked_first(folders, monkeypatch):
+    asked = []
+    original = FakeEngine.score
+    monkeypatch.setattr(
+        FakeEngine, "score", lambda self, r: (asked.extend(r), original(self, r))[1]
+    )
+    execute("judge.score", recipe_for(folders))
+    first = {}
+    for request in asked:
+        first.setdefault(request.query.text, request.candidate.text)
+    assert first == {f"text {i}": f"text {20 + i}" for i in range(9)}
+
+
+def test_unscored_is_nan_counted_and_listed(folders):
+    execute("judge.score", recipe_for(folders, engines={"fake": {"unscored": 0.3}}))
+    rows = judged(folders / "out")
+    values = np.array([[row["positive_score"], *row["scores"]] for row in rows], dtype=float)
+    lines = [json.loads(line) for line in (folders / "out/unscored.jsonl").open()]
+    assert 0 < np.isnan(values).sum() == len(lines)
+    assert not (values == 0).any()
+    assert {line["reason"] for line in lines} == {"the fake engine has no answer"}
+    missing = {(line["pair"], line["item"]) for line in lines}
+    positives = {(row["pair"], 20 + row["pair"] % 9) for row in rows}
+    expected = {p for p, row in zip(sorted(positives), rows, strict=True) if np.isnan(row["positive_score"])}
+    assert missing & positives == expected
+    assert 0 < read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"] <= len(lines)
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    found = {
+        path.name: path.read_bytes()
+        for path in folder.iterdir()
+        if path.name not in ("run.json", "plan.json")
+    }
+    manifest = read_json(folder / "manifest.json")
+    manifest["recipe"].pop("output")
+    return {**found, "manifest.json": str(manifest).encode()}
+
+
+def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
+    moments = []
+    monkeypatch.setattr(files, "on_commit", moments.append)
+    options = {"engines": {"fake": {"unscored": 0.2}}}
+    execute("judge.score", recipe_for(folders, **options))
+    whole = contents(folders / "out")
+    assert sum("scores.jsonl" in moment for moment in moments) == NUM_QUERIES  # 2 a block of 2
+
+    for stop in range(1, len(moments) + 1):
+        output = folders / f"stopped{stop}"
+        path = recipe_for(folders, output=str(output), **options)
+        left = stop
+
+        def die(moment):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise Killed(moment)
+
+        monkeypatch.setattr(files, "on_commit", die)
+        with pytest.raises(Killed):
+            execute("judge.score", path)
+        monkeypatch.setattr(files, "on_commit", None)
+        execute("judge.score", path)
+        assert contents(output) == whole, moments[stop - 1]
+
+
+def test_three_real_kills_change_nothing(folders):
+    options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.004}}}
+    execute("judge.score", recipe_for(folders, output=str(folders / "whole"), **options))
+    path = recipe_for(folders, **{**options, "engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.02}}})
+    words = [sys.executable, "-m", "judge", "score", str(path)]
+    log = folders / "out" / "scores.jsonl"
+    for kill in range(3):
+        process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
+        # Killed in the middle of scoring: when its own first block has reached the log.
+        while process.poll() is None and len(files.read_lines(log)) < kill + 1:
+            time.sleep(0.005)
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    ours, theirs = (contents(folders / name) for name in ("out", "whole"))
+    assert {**ours, "manifest.json": b""} == {**theirs, "manifest.json": b""}
+
+
+def test_a_torn_line_is_a_block_that_was_not_scored(tmp_path):
+    path = tmp_path / "scores.jsonl"
+    log = ScoreLog(path)
+    log.add(0, [Score(b"a" * 16, 0.25), Score(b"b" * 16, float("nan"), "no answer")])
+    log.add(1, [Score(b"c" * 16, 0.1)])
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-5])
+    torn = ScoreLog(path)
+    assert torn.blocks == {0} and torn.reasons == {b"b" * 16: "no answer"}
+    torn.add(1, [Score(b"c" * 16, 0.1)])
+    assert path.read_bytes() == whole
+    assert ScoreLog(path).values[b"c" * 16] == np.float32(0.1)
+
+    path.write_bytes(whole.replace(b'{"block": 0', b'{"blo'))
+    with pytest.raises(DataError, match="line 1 is damaged"):
+        ScoreLog(path)
+
+
+def test_mistakes_are_one_sentence(folders):
+    with pytest.raises(RecipeError, match="unknown engine 'orcale'; did you mean 'oracle'"):
+        execute("judge.score", recipe_for(folders, engine="orcale"))
+    with pytest.raises(RecipeError, match="under engines.transformers"):
+        execute("judge.score", recipe_for(folders, engine="transformers"))
+    with pytest.raises(RecipeError, match="engines.oracle.filp: no such key; did you mean 'flip'"):
+        execute("judge.score", recipe_for(folders, engines={"oracle": {"filp": 0.1}}))
+
+
+def test_reading_a_recipe_needs_no_torch(folders):
+    code = "import sys, judge.score; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0

@@ -1,0 +1,54 @@
+"""Every encode is in exactly one chunk, no chunk exceeds the budget, kinds do not mix."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unime.config import ModelConfig
+from unime.train.plan import Budget, Size, plan_chunks, size_of
+
+SIZES = st.lists(
+    st.builds(Size, st.integers(1, 300), st.sampled_from([0, 0, 400, 3000])),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(SIZES, st.integers(1, 900), st.integers(1, 9000), st.integers(1, 20))
+def test_chunks_partition_the_batch_within_the_budget(sizes, tokens, pixels, items):
+    budget = Budget(tokens=tokens, pixels=pixels, items=items)
+    plan = plan_chunks(sizes, budget)
+    assert sorted(place for chunk in plan.chunks for place in chunk) == list(range(len(sizes)))
+    for chunk in plan.chunks:
+        assert len({sizes[place].pixels > 0 for place in chunk}) == 1
+        assert len(chunk) == 1 or within([chunk], sizes, budget)
+    assert plan.kept == 1 or within(plan.chunks[-plan.kept :], sizes, budget)
+    assert plan.kept == len(plan.chunks) or not within(plan.chunks[-plan.kept - 1 :], sizes, budget)
+
+
+def within(chunks, sizes: list[Size], budget: Budget) -> bool:
+    padded = sum(len(chunk) * max(sizes[place].tokens for place in chunk) for chunk in chunks)
+    pixels = sum(sizes[place].pixels for chunk in chunks for place in chunk)
+    items = sum(map(len, chunks))
+    return padded <= budget.tokens and pixels <= budget.pixels and items <= budget.items
+
+
+def test_a_batch_that_fits_needs_no_second_pass():
+    sizes = [Size(20)] * 30 + [Size(40, 4096)] * 30
+    plan = plan_chunks(sizes, Budget(tokens=60 * 40, pixels=30 * 4096))
+    assert plan.kept == len(plan.chunks) == 2
+
+
+def test_long_texts_do_not_pad_short_ones():
+    plan = plan_chunks([Size(10)] * 40 + [Size(200)] * 40, Budget())
+    assert [len(chunk) for chunk in plan.chunks] == [40, 40]
+
+
+def test_size_knows_the_pixel_limits_and_the_longest_length():
+    model = ModelConfig(id="x", min_pixels=784, max_pixels=7840, max_length=100)
+    small, large = size_of(4, 10, model), size_of(4, 10**6, model)
+    assert (small.pixels, large.pixels) == (784, 7840)
+    assert large.tokens == small.tokens + 9
+    assert size_of(10**6, 0, model).tokens == 100

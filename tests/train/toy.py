@@ -1,0 +1,61 @@
+"""A toy encoder: texts are vectors, a forward pass is a small network with dropout."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from unime.losses import LOSSES, Combined, ContrastBatch, RelationBatch
+from unime.train.step import Chunk
+
+WIDTH = 5
+
+
+class ToyEncoder(nn.Module):
+    """Maps feature rows to unit vectors."""
+
+    def __init__(self, dropout: float = 0.0, seed: int = 0) -> None:
+        super().__init__()
+        torch.manual_seed(seed)
+        self.layers = nn.Sequential(
+            nn.Linear(WIDTH, 16), nn.Tanh(), nn.Dropout(dropout), nn.Linear(16, 8)
+        ).double()
+
+    def forward(self, features: dict[str, Tensor]) -> Tensor:
+        return nn.functional.normalize(self.layers(features["rows"]), dim=1)
+
+
+def toy_rows(count: int, seed: int = 1) -> Tensor:
+    return torch.randn(count, WIDTH, generator=torch.Generator().manual_seed(seed)).double()
+
+
+def toy_chunks(rows: Tensor, size: int) -> list[Chunk]:
+    """Cut rows, shuffled, into chunks of a size."""
+    places = torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))
+    return [Chunk(part, {"rows": rows[part]}) for part in places.split(size)]
+
+
+def toy_loss(name: str, embeddings: Tensor) -> Combined:
+    """Any loss of the table on a batch of 6 queries and the other rows as candidates."""
+    queries, targets = embeddings[:6], embeddings[6:]
+    g = torch.Generator().manual_seed(3)
+    scores = torch.rand(6, 4, generator=g, dtype=torch.float64)
+    scores[0, 2] = float("nan")
+    if name == "relational_kl":
+        teacher = torch.randn(len(embeddings), 7, generator=g)
+        value = LOSSES[name](RelationBatch(embeddings, teacher))
+    else:
+        allowed = torch.rand(6, len(targets), generator=g) < 0.9
+        batch = ContrastBatch(
+            query=queries,
+            candidates=targets,
+            positive=torch.tensor([0, 1, 2, 3, 3, 4]),
+            negatives=torch.tensor(
+                [[5, 6, 7], [6, -1, -1], [7, 8, 0], [8, 9, 1], [9, 5, 2], [1, 2, -1]]
+            ),
+            scores=scores,
+            allowed=allowed,
+            query_id=torch.arange(6),
+        )
+        value = LOSSES[name](batch)
+    return Combined(value, {name: value.detach()})

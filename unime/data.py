@@ -1,0 +1,354 @@
+"""`unime data`: read pairs, check every image once, write the item and pair tables.
+
+Each row read ends either in the tables or, with its reason, in rejected.jsonl.
+"""
+
+from __future__ import annotations
+
+import glob
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from unime import console, files, tables
+from unime.assemble import (
+    PART,
+    Contents,
+    count_rows,
+    read_contents,
+    write_items,
+    write_pairs,
+    write_rejected,
+)
+from unime.config import Recipe
+from unime.dev_split import choose_dev, groups_of_pairs
+from unime.errors import DataError, RecipeError, lookup
+from unime.image_check import ImageChecker
+from unime.images import MAX_PIXELS, Checked, ImageError
+from unime.provenance import Output
+from unime.readers import READERS, Job, Row, Source, folder, read, rows
+from unime.readers.hub import PREFIX, hub_to_parquet
+from unime.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
+from unime.records import Item, Pair, content_id_from_hash
+
+ROWS_PER_PART = 4096
+
+
+class DataRecipe(Recipe):
+    """What `unime data` reads and how it splits it."""
+
+    stage: str = "data"
+    root: str
+    """The data root; images are only ever opened below it, sources are relative to it."""
+    sources: list[Source] = Field(min_length=1)
+    dev_share: float = Field(default=0.0, ge=0, lt=1)
+    """Share of each task's pairs that is held out for dev."""
+    dev_count: int | None = Field(default=None, ge=0)
+    """In place of a share: how many pairs of each task."""
+    max_reject_share: float = Field(default=0.01, ge=0, le=1)
+    """The command fails when more of the rows read than this are rejected."""
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=170_000_000)
+    """Images with more pixels are rejected before they are unpacked."""
+
+    @model_validator(mode="after")
+    def _one_way_to_split(self) -> DataRecipe:
+        if self.dev_count is not None and self.dev_share:
+            raise ValueError("dev_share and dev_count exclude each other; give one")
+        return self
+
+
+RECIPE = DataRecipe
+
+
+def inputs(recipe: DataRecipe) -> dict[str, Path]:
+    """Return the files with the rows, and the root where a stage wrote it; images not."""
+    root = Path(recipe.root)
+    found: dict[str, Path] = {}
+    if any((root / mark).is_file() for mark in ("manifest.json", "plan.json")):
+        found["root"] = root
+    for source in recipe.sources:
+        lookup(READERS, source.reader, "reader")
+        if source.path.startswith(PREFIX):
+            found[source.path] = Path(source.path)
+            continue
+        # What is missing is named by its absolute path: a relative one could be a Hub id.
+        paths = _matches(source, root) or [(root / source.path).absolute()]
+        for path in paths:
+            for file in _files_of(source, path, root):
+                found[_name(file, root)] = file
+    return found
+
+
+def run(recipe: DataRecipe, out: Output) -> None:
+    """Fill the output folder.
+
+    Raises:
+        DataError: when nothing can be read, or too many rows are rejected.
+    """
+    jobs = open_sources(recipe)
+    cache = out.path.parent / ".cache" / "images.sqlite"
+    checker = ImageChecker(recipe.root, recipe.max_pixels, cache)
+    start = time.monotonic()
+    try:
+        parts = [
+            part
+            for number, job in enumerate(jobs)
+            for part in _write_parts(job, number, checker, out)
+        ]
+    finally:
+        checker.close()
+    out.note(images_decoded=checker.decoded, reading_seconds=round(time.monotonic() - start, 2))
+    _reject(recipe, parts, out)
+    contents = read_contents(parts, lambda part: int(part.name.split("-")[0]))
+    dev = _choose_dev(recipe, contents)
+    write_items(parts, contents, out.file("items.parquet"))
+    removed = write_pairs(parts, contents, dev, out.file("pairs.parquet"))
+    files.write_json(out.file("tasks.json"), _tasks(contents, jobs))
+    _report(jobs, contents, dev, removed, recipe, out)
+    files.remove_folder(out.file("parts"))
+
+
+def open_sources(recipe: DataRecipe) -> list[Job]:
+    """Return the recipe's sources made concrete, `*` and Hub names followed.
+
+    Raises:
+        DataError: when root or source do not exist.
+    """
+    root = Path(recipe.root)
+    if not root.is_dir():
+        raise DataError(f"the data root {root} is no folder (working directory {Path.cwd()})")
+    jobs = []
+    for source in recipe.sources:
+        if source.path.startswith(PREFIX):
+            repo = source.path.removeprefix(PREFIX)
+            paths = [hub_to_parquet(repo, source.name, source.split, root)]
+            task = source.name or repo.split("/")[-1]
+        else:
+            paths, task = _matches(source, root), ""
+        if not paths:
+            raise DataError(f"source '{source.path}' matches nothing below {root}")
+        jobs += [_job(source, root, path, source.task or task or path.stem) for path in paths]
+    return jobs
+
+
+def _job(source: Source, root: Path, path: Path, task: str) -> Job:
+    places = [path, *path.parents]
+    below = [place for place in places if place == root or place.is_relative_to(root)]
+    given = as_known(source.model_dump())
+    instructions = Instructions(known_tasks(below or places[:2]), given)
+    return Job(source, root, path, task, source.image_root, instructions)
+
+
+def _matches(source: Source, root: Path) -> list[Path]:
+    pattern = Path(source.path)
+    if pattern.is_absolute() and pattern.is_relative_to(root.absolute()):
+        pattern = pattern.relative_to(root.absolute())
+    if "*" not in source.path:
+        path = root / pattern
+        return [path] if path.exists() else []
+    return [Path(path) for path in sorted(glob.glob(str(root / pattern)))]  # noqa: PTH207
+
+
+def _files_of(source: Source, path: Path, root: Path) -> list[Path]:
+    """Return the files that identify a source; a folder stands for its listing."""
+    if not path.exists():
+        return [path]
+    notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
+    job = _job(source, root, path, "")
+    if source.reader == "folder":
+        return [folder.captions_file(path) or path, *notes]
+    if path.is_dir() and any(path.glob("dataset_*.json")):
+        return [path, *notes]
+    return [*rows.data_files(job), *notes]
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
+
+
+def _write_parts(job: Job, number: int, checker: ImageChecker, out: Output) -> Iterator[Path]:
+    """Read a source part by part; parts that a run before this one wrote are kept."""
+    found = console.progress(read(job), label=f"data: {job.task}", unit="rows")
+    count = 0
+    while chunk := list(islice(found, ROWS_PER_PART)):
+        path = out.file("parts") / f"{number:04}-{count:06}.parquet"
+        if not path.exists():
+            tables.write_table(path, _part(chunk, checker))
+        yield path
+        count += 1
+    job.instructions.report()
+
+
+def _part(chunk: Sequence[Row], checker: ImageChecker) -> pa.Table:
+    locations = [
+        item.image
+        for row in chunk
+        for pair in row.pairs
+        for item in _items(pair)
+        if item.image is not None
+    ]
+    images = checker.check(locations)
+    values = [value for row in chunk for value in _part_rows(row, images)]
+    return pa.Table.from_pylist(values, schema=PART)
+
+
+def _part_rows(row: Row, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
+    """Return one part row for each pair of a row, or one with the reason it is rejected for."""
+    place = {"file": row.file, "row": row.number, "within_row": 0}
+    reason = str(row.error) if row.error else _image_problem(row.pairs, images)
+    if reason is not None:
+        return [{**place, "reason": reason, "positives": 0, "scores": [], "items": []}]
+    return [
+        {**place, "within_row": i, **_part_pair(pair, images)} for i, pair in enumerate(row.pairs)
+    ]
+
+
+def _image_problem(pairs: Sequence[Pair], images: dict[str, Checked | ImageError]) -> str | None:
+    for pair in pairs:
+        for place, item in enumerate(_items(pair)):
+            problem = images.get(item.image or "")
+            if isinstance(problem, ImageError):
+                return f"{problem.kind}: {_role(place, pair)}: {problem.detail}"
+    return None
+
+
+def _role(place: int, pair: Pair) -> str:
+    if place == 0:
+        return "query"
+    if place <= len(pair.positives):
+        return f"positive {place - 1}"
+    return f"negative {place - 1 - len(pair.positives)}"
+
+
+def _part_pair(pair: Pair, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
+    query, *others = [_part_item(item, images) for item in _items(pair)]
+    # A caption given twice is one positive.
+    positives = {item["content_id"]: item for item in reversed(others[: len(pair.positives)])}
+    kept = list(reversed(positives.values()))
+    return {
+        "task": pair.task,
+        "query_instruction": pair.query_instruction,
+        "target_instruction": pair.target_instruction,
+        "positives": len(kept),
+        "scores": list(pair.scores),
+        "items": [query, *kept, *others[len(pair.positives) :]],
+    }
+
+
+def _part_item(item: Item, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
+    if item.image is None:
+        return {"content_id": content_id_from_hash(item.text, None), "text": item.text}
+    known = images[item.image]
+    assert isinstance(known, Checked), known
+    return {
+        "content_id": content_id_from_hash(item.text, known.hash),
+        "picture": known.hash,
+        "text": item.text,
+        "image": item.image,
+        "width": known.width,
+        "height": known.height,
+    }
+
+
+def _items(pair: Pair) -> tuple[Item, ...]:
+    return (pair.query, *pair.positives, *pair.negatives)
+
+
+def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:
+    """List the rejected rows, and fail if they are too many."""
+    read_rows, kinds = count_rows(parts)
+    if not read_rows:
+        raise DataError("the sources hold no rows")
+    path = out.file("rejected.jsonl")
+    write_rejected(parts, path)
+    out.facts(rows=read_rows, rejected=dict(kinds.most_common()))
+    rejected = kinds.total()
+    reasons = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(3))
+    console.log(
+        f"data: {read_rows} rows read, {rejected} rejected"
+        + (f" (most frequent: {reasons}), listed in {path}" if rejected else "")
+    )
+    if rejected > recipe.max_reject_share * read_rows or rejected == read_rows:
+        # The parts hold what was found wrong; the next run shall look again.
+        files.remove_folder(out.file("parts"))
+        raise DataError(
+            f"{rejected} of {read_rows} rows were rejected, more than max_reject_share "
+            f"{recipe.max_reject_share:g} allows; most frequent: {reasons}; all are listed in "
+            f"{path}. Mend the data or raise max_reject_share, then run this again with --restart"
+        )
+
+
+def _choose_dev(recipe: DataRecipe, contents: Contents) -> np.ndarray:
+    pairs = np.bincount(contents.tasks, minlength=len(contents.names))
+    if recipe.dev_count is None:
+        targets = [math.floor(recipe.dev_share * count + 0.5) for count in pairs.tolist()]
+    else:
+        targets = [recipe.dev_count] * len(pairs)
+    for name, count, target in zip(contents.names, pairs.tolist(), targets, strict=True):
+        if target >= count > 0 and target:
+            raise RecipeError(
+                f"task {name} has {count} pairs, dev would take {target} of them; ask for less"
+            )
+    dev = choose_dev(groups_of_pairs(contents.slots), contents.tasks, contents.query_ids, targets)
+    if any(targets) and not dev.any():
+        raise DataError(
+            f"no dev pairs can be held out of {len(dev)} pairs: all hang together by shared "
+            "queries or pictures; set dev_share: 0, or bring dev data of its own"
+        )
+    found = np.bincount(contents.tasks[dev], minlength=len(targets)).tolist()
+    for name, count, target in zip(contents.names, found, targets, strict=True):
+        if count < target:
+            console.log(
+                f"task {name}: {count} of {target} dev pairs; larger groups of pairs hang "
+                "together by shared queries or pictures and stay in train"
+            )
+    return dev
+
+
+def _tasks(contents: Contents, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+    counts = np.bincount(contents.tasks, minlength=len(contents.names)).tolist()
+    found = []
+    for name, count, source in zip(contents.names, counts, contents.sources, strict=True):
+        known = jobs[source].instructions.of(name)
+        in_batch = True if known.in_batch is None else known.in_batch
+        found.append(
+            {"name": name, "in_batch": in_batch, "meta_task": known.meta_task, "pairs": count}
+        )
+    return found
+
+
+def _report(
+    jobs: Sequence[Job],
+    contents: Contents,
+    dev: np.ndarray,
+    removed: int,
+    recipe: DataRecipe,
+    out: Output,
+) -> None:
+    unsplit = Counter[str]()
+    for job in jobs:
+        unsplit.update(job.instructions.unsplit)
+    out.facts(
+        root=recipe.root,
+        items=len(contents.first_slots),
+        pairs=len(dev),
+        dev=int(dev.sum()),
+        negatives_removed=removed,
+        texts_without_known_instruction=dict(sorted(unsplit.items())),
+    )
+    console.log(
+        f"data: {len(dev)} pairs ({int(dev.sum())} dev) over {len(contents.names)} tasks, "
+        f"{len(contents.first_slots)} distinct items"
+    )
+    if removed:
+        console.log(
+            f"data: {removed} negatives show pictures of the other split and were taken out"
+        )

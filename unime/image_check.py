@@ -1,0 +1,129 @@
+"""Check many images once: in parallel, remembered by (path, size, modification time)."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from unime import console
+from unime.images import Checked, ImageError, Place, check, locate
+
+LOCATIONS_PER_TASK = 64
+"""Threads pay off for photographs (decoders release the interpreter lock), not one icon at a
+time."""
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS images (
+    path TEXT, member TEXT, size INTEGER, modified INTEGER,
+    hash BLOB, width INTEGER, height INTEGER,
+    PRIMARY KEY (path, member)
+) WITHOUT ROWID
+"""
+
+
+class ImageChecker:
+    """Hashes and decode-checks images; what was found good before is not read again.
+
+    Args:
+        root: the data root.
+        max_pixels: cap on width x height.
+        cache: the SQLite file that remembers good images.
+    """
+
+    def __init__(self, root: Path | str, max_pixels: int, cache: Path) -> None:
+        self.root = Path(root)
+        self.max_pixels = max_pixels
+        self.cache = _open_cache(cache)
+        self.decoded = 0
+        self.pool = ThreadPoolExecutor(_cores())
+
+    def close(self) -> None:
+        """Give the threads and the cache file back."""
+        self.pool.shutdown()
+        self.cache.close()
+
+    def check(self, locations: Iterable[str]) -> dict[str, Checked | ImageError]:
+        """Return what is known of each image, or why it cannot be used."""
+        found: dict[str, Checked | ImageError] = {}
+        todo: list[tuple[str, Place]] = []
+        for location in dict.fromkeys(locations):
+            try:
+                place = locate(self.root, location)
+            except ImageError as error:
+                found[location] = error
+                continue
+            known = self._look_up(place)
+            if known is None:
+                todo.append((location, place))
+            else:
+                found[location] = self._within_cap(known, location)
+        found.update(self._decode(todo))
+        return found
+
+    def _decode(self, todo: Sequence[tuple[str, Place]]) -> dict[str, Checked | ImageError]:
+        locations = [location for location, _ in todo]
+        tasks = [
+            locations[start : start + LOCATIONS_PER_TASK]
+            for start in range(0, len(locations), LOCATIONS_PER_TASK)
+        ]
+        results = [result for task in self.pool.map(self._check_some, tasks) for result in task]
+        self.decoded += len(results)
+        rows = [
+            (str(place.path), place.member, place.size, place.modified, *result)
+            for (_, place), result in zip(todo, results, strict=True)
+            if isinstance(result, Checked)
+        ]
+        with self.cache:
+            self.cache.executemany("INSERT OR REPLACE INTO images VALUES (?,?,?,?,?,?,?)", rows)
+        return dict(zip(locations, results, strict=True))
+
+    def _check_some(self, locations: Sequence[str]) -> list[Checked | ImageError]:
+        return [self._check_one(location) for location in locations]
+
+    def _check_one(self, location: str) -> Checked | ImageError:
+        try:
+            return check(self.root, location, self.max_pixels)
+        except ImageError as error:
+            return error
+
+    def _look_up(self, place: Place) -> Checked | None:
+        row = self.cache.execute(
+            "SELECT hash, width, height FROM images "
+            "WHERE path = ? AND member = ? AND size = ? AND modified = ?",
+            (str(place.path), place.member, place.size, place.modified),
+        ).fetchone()
+        return None if row is None else Checked(*row)
+
+    def _within_cap(self, known: Checked, location: str) -> Checked | ImageError:
+        """Hold a remembered image against this run's cap, which may be another."""
+        if known.width * known.height <= self.max_pixels:
+            return known
+        return self._check_one(location)
+
+
+def _cores() -> int:
+    # Containers often give fewer cores than the machine has; macOS cannot say.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _open_cache(path: Path) -> sqlite3.Connection:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        console.log(f"{path} is damaged ({error}); every image is checked again")
+        path.unlink()
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=60)
+    # A killed process loses nothing by this, only a power cut could: then images are read again.
+    connection.execute("PRAGMA synchronous=OFF")
+    connection.execute(_SCHEMA)
+    return connection

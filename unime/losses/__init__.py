@@ -1,0 +1,25 @@
+"""Losses: pure functions of tensors, one file each, one line each in LOSSES.
+
+A loss takes one record (`ContrastBatch` or `RelationBatch`) and keyword options, and returns a
+scalar. It knows no model, rank or chunk: the step computes it once on all embeddings of a global
+batch and back-propagates the gradient chunk by chunk.
+"""
+
+from unime.losses.combine import Combined, LossTerm, combine
+from unime.losses.info_nce import info_nce
+from unime.losses.records import ContrastBatch, RelationBatch
+from unime.losses.relational_kl import relational_kl
+from unime.losses.soft_label import soft_label
+from unime.losses.table import LOSSES
+
+__all__ = [
+    "LOSSES",
+    "Combined",
+    "ContrastBatch",
+    "LossTerm",
+    "RelationBatch",
+    "combine",
+    "info_nce",
+    "relational_kl",
+    "soft_label",
+]

@@ -1,0 +1,93 @@
+"""A recipe's list of losses as one function: checked by name and option, summed by weight."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor
+
+from unime.config import Section
+from unime.errors import RecipeError, did_you_mean, lookup
+from unime.losses.records import ContrastBatch, RelationBatch
+from unime.losses.table import LOSSES, Loss, record_of
+
+Record = ContrastBatch | RelationBatch
+
+
+class LossTerm(Section):
+    """One loss of a recipe's list."""
+
+    name: str
+    """A name in LOSSES."""
+    weight: float = Field(default=1.0, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword options of the loss function."""
+
+
+class Combined(NamedTuple):
+    """A total and the unweighted value of each of its parts, for the log."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+def combine(terms: Sequence[LossTerm], record: type[Record]) -> Callable[[Record], Combined]:
+    """Return the weighted sum of a recipe's losses as one function of a batch.
+
+    Args:
+        terms: the recipe's list.
+        record: what the stage's batches are.
+
+    Raises:
+        RecipeError: for an unknown name, option or value, or the wrong kind of batch.
+    """
+    if not terms:
+        raise RecipeError("losses: the list is empty; name at least one loss")
+    for term in terms:
+        _check(term, record.__name__)
+    names = _distinct([term.name for term in terms])
+
+    def total(batch: Record) -> Combined:
+        values = [LOSSES[term.name](batch, **term.options) for term in terms]
+        weighted = [term.weight * value for term, value in zip(terms, values, strict=True)]
+        parts = {name: value.detach() for name, value in zip(names, values, strict=True)}
+        return Combined(sum(weighted[1:], start=weighted[0]), parts)
+
+    return total
+
+
+def _check(term: LossTerm, record: str) -> None:
+    loss = lookup(LOSSES, term.name, "loss")
+    if record_of(loss) != record:
+        fitting = ", ".join(sorted(n for n, other in LOSSES.items() if record_of(other) == record))
+        raise RecipeError(
+            f"loss '{term.name}' takes a {record_of(loss)}, this stage has a {record}; use {fitting}"
+        )
+    known = _options(loss)
+    for option, value in term.options.items():
+        if option not in known:
+            raise RecipeError(
+                f"loss '{term.name}' has no option '{option}'{did_you_mean(option, known)}"
+            )
+        try:
+            TypeAdapter(known[option]).validate_python(value)
+        except ValidationError as error:
+            problem = error.errors()[0]["msg"]
+            raise RecipeError(f"loss '{term.name}', {option}: {problem} (got {value!r})") from None
+
+
+def _options(loss: Loss) -> dict[str, Any]:
+    hints = get_type_hints(loss)
+    parameters = inspect.signature(loss).parameters.values()
+    return {p.name: hints[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY}
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Number the names that occur more than once."""
+    return [
+        name if names.count(name) == 1 else f"{name}_{number}"
+        for number, name in enumerate(names, start=1)
+    ]

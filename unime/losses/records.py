@@ -1,0 +1,40 @@
+"""What a loss is given: the embeddings of one global batch and index tensors into them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class ContrastBatch:
+    """Queries, and the distinct target encodes of the batch that they choose among.
+
+    Every candidate is one distinct encode, so however many rows name it, it counts once in a
+    denominator. All embeddings are L2-normalised; a similarity is a cosine.
+    """
+
+    query: Float[Tensor, "batch dim"]
+    """Embedding of each row's query."""
+    candidates: Float[Tensor, "cands dim"]
+    """Embeddings of the distinct targets of the batch: positives and mined negatives."""
+    positive: Int[Tensor, " batch"]
+    """Row of `candidates` that answers each query."""
+    negatives: Int[Tensor, "batch negs"]
+    """Rows of `candidates` given as negatives of each query; -1 = absent."""
+    scores: Float[Tensor, "batch 1+negs"]
+    """Judge scores in [0, 1], the positive's first; NaN = unscored."""
+    allowed: Bool[Tensor, "batch cands"]
+    """Whether a candidate may be a negative of a query: no known positive, not its own content."""
+    query_id: Int[Tensor, " batch"]
+    """Number of the distinct query encode of each row; rows with one query share it."""
+
+
+@dataclass(frozen=True)
+class RelationBatch:
+    """The same distinct texts embedded by student and teacher; dimensions may differ."""
+
+    student: Float[Tensor, "batch dim"]
+    teacher: Float[Tensor, "batch teacher_dim"]

@@ -1,0 +1,208 @@
+"""What is trained: adapters on named parts of the model, or those parts themselves.
+
+Parts are found by looking at the model's modules, so the same recipe serves every family. What
+matched is logged; a part or a name that matches nothing is an error, because a silently skipped
+vision tower has cost others whole runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from unime.config import Section
+from unime.console import log
+from unime.errors import ModelError, did_you_mean
+
+if TYPE_CHECKING:
+    from unime.models.embedder import Embedder
+
+Part = Literal["language", "vision", "projector"]
+
+ADAPTER = "default"
+"""The only adapter's name."""
+
+# Names of the modules a part consists of, over the families; a projector may lie inside a tower.
+_ROOTS: dict[str, tuple[str, ...]] = {
+    "language": ("language_model", "text_model"),
+    "vision": ("visual", "vision_tower", "vision_model"),
+    "projector": (
+        "visual.merger",
+        "visual.deepstack_merger_list",
+        "multi_modal_projector",
+        "connector",
+        "image_newline",
+    ),
+}
+
+
+class LoraSection(Section):
+    """How the model is adapted."""
+
+    method: Literal["lora", "full"] = "lora"
+    """Low-rank adapters on the parts' linear layers, or the parts' own weights."""
+    parts: list[Part] = Field(default=["language"], min_length=1)
+    target_modules: list[str] = []
+    """Last names of the linear layers to adapt ("q_proj"); empty means all of the parts."""
+    r: int = Field(default=16, gt=0)
+    lora_alpha: float = Field(default=32, gt=0)
+    lora_dropout: float = Field(default=0.0, ge=0, lt=1)
+
+
+def apply_lora(embedder: Embedder, section: LoraSection) -> None:
+    """Freeze the model but for what the section names.
+
+    Args:
+        embedder: changed in place; its weights keep their values.
+        section: adapters or full training, of which parts.
+
+    Raises:
+        ModelError: when a part or a target name matches nothing.
+    """
+    train_parts(embedder.backbone, section)
+
+
+def train_parts(model: nn.Module, section: LoraSection) -> None:
+    """Do `apply_lora` on a bare transformers model, with or without language-model head."""
+    parts = parts_of(model)
+    for part in section.parts:
+        if not any(found == part for found in parts.values()):
+            raise ModelError(f"this model has no part '{part}'{did_you_mean(part, parts.values())}")
+    model.requires_grad_(False)
+    if section.method == "full":
+        chosen = [name for name, part in parts.items() if part in section.parts]
+        parameters = dict(model.named_parameters())
+        for name in chosen:
+            parameters[name].requires_grad_(True)
+        _report(model, section, chosen)
+        return
+    targets = _targets(model, section, parts)
+    _inject(model, section, targets)
+    _report(model, section, targets)
+
+
+def merge_lora(embedder: Embedder) -> None:
+    """Add the adapters to the weights they adapt, in float32, and remove them."""
+    for parent, name, layer in _adapted(embedder.backbone):
+        base = layer.get_base_layer()
+        base.weight.data = _merged_weight(layer)
+        setattr(parent, name, base)
+    if hasattr(embedder.backbone, "peft_config"):
+        del embedder.backbone.peft_config
+
+
+@contextmanager
+def merged(model: nn.Module) -> Iterator[None]:
+    """Let the model be its own merged version for a while; the adapters come back untouched."""
+    replaced: list[tuple[nn.Module, str, Any, Tensor]] = []
+    try:
+        for parent, name, layer in list(_adapted(model)):
+            base = layer.get_base_layer()
+            replaced.append((parent, name, layer, base.weight.data))
+            base.weight.data = _merged_weight(layer)
+            setattr(parent, name, base)
+        yield
+    finally:
+        for parent, name, layer, weight in replaced:
+            layer.get_base_layer().weight.data = weight
+            setattr(parent, name, layer)
+
+
+def tower_is_frozen(embedder: Embedder) -> bool:
+    """Tell whether vision tower and projector are without any trainable weight.
+
+    Their output is then a constant of the image, and may be computed once.
+    """
+    parameters = dict(embedder.backbone.named_parameters())
+    return not any(
+        parameters[name].requires_grad
+        for name, part in parts_of(embedder.backbone).items()
+        if part in ("vision", "projector")
+    )
+
+
+def parts_of(model: nn.Module) -> dict[str, str]:
+    """Return the part of every parameter that belongs to one, by the parameter's name."""
+    parts: dict[str, str] = {}
+    for name, _ in model.named_parameters():
+        path = f".{name}."
+        # The projector first: in Qwen's models it lies inside the vision tower.
+        for part in ("projector", "vision", "language"):
+            if any(f".{root}." in path for root in _ROOTS[part]):
+                parts[name] = part
+                break
+    return parts
+
+
+def _targets(model: nn.Module, section: LoraSection, parts: dict[str, str]) -> list[str]:
+    """Return the full names of the linear layers that get an adapter."""
+    linear = {
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and parts.get(f"{name}.weight") in section.parts
+    }
+    if not section.target_modules:
+        return sorted(linear)
+    targets: set[str] = set()
+    for wanted in section.target_modules:
+        matching = {name for name in linear if name.rpartition(".")[2] == wanted}
+        if not matching:
+            known = {name.rpartition(".")[2] for name in linear}
+            raise ModelError(
+                f"target module '{wanted}' matches no linear layer of the parts "
+                f"{', '.join(section.parts)}{did_you_mean(wanted, known)}"
+            )
+        targets |= matching
+    return sorted(targets)
+
+
+def _inject(model: nn.Module, section: LoraSection, targets: list[str]) -> None:
+    from peft import LoraConfig, inject_adapter_in_model
+
+    config = LoraConfig(
+        r=section.r,
+        lora_alpha=section.lora_alpha,  # type: ignore[arg-type]  # peft divides it by r, no more
+        lora_dropout=section.lora_dropout,
+        target_modules=targets,
+        bias="none",
+    )
+    inject_adapter_in_model(config, model, ADAPTER)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            # Adapters stay in float32 beside half-precision weights: their updates are tiny.
+            parameter.data = parameter.data.float()
+            parameter.requires_grad_(True)
+
+
+def _adapted(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+    """Yield (parent, attribute name, adapted layer) of every layer with an adapter."""
+    from peft.tuners.lora import LoraLayer
+
+    for parent in list(model.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, LoraLayer):
+                yield parent, name, layer
+
+
+@torch.no_grad()
+def _merged_weight(layer: Any) -> Tensor:
+    """Return W + scaling * B @ A, computed in float32 and cast to W's type."""
+    weight = layer.get_base_layer().weight
+    down, up = layer.lora_A[ADAPTER].weight.float(), layer.lora_B[ADAPTER].weight.float()
+    return (weight.float() + layer.scaling[ADAPTER] * (up @ down)).to(weight.dtype)
+
+
+def _report(model: nn.Module, section: LoraSection, names: list[str]) -> None:
+    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    total = sum(p.numel() for p in model.parameters())
+    kinds = sorted({name.removesuffix(".weight").rpartition(".")[2] for name in names})
+    log(
+        f"{section.method} on {', '.join(section.parts)}: {len(names)} "
+        f"{'layers' if section.method == 'lora' else 'weights'} ({', '.join(kinds)}), "
+        f"{trainable:,} of {total:,} parameters trained"
+    )

@@ -1,0 +1,242 @@
+"""A vision-language model as an embedder: stock sentence-transformers modules, our inputs.
+
+The embedding is the L2-normalised `last_hidden_state` (after the final norm, never
+`hidden_states[-1]`) at the last real token, right behind the assistant header.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unime.config import ModelConfig
+from unime.console import log, progress
+from unime.errors import ModelError
+from unime.files import read_json
+from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
+from unime.models.rendering import Encode, Renderer
+from unime.prompts import EmbedPrompt, load_prompt
+
+if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
+WINDOW = 64
+"""Batches that are sorted by size together: bounds memory when inputs are loaded lazily."""
+
+
+class Embedder:
+    """Encodes texts, images and both; see `load`."""
+
+    def __init__(self, module: SentenceTransformer, config: ModelConfig) -> None:
+        self.module = module
+        self.config = config
+        self.prompt: EmbedPrompt = load_prompt(config.prompt)
+        self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
+
+    @classmethod
+    def load(cls, config: ModelConfig, device: str | None = None) -> Embedder:
+        """Load a folder or a Hub id.
+
+        Args:
+            config: model, prompt, dtype, pixel limits and length.
+            device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+
+        Raises:
+            ModelError: when it is no vision-language model, or cannot be loaded.
+        """
+        module = _load_modules(config)
+        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        module.eval()
+        embedder = cls(module, config)
+        _compare_with_training(embedder)
+        return embedder
+
+    @property
+    def backbone(self) -> Any:
+        """The transformers model without language-model head."""
+        return self.module[0].model
+
+    @property
+    def processor(self) -> Any:
+        """The family's processor with the wrapped chat template."""
+        return self.module[0].processor
+
+    @property
+    def tokenizer(self) -> Any:
+        """The processor's tokenizer."""
+        return self.processor.tokenizer
+
+    @property
+    def dim(self) -> int:
+        """Length of an embedding."""
+        return int(self.module.get_embedding_dimension() or 0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.module.parameters()).device
+
+    def render(self, encode: Encode) -> str:
+        """Return the text the tokenizer sees for one input, one placeholder for its image."""
+        return self._renderer.render(encode)
+
+    def features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+        """Return the model's inputs for one batch: right padded, on the CPU.
+
+        Raises:
+            DataError: when an input is empty.
+            ModelError: when prompt and image alone exceed `max_length`.
+        """
+        return self._renderer.features(encodes)
+
+    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
+        """Embed one batch of features, with gradient if enabled; rows have length 1."""
+        # sentence-transformers writes into the dict it gets.
+        inputs = {key: value.to(self.device) for key, value in features.items()}
+        return self.module(inputs)["sentence_embedding"].float()
+
+    def encode(
+        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+    ) -> Float[np.ndarray, "inputs dim"]:
+        """Embed many inputs without gradient, in float32.
+
+        Inputs are read in order, once, `batch_size * WINDOW` at a time, and may be loaded lazily.
+        Equal inputs are encoded once; a batch holds inputs of like size.
+        """
+        vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
+        first_row: dict[bytes, int] = {}
+        twins: list[tuple[int, int]] = []
+        batches = self._batches(encodes, batch_size, first_row, twins)
+        cut_before, training = self._renderer.cut, self.module.training
+        self.module.eval()
+        with torch.inference_mode():
+            total = -(-len(encodes) // batch_size)
+            for rows, batch in progress(batches, total, label, "batch"):
+                vectors[rows] = self.forward(self.features(batch)).cpu().numpy()
+        self.module.train(training)
+        for row, twin in twins:
+            vectors[row] = vectors[twin]
+        if cut := self._renderer.cut - cut_before:
+            log(f"{label}: {cut} texts were cut at max_length {self.config.max_length} tokens")
+        return vectors
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Everything beside the weights that decides an embedding."""
+        return {
+            **preprocessing_of(self.processor),
+            "max_length": self.config.max_length,
+            "pooling": "lasttoken",
+            "normalize": True,
+            "dtype": str(self.backbone.dtype).removeprefix("torch."),
+            "prompt": self.prompt.id,
+            "prompt_hash": self.prompt.hash,
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of `preprocessing`."""
+        text = json.dumps(self.preprocessing, sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def save(self, folder: Path | str) -> None:
+        """Write merged weights, processor and template as a plain Hugging Face folder.
+
+        Adapters are merged into what is written; the model itself stays as it is.
+        """
+        from unime.models.saving import save_embedder
+
+        save_embedder(self, Path(folder))
+
+    def _batches(
+        self,
+        encodes: Sequence[Encode],
+        batch_size: int,
+        first_row: dict[bytes, int],
+        twins: list[tuple[int, int]],
+    ) -> Iterator[tuple[list[int], list[Encode]]]:
+        """Yield rows and inputs of one batch; note duplicates in `twins`."""
+        for start in range(0, len(encodes), batch_size * WINDOW):
+            window: dict[int, Encode] = {}
+            for row in range(start, min(start + batch_size * WINDOW, len(encodes))):
+                encode = encodes[row]
+                first = first_row.setdefault(_identity(encode), row)
+                if first == row:
+                    window[row] = encode
+                else:
+                    twins.append((row, first))
+            rows = sorted(window, key=lambda row: _size(window[row]))
+            for begin in range(0, len(rows), batch_size):
+                chosen = rows[begin : begin + batch_size]
+                yield chosen, [window[row] for row in chosen]
+
+
+def _load_modules(config: ModelConfig) -> SentenceTransformer:
+    """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.sentence_transformer.modules import Pooling
+
+    source = {"revision": config.revision}
+    output = {"method": "forward", "method_output_name": "last_hidden_state"}
+    try:
+        transformer = Transformer(
+            config.id,
+            model_kwargs={
+                **source,
+                "dtype": config.dtype,
+                "attn_implementation": config.attn_implementation,
+            },
+            processor_kwargs=dict(source),
+            config_kwargs=dict(source),
+            modality_config={
+                "text": output,
+                "image": output,
+                "message": {**output, "format": "structured"},
+            },
+            module_output_name="token_embeddings",
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+    prepare_processor(transformer.processor, config, "right", images_first=True)
+    follow_grids(transformer.model.config, transformer.processor)
+    transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
+    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
+    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+
+
+def _compare_with_training(embedder: Embedder) -> None:
+    """Say so when a model is used with other preprocessing than it was trained with."""
+    from unime.provenance import differences
+
+    path = Path(embedder.config.id) / "unime.json"
+    if not path.is_file():
+        return
+    trained = read_json(path).get("preprocessing", {})
+    lines = differences(trained, json.loads(json.dumps(embedder.preprocessing)))
+    if lines:
+        log(f"{embedder.config.id} was trained with other preprocessing: {'; '.join(lines)}")
+
+
+def _identity(encode: Encode) -> bytes:
+    """Return a hash of everything that decides an input's embedding."""
+    text = "\0".join((encode.text, encode.side, encode.instruction))
+    hasher = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
+    if encode.image is not None:
+        hasher.update(f"\0{encode.image.mode}{encode.image.size}".encode())
+        hasher.update(encode.image.tobytes())
+    return hasher.digest()
+
+
+def _size(encode: Encode) -> tuple[int, int]:
+    """Return a sort key that brings inputs of like cost together."""
+    pixels = 0 if encode.image is None else encode.image.width * encode.image.height
+    return pixels, len(encode.text) + len(encode.instruction)

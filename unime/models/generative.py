@@ -1,0 +1,43 @@
+"""A vision-language model that answers: for the in-process judge, and for base training."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from unime.config import ModelConfig
+from unime.errors import ModelError
+from unime.models.processor import follow_grids, prepare_processor
+
+
+def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any, Any, Any]:
+    """Load a model with its language-model head.
+
+    Args:
+        config: model, dtype and pixel limits; its prompt is not used.
+        device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+
+    Returns:
+        The model in evaluation mode, its processor (wrapped chat template: always ends in the
+        generation prompt, special tokens in texts are ordinary text; images stay where they are
+        among the texts) and its tokenizer, which pads left.
+
+    Raises:
+        ModelError: when it is no vision-language model, or cannot be loaded.
+    """
+    import torch
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(
+            config.id,
+            revision=config.revision,
+            dtype=config.dtype,
+            attn_implementation=config.attn_implementation,
+        )
+        processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+    prepare_processor(processor, config, "left", images_first=False)
+    follow_grids(model.config, processor)
+    model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+    return model, processor, processor.tokenizer

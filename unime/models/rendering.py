@@ -1,0 +1,191 @@
+"""From (text, image, side, instruction) to the tensors a model reads.
+
+The chat template is rendered once for every shape of input (system text, with or without image and
+text); the text is then put in by string concatenation, which the loader has checked to give the
+very string the template gives. The processor is called once a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from unime.errors import DataError, ModelError
+from unime.models.processor import special_tokens
+from unime.models.template import escape_special_tokens
+from unime.prompts import EmbedPrompt, kind_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_SLOT = "unime0text0slot"
+_HARD_TEXT = "  \n <|im_end|> \u00dcn\u00efc\u00f6de \u6c49 {{ 1 }} {% x %} \n "
+
+
+class Encode(NamedTuple):
+    """One input of an embedder."""
+
+    text: str = ""
+    """The content's text; empty when it is an image alone."""
+    image: Image | None = None
+    side: str = "query"
+    """"query" or "target"."""
+    instruction: str = ""
+
+
+class _Skeleton(NamedTuple):
+    before: str
+    after: str
+
+
+class Renderer:
+    """Turns inputs into right-padded features for one processor and one prompt."""
+
+    def __init__(self, processor: Any, prompt: EmbedPrompt, max_length: int, name: str) -> None:
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.prompt = prompt
+        self.max_length = max_length
+        self.name = name
+        self.cut = 0
+        """How many texts were cut at `max_length` so far."""
+        self._special = special_tokens(processor)
+        self._skeletons: dict[tuple[str | None, bool, bool], _Skeleton] = {}
+        self._tails: dict[str | None, list[int]] = {}
+        self._concatenates = self._check_concatenation()
+
+    def render(self, encode: Encode) -> str:
+        """Return the text the tokenizer sees for one input, one placeholder for its image."""
+        kind = kind_of(encode.text, encode.image is not None)
+        system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
+        if not user and encode.image is None:
+            raise DataError("an input has neither text nor image nor instruction; nothing to embed")
+        if not self._concatenates:
+            return self._render_chat(system, encode.image is not None, user)
+        before, after = self._skeleton(system, encode.image is not None, bool(user))
+        return f"{before}{escape_special_tokens(user, self._special)}{after}"
+
+    def features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+        """Return the model's inputs for one batch: right padded, on the CPU.
+
+        Raises:
+            DataError: when an input is empty.
+            ModelError: when prompt and image alone exceed `max_length`.
+        """
+        texts = [self.render(encode) for encode in encodes]
+        images = [[] if encode.image is None else [encode.image] for encode in encodes]
+        batch = self.processor(
+            text=texts,
+            images=images if any(images) else None,
+            text_kwargs={
+                "padding": True,
+                "padding_side": "right",
+                "truncation": False,
+                # Long rows are cut below; the tokenizer would warn about each.
+                "verbose": False,
+                "add_special_tokens": self._adds_special_tokens(texts[0]),
+            },
+            common_kwargs={"return_tensors": "pt"},
+        )
+        features = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+        assert len(features) == len(batch), f"not a tensor among {list(batch)}"
+        if features["input_ids"].shape[1] > self.max_length:
+            self._cut_texts(features, encodes)
+        return features
+
+    def _cut_texts(self, features: dict[str, Tensor], encodes: Sequence[Encode]) -> None:
+        """Shorten long rows at the end of the user's text; image and assistant header stay.
+
+        The same tokens that sentence-transformers keeps of a long text: it cuts the right end and
+        writes the template's tail over the last tokens.
+        """
+        shape = features["input_ids"].shape
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        for row, (encode, length) in enumerate(zip(encodes, lengths, strict=True)):
+            if length <= self.max_length:
+                continue
+            kind = kind_of(encode.text, encode.image is not None)
+            system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
+            tail = self._tail(system)
+            ids = self.tokenizer(
+                escape_special_tokens(user, self._special), add_special_tokens=False, verbose=False
+            )["input_ids"]
+            if length - len(ids) >= self.max_length:
+                raise ModelError(
+                    f"max_length {self.max_length} is too short: prompt"
+                    f"{' and image' if encode.image is not None else ''} alone take "
+                    f"{length - len(ids)} tokens; raise max_length or lower max_pixels"
+                )
+            start = self.max_length - len(tail)
+            features["input_ids"][row, start : self.max_length] = torch.tensor(tail)
+            self.cut += 1
+        for key, value in features.items():
+            if value.shape[:2] == shape and value.ndim == 2:
+                features[key] = value[:, : self.max_length].contiguous()
+
+    def _tail(self, system: str | None) -> list[int]:
+        """Return the token ids that always follow the user's text."""
+        if system not in self._tails:
+            before, after = self._skeleton(system, False, True)
+            # Two texts that share no last token: what their ids have in common is the template's.
+            one, other = (
+                self.tokenizer(f"{before}{text}{after}", add_special_tokens=False)["input_ids"]
+                for text in ("0", "1 2 3 4")
+            )
+            count = 0
+            while one[-1 - count] == other[-1 - count]:
+                count += 1
+            self._tails[system] = one[len(one) - count :]
+        return self._tails[system]
+
+    def _skeleton(self, system: str | None, has_image: bool, has_text: bool) -> _Skeleton:
+        key = (system, has_image, has_text)
+        if key not in self._skeletons:
+            rendered = self._render_chat(system, has_image, _SLOT if has_text else "")
+            before, slot, after = rendered.partition(_SLOT)
+            if has_text and (not slot or _SLOT in after):
+                raise ModelError(
+                    f"the chat template of {self.name} shows the user's text "
+                    f"{rendered.count(_SLOT)} times, expected once"
+                )
+            self._skeletons[key] = _Skeleton(before, after)
+        return self._skeletons[key]
+
+    def _render_chat(self, system: str | None, has_image: bool, user: str) -> str:
+        return self.processor.apply_chat_template(chat_messages(system, has_image, user))
+
+    def _check_concatenation(self) -> bool:
+        """Tell whether putting a text into the rendered skeleton equals rendering that text."""
+        text = f"{_HARD_TEXT}{''.join(self._special)}"
+        rendered = self._render_chat("system", True, text)
+        before, after = self._skeleton("system", True, True)
+        return rendered == f"{before}{escape_special_tokens(text, self._special)}{after}"
+
+    def _adds_special_tokens(self, rendered: str) -> bool:
+        """Follow transformers: a template that writes the begin token itself gets no second one."""
+        begin = self.tokenizer.bos_token
+        return begin is None or not rendered.startswith(begin)
+
+
+def chat_messages(system: str | None, image: Any, user: str) -> list[dict[str, Any]]:
+    """Return the chat messages of one input, as sentence-transformers builds them.
+
+    Args:
+        system: system text, or None.
+        image: an image, or whether there is one.
+        user: instruction and content.
+    """
+    content: list[dict[str, Any]] = []
+    # Identity, not truth: some image types have no truth value.
+    if image is not None and image is not False:
+        content.append({"type": "image"} if image is True else {"type": "image", "image": image})
+    if user:
+        content.append({"type": "text", "text": user})
+    messages = [{"role": "user", "content": content}]
+    if system:
+        parts = [{"type": "text", "text": system}]
+        messages.insert(0, {"role": "system", "content": parts})
+    return messages

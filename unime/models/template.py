@@ -1,0 +1,148 @@
+"""One chat template for training, export and every server that reads it.
+
+A family's own template is kept as it is, behind a prelude that
+
+* forces the generation prompt: the embedding is read right behind the assistant header, and
+  sentence-transformers and vLLM render without it unless the template insists;
+* makes special tokens in text ordinary text (a space behind their first character), so that user
+  text can neither open a turn nor an image slot;
+* folds the system text into the first user turn where the family would lose it;
+* drops empty system messages, and puts images first where `images_first` asks for it.
+
+Because the prelude is part of the template, sentence-transformers, transformers and vLLM agree
+without flags, and without this package.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from unime.errors import ModelError
+
+_FIRST_LINE = "{#- unime chat template v1 -#}"
+# The newline behind the marker belongs to it: chat templates are rendered with trim_blocks.
+_LAST_LINE = "{#- the family's own template follows, unchanged #}\n"
+
+_PRELUDE = """\
+{%- set add_generation_prompt = true -%}
+{%- set unime = namespace(messages=[], system='') -%}
+{%- for message in messages -%}
+  {%- set this = namespace(images=[], parts=[]) -%}
+  {%- if message['content'] is string -%}
+    {%- set content = [{'type': 'text', 'text': message['content']}] -%}
+  {%- else -%}
+    {%- set content = message['content'] or [] -%}
+  {%- endif -%}
+  {%- for part in content -%}
+    {%- if part is string -%}
+      {%- set part = {'type': 'text', 'text': part} -%}
+    {%- endif -%}
+    {%- if part['type'] == 'text' -%}
+      {%- if part['text'] -%}
+        {%- set this.parts = this.parts + [{'type': 'text', 'text': part['text']%ESCAPES%}] -%}
+      {%- endif -%}
+    {%- elif %IMAGES_FIRST% and part['type'] != 'text' -%}
+      {%- set this.images = this.images + [part] -%}
+    {%- else -%}
+      {%- set this.parts = this.parts + [part] -%}
+    {%- endif -%}
+  {%- endfor -%}
+  {%- set parts = this.images + this.parts -%}
+  {%- if message['role'] == 'system' and not parts -%}
+  {%- elif message['role'] == 'system' and %FOLD_SYSTEM% -%}
+    {%- for part in parts -%}
+      {%- set unime.system = unime.system + ('\\n' if unime.system else '') + part['text'] -%}
+    {%- endfor -%}
+  {%- elif message['role'] != 'assistant' and unime.system -%}
+    {%- set this.parts = [] -%}
+    {%- for part in parts -%}
+      {%- if part['type'] == 'text' and unime.system -%}
+        {%- set this.parts = this.parts + [{'type': 'text', 'text': unime.system + '\\n' + part['text']}] -%}
+        {%- set unime.system = '' -%}
+      {%- else -%}
+        {%- set this.parts = this.parts + [part] -%}
+      {%- endif -%}
+    {%- endfor -%}
+    {%- if unime.system -%}
+      {%- set this.parts = this.parts + [{'type': 'text', 'text': unime.system}] -%}
+      {%- set unime.system = '' -%}
+    {%- endif -%}
+    {%- set unime.messages = unime.messages + [dict(message, content=this.parts)] -%}
+  {%- else -%}
+    {%- set unime.messages = unime.messages + [dict(message, content=parts)] -%}
+  {%- endif -%}
+{%- endfor -%}
+{%- set messages = unime.messages -%}
+"""
+
+
+def wrap_template(
+    original_template: str,
+    special_tokens: Iterable[str],
+    has_system_role: bool,
+    *,
+    images_first: bool = False,
+) -> str:
+    """Put the prelude before a family's chat template; a wrapped template is unwrapped first.
+
+    Args:
+        original_template: the family's Jinja template.
+        special_tokens: what must never be read as a special token inside a text part.
+        has_system_role: False folds the system text into the first user turn.
+        images_first: put a turn's images before its texts. For embedders, whose inputs are one
+            image and one text in any order; a judge's turn interleaves several images.
+
+    Raises:
+        ModelError: when a special token cannot be made ordinary text.
+    """
+    prelude = (
+        _PRELUDE.replace("%ESCAPES%", _escape_filters(special_tokens))
+        .replace("%IMAGES_FIRST%", "true" if images_first else "false")
+        .replace("%FOLD_SYSTEM%", "false" if has_system_role else "true")
+    )
+    return f"{_FIRST_LINE}\n{prelude}{_LAST_LINE}{unwrap_template(original_template)}"
+
+
+def unwrap_template(template: str) -> str:
+    """Return the family's own template of a wrapped one; any other template as it is."""
+    if not is_wrapped(template):
+        return template
+    return template.partition(_LAST_LINE)[2]
+
+
+def is_wrapped(template: str) -> bool:
+    """Tell whether a template has the prelude."""
+    return template.startswith(_FIRST_LINE)
+
+
+def escape_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
+    """Do in Python what the prelude does to a text part."""
+    for token, plain in _replacements(special_tokens):
+        text = text.replace(token, plain)
+    return text
+
+
+def _escape_filters(special_tokens: Iterable[str]) -> str:
+    return "".join(
+        f".replace({_quote(token)}, {_quote(plain)})"
+        for token, plain in _replacements(special_tokens)
+    )
+
+
+def _replacements(special_tokens: Iterable[str]) -> list[tuple[str, str]]:
+    """Return (token, escaped token), longest first, so that no token is broken by a part of it."""
+    tokens = sorted(set(special_tokens), key=lambda token: (-len(token), token))
+    pairs = [(token, f"{token[0]} {token[1:]}") for token in tokens]
+    for token, _ in pairs:
+        if len(token) < 2 or any(token in plain for _, plain in pairs):
+            raise ModelError(
+                f"special token {token!r} cannot be told apart from ordinary text; this tokenizer "
+                "is not supported"
+            )
+    return pairs
+
+
+def _quote(text: str) -> str:
+    """Write a Jinja string literal."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
+    return f"'{escaped}'"

@@ -1,0 +1,65 @@
+"""Readers: one file and one line of READERS each.
+
+A reader has `records` (the rows of its files) and `pairs` (a row's pairs, or RowError).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any, NamedTuple
+
+from unime.errors import lookup
+from unime.readers import (
+    flagembedding,
+    folder,
+    mmeb_eval,
+    mmeb_train,
+    rows,
+    sentence_transformers,
+    unime_v2,
+)
+from unime.readers.mmeb_eval import EvalQuery, read_eval
+from unime.readers.source import Job, Record, Row, RowError, Source
+from unime.records import Pair
+
+__all__ = ["READERS", "EvalQuery", "Job", "Row", "RowError", "Source", "read", "read_eval"]
+
+
+class Reader(NamedTuple):
+    """How one format is read."""
+
+    records: Callable[[Job], Iterator[Record]]
+    pairs: Callable[[dict[str, Any], Job], list[Pair]]
+
+
+READERS: dict[str, Reader] = {
+    "flagembedding": Reader(rows.records, flagembedding.pairs),
+    "folder": Reader(folder.records, folder.pairs),
+    "mmeb_eval": Reader(rows.records, mmeb_eval.pairs),
+    "mmeb_train": Reader(rows.records, mmeb_train.pairs),
+    "sentence_transformers": Reader(rows.records, sentence_transformers.pairs),
+    "unime_v2": Reader(rows.records, unime_v2.pairs),
+}
+
+
+def read(job: Job) -> Iterator[Row]:
+    """Yield every row of a source: its pairs, or why it cannot be used. Never stops at a bad row.
+
+    Raises:
+        RecipeError: for an unknown reader.
+        DataError: when a file as a whole cannot be read.
+    """
+    reader = lookup(READERS, job.source.reader, "reader")
+    for record in islice(reader.records(job), job.source.limit):
+        yield _row(record, reader, job)
+
+
+def _row(record: Record, reader: Reader, job: Job) -> Row:
+    file, number, values = record
+    if isinstance(values, RowError):
+        return Row(file, number, (), values)
+    try:
+        return Row(file, number, tuple(reader.pairs(values, job)), None)
+    except RowError as error:
+        return Row(file, number, (), error)

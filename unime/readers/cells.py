@@ -1,0 +1,147 @@
+"""Cells of a row, checked: text, image, lists, numbers. Anything unexpected is a RowError."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from unime.readers.rows import EmbeddedImage
+from unime.readers.source import RowError
+from unime.records import Item, Pair
+
+
+def require(values: dict[str, Any], *names: str) -> None:
+    """Check that columns are there.
+
+    Raises:
+        RowError: naming the first one missing.
+    """
+    for name in names:
+        if name not in values:
+            have = ", ".join(values) or "none"
+            raise RowError("missing column", f"'{name}'; columns: {have}")
+
+
+def text(value: Any, what: str) -> str:
+    """Return a text cell; None and "" are no text, a list of one is its element.
+
+    Raises:
+        RowError: for any other type, or text that is not valid Unicode.
+    """
+    value = _single(value)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise RowError("wrong type", f"{what}: expected text, got {_shown(value)}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError:
+        raise RowError("wrong type", f"{what}: not valid Unicode text") from None
+    return value
+
+
+def image(value: Any, what: str, image_root: str) -> str | None:
+    """Return the location of an image cell; None, "" and [] are no image.
+
+    Raises:
+        RowError: for anything but a path or an image inside the table.
+    """
+    value = _single(value)
+    if isinstance(value, EmbeddedImage):
+        return str(value)
+    path = text(value, what).strip()
+    if not path:
+        return None
+    if "://" in path:
+        raise RowError("missing image", f"{what}: {path!r} is a URL; download it first")
+    return f"{image_root.rstrip('/')}/{path}" if image_root else path
+
+
+def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
+    """Return the items of two aligned cells, each a list or a single value.
+
+    "", None and [] on one side stand for none at all. Empty items are left in: their place counts.
+
+    Raises:
+        RowError: when both are lists of differing length, or a cell is of the wrong type.
+    """
+    text_cells, image_cells = _listed(texts), _listed(images)
+    length = max(len(text_cells), len(image_cells))
+    for cells in (text_cells, image_cells):
+        if len(cells) not in (0, length):
+            raise RowError(
+                "wrong type", f"{what}: {len(text_cells)} texts but {len(image_cells)} images"
+            )
+    text_cells = text_cells or [None] * length
+    image_cells = image_cells or [None] * length
+    return [
+        Item(text(t, f"{what} {i} text"), image(p, f"{what} {i} image", image_root))
+        for i, (t, p) in enumerate(zip(text_cells, image_cells, strict=True))
+    ]
+
+
+def numbers(value: Any, what: str) -> tuple[float, ...]:
+    """Return a score or a list of scores; None is NaN, that is, unscored.
+
+    Raises:
+        RowError: for anything that is no finite number.
+    """
+    cells = value if isinstance(value, list | tuple) else [value]
+    return tuple(_number(cell, what) for cell in cells)
+
+
+def checked(pair: Pair) -> Pair:
+    """Return a pair without repeated positives, all of its items filled.
+
+    Raises:
+        RowError: for an empty item, no positive, or scores that do not fit.
+    """
+    named = [
+        ("query", pair.query),
+        *((f"positive {i}", item) for i, item in enumerate(pair.positives)),
+        *((f"negative {i}", item) for i, item in enumerate(pair.negatives)),
+    ]
+    for what, item in named:
+        if not item.text.strip() and item.image is None:
+            raise RowError("empty item", f"{what} has neither text nor image")
+    if not pair.positives:
+        raise RowError("no positive", "a pair needs at least one")
+    if pair.scores and len(pair.scores) != 1 + len(pair.negatives):
+        raise RowError(
+            "wrong type",
+            f"{len(pair.scores)} scores, expected 1 + {len(pair.negatives)} negatives",
+        )
+    return pair
+
+
+def _single(value: Any) -> Any:
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        if not value:
+            return None
+        if len(value) == 1:
+            return value[0]
+    return value
+
+
+def _listed(value: Any) -> list[Any]:
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _number(value: Any, what: str) -> float:
+    if value is None:
+        return math.nan
+    try:
+        number = float(value) if not isinstance(value, bool) else math.inf
+    except (TypeError, ValueError):
+        number = math.inf
+    if math.isinf(number):
+        raise RowError("wrong type", f"{what}: expected a number, got {_shown(value)}")
+    return number
+
+
+def _shown(value: Any) -> str:
+    shown = repr(value)
+    return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"

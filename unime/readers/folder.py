@@ -1,0 +1,117 @@
+"""A folder of images with captions: a captions file, or one .txt beside each image.
+
+The file is `captions.*` or `metadata.*` (jsonl, csv, tsv, parquet) with the image's path relative
+to the folder in `image` or `file_name`, and in `caption`, `captions` or `text` one caption, a list,
+or captions by language ({"en": ..., "de": ...}).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unime.errors import DataError
+from unime.readers import cells, rows
+from unime.readers.source import Job, Record, RowError
+from unime.records import Item, Pair
+
+IMAGE_COLUMNS = ("image", "file_name")
+CAPTION_COLUMNS = ("caption", "captions", "text")
+CAPTION_FILES = ("captions", "metadata")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+
+
+def records(job: Job) -> Iterator[Record]:
+    """Yield the rows of the captions file, or one row for each image of the folder.
+
+    Raises:
+        DataError: when there is neither.
+    """
+    file = captions_file(job.path)
+    if file is not None:
+        yield from rows.records(job._replace(path=file))
+        return
+    if not job.path.is_dir():
+        raise DataError(f"{job.path} does not exist (data root {job.root})")
+    images = sorted(p for p in job.path.rglob("*") if p.suffix.lower() in SUFFIXES)
+    if not images:
+        raise DataError(f"{job.path} holds neither a captions file nor an image")
+    for number, path in enumerate(images):
+        name = path.relative_to(job.path).as_posix()
+        yield Record(name, number, _sidecar(path, name))
+
+
+def captions_file(path: Path) -> Path | None:
+    """Return the captions file: the path itself, or the one in the folder."""
+    if path.is_file():
+        return path
+    names = [f"{stem}{suffix}" for stem in CAPTION_FILES for suffix in rows.FORMATS]
+    return next((path / name for name in names if (path / name).is_file()), None)
+
+
+def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+    """Return picture -> all captions (i2t), or a pair caption -> picture for each (t2i).
+
+    Raises:
+        RowError: when the row cannot be used.
+    """
+    folder = job.path if job.path.is_dir() else job.path.parent
+    below = folder.relative_to(job.root).as_posix() if folder != job.root else ""
+    root = "/".join(part for part in (below, job.image_root) if part)
+    location = cells.image(values[_column(values, IMAGE_COLUMNS)], "image", root)
+    if location is None:
+        raise RowError("empty item", "the row names no image")
+    picture = Item("", location)
+    captions = [Item(text) for text in _captions(values[_column(values, CAPTION_COLUMNS)], job)]
+    if not captions:
+        raise RowError("empty item", "the row has no caption")
+    query_instruction = job.instructions.plain("", job.task, "query")[0]
+    target_instruction = job.instructions.plain("", job.task, "target")[0]
+    if job.source.direction == "i2t":
+        found = [Pair(picture, tuple(captions), job.task)]
+    else:
+        found = [Pair(caption, (picture,), job.task) for caption in captions]
+    return [
+        cells.checked(
+            Pair(
+                pair.query,
+                pair.positives,
+                job.task,
+                query_instruction=query_instruction,
+                target_instruction=target_instruction,
+            )
+        )
+        for pair in found
+    ]
+
+
+def _captions(value: Any, job: Job) -> list[str]:
+    language = job.source.language
+    if isinstance(value, dict):
+        if language is None:
+            value = [caption for _, caption in sorted(value.items())]
+        elif not value.get(language):
+            raise RowError("empty item", f"no caption in '{language}'")
+        else:
+            value = value[language]
+    cells_ = value if isinstance(value, list) else [value]
+    texts = [cells.text(cell, "caption").strip() for cell in cells_]
+    return list(dict.fromkeys(text for text in texts if text))
+
+
+def _column(values: dict[str, Any], names: tuple[str, ...]) -> str:
+    for name in names:
+        if name in values:
+            return name
+    raise RowError("missing column", f"one of {', '.join(names)}; columns: {', '.join(values)}")
+
+
+def _sidecar(path: Path, name: str) -> dict[str, Any] | RowError:
+    sidecar = path.with_suffix(".txt")
+    try:
+        return {"image": name, "caption": sidecar.read_text(encoding="utf-8-sig")}
+    except FileNotFoundError:
+        return RowError("empty item", f"no caption file {sidecar.name} beside it")
+    except UnicodeDecodeError:
+        return RowError("malformed line", f"{sidecar.name} is not UTF-8")

@@ -1,0 +1,146 @@
+"""MMEB-eval: a query and its own list of candidates, the first of which is right.
+
+Two forms: v1 (qry_text, qry_img_path, tgt_text[], tgt_img_path[], instructions inside the texts)
+and the later one with qry_inst and tgt_inst apart. Lists of one may be bare values; no image is
+"", None, or an empty list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from unime.errors import DataError
+from unime.readers import cells, rows
+from unime.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
+from unime.readers.source import Job, RowError, Source
+from unime.records import Item, Pair
+
+COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+KINDS = "tgt_kind"
+
+
+@dataclass(frozen=True, slots=True)
+class EvalQuery:
+    """One query of an evaluation set with its candidates."""
+
+    query: Item
+    candidates: tuple[Item, ...]
+    gold: tuple[int, ...]
+    """Places in `candidates` that are right; (0,) in MMEB."""
+    query_instruction: str = ""
+    target_instruction: str = ""
+    kinds: tuple[str, ...] = ()
+    """What sort of distractor each candidate is, where the data says so (column tgt_kind)."""
+
+
+def read_eval(
+    path: Path | str,
+    *,
+    root: Path | str | None = None,
+    image_root: str = "",
+    task: str = "",
+    split: str | None = None,
+    query_instruction: str | None = None,
+    target_instruction: str | None = None,
+) -> Iterator[EvalQuery]:
+    """Yield the queries of one evaluation set, in the file's order.
+
+    Args:
+        path: a Parquet, JSON Lines or JSON file, or a folder that holds one.
+        root: the data root that image locations are relative to; the data's folder by default.
+        image_root: folder below the root that the image paths in the data are relative to.
+        task: its name, for known instructions; the folder's or file's name by default.
+        split: which split, where there are several.
+        query_instruction: in place of the known one.
+        target_instruction: in place of the known one.
+
+    Raises:
+        DataError: when anything is wrong with any row: an evaluation leaves nothing out.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    given = as_known(
+        {"query_instruction": query_instruction, "target_instruction": target_instruction}
+    )
+    job = Job(
+        source=Source(reader="mmeb_eval", path=str(path), split=split),
+        root=Path(root) if root is not None else folder,
+        path=path,
+        task=task or path.stem,
+        image_root=image_root,
+        instructions=Instructions(known_tasks([folder, folder.parent]), given),
+    )
+    for file, number, values in rows.records(job):
+        try:
+            if isinstance(values, RowError):
+                raise values
+            yield query(values, job)
+        except RowError as error:
+            raise DataError(f"{path}: {file}, row {number}: {error}") from None
+    job.instructions.report()
+
+
+def query(values: dict[str, Any], job: Job) -> EvalQuery:
+    """Return the evaluation query of a row.
+
+    Raises:
+        RowError: when the row cannot be used.
+    """
+    cells.require(values, *COLUMNS)
+    raw = Item(
+        cells.text(values["qry_text"], "query text"),
+        cells.image(values["qry_img_path"], "query image", job.image_root),
+    )
+    candidates = cells.items(
+        values["tgt_text"], values["tgt_img_path"], "candidate", job.image_root
+    )
+    if not candidates:
+        raise RowError("no positive", "the row has no candidates")
+    query_instruction, query_text = _split(raw.text, values.get("qry_inst"), job, "query")
+    targets = [_split(item.text, values.get("tgt_inst"), job, "target") for item in candidates]
+    found = EvalQuery(
+        query=Item(query_text, raw.image),
+        candidates=tuple(
+            Item(content, item.image)
+            for (_, content), item in zip(targets, candidates, strict=True)
+        ),
+        gold=(0,),
+        query_instruction=query_instruction,
+        target_instruction=targets[0][0],
+        kinds=_kinds(values.get(KINDS), len(candidates)),
+    )
+    cells.checked(Pair(found.query, found.candidates, job.task))
+    return found
+
+
+def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+    """Return query and right candidate as a pair; the distractors are evaluation's."""
+    found = query(values, job)
+    return [
+        Pair(
+            query=found.query,
+            positives=tuple(found.candidates[i] for i in found.gold),
+            task=job.task,
+            query_instruction=found.query_instruction,
+            target_instruction=found.target_instruction,
+        )
+    ]
+
+
+def _split(text: str, given: Any, job: Job, side: Any) -> tuple[str, str]:
+    """Return (instruction, content), the instruction from its own column where there is one."""
+    if given is None:
+        return job.instructions.split(text, job.task, side)
+    instruction = PLACEHOLDER.sub("", cells.text(given, f"{side} instruction"))
+    return " ".join(instruction.split()), PLACEHOLDER.sub("", text).strip()
+
+
+def _kinds(value: Any, candidates: int) -> tuple[str, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list) or len(value) != candidates:
+        raise RowError("wrong type", f"{KINDS}: expected a list of {candidates}")
+    return tuple(cells.text(kind, KINDS) for kind in value)

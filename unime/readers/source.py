@@ -1,0 +1,84 @@
+"""What a reader is given (a source) and what it gives back (rows)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from pydantic import Field
+
+from unime.config import Section
+from unime.errors import DataError
+from unime.readers.instructions import Instructions
+from unime.records import Pair
+
+
+class Source(Section):
+    """One input of `unime data`: which reader reads what, as which task."""
+
+    reader: str
+    """A name in `unime.readers.READERS`."""
+    path: str
+    """File or folder below the data root (or absolute), or `hub:OWNER/NAME`; `*` as in a shell
+    makes one source of each match."""
+    name: str | None = None
+    """The configuration (subset) of a Hub data set."""
+    split: str | None = None
+    """The split, where the data has several; file names begin with it."""
+    task: str = ""
+    """The task's name; the file's or folder's name unless said otherwise."""
+    meta_task: str = ""
+    """classification, vqa, retrieval, grounding, or anything to group a report by."""
+    in_batch: bool | None = None
+    """Whether other queries' positives may serve as negatives (no: classification). Unless said
+    here: as the instructions file says, else true."""
+    query_instruction: str | None = None
+    target_instruction: str | None = None
+    """Instructions of this source. Where the text begins with one, it is taken off the text."""
+    image_root: str = ""
+    """Folder below the data root that image paths of this source are relative to."""
+    direction: Literal["i2t", "t2i"] = "i2t"
+    """Folder reader: picture to caption, or caption to picture."""
+    language: str | None = None
+    """Folder reader: which caption to take where a row has them by language."""
+    limit: int | None = Field(default=None, gt=0)
+    """Read only the first rows."""
+
+
+class Job(NamedTuple):
+    """A source made concrete: one existing path, one task."""
+
+    source: Source
+    root: Path
+    """The data root."""
+    path: Path
+    task: str
+    image_root: str
+    instructions: Instructions
+
+
+class Record(NamedTuple):
+    """One row as the file has it, before a reader makes pairs of it."""
+
+    file: str
+    number: int
+    """From 0; in a file of lines, the line's number minus 1."""
+    values: dict[str, Any] | RowError
+
+
+class Row(NamedTuple):
+    """One row read: its pairs, or why it is rejected."""
+
+    file: str
+    number: int
+    pairs: tuple[Pair, ...]
+    error: RowError | None
+
+
+class RowError(DataError):
+    """One row cannot be used; the message is "KIND: DETAIL"."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail

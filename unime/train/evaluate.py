@@ -1,0 +1,105 @@
+"""Hit@1 on the dev split while training: small, honest about ties, masked by identity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from unime.models import Embedder, Encode
+from unime.tables import DataFolder
+from unime.train.masks import KnownPositives
+from unime.train.rows import PairColumns
+from unime.train.source import load_encode
+
+
+class DevSet:
+    """A fixed sample of each task's dev rows; their positives are the task's candidates.
+
+    Args:
+        data: the data folder.
+        known: its known positives.
+        contents: content number of each item.
+        queries: at most so many rows a task.
+    """
+
+    def __init__(
+        self, data: DataFolder, known: KnownPositives, contents: np.ndarray, queries: int
+    ) -> None:
+        self._data, self._known, self._contents = data, known, contents
+        self._columns = columns = PairColumns.of(data)
+        dev = data.split("dev")
+        self.tasks: dict[str, np.ndarray] = {}
+        for number, name in enumerate(columns.tasks):
+            rows = dev[columns.task[dev] == number]
+            if len(rows):
+                chosen = np.random.default_rng(number).permutation(len(rows))[:queries]
+                self.tasks[name] = rows[np.sort(chosen)]
+
+    def hits(self, embedder: Embedder) -> dict[str, float]:
+        """Return hit@1 of each task, and their mean as "hit@1"."""
+        hits = {f"{name}_hit@1": self._hit(embedder, name) for name in self.tasks}
+        return {"hit@1": float(np.mean(list(hits.values()))), **hits}
+
+    def _hit(self, embedder: Embedder, name: str) -> float:
+        rows, columns = self.tasks[name], self._columns
+        starts = columns.starts
+        items = np.concatenate([columns.positives[starts[r] : starts[r + 1]] for r in rows])
+        owner = np.repeat(np.arange(len(rows)), np.diff(starts)[rows])
+        _, first, place = np.unique(self._contents[items], return_index=True, return_inverse=True)
+        gold = np.zeros((len(rows), len(first)), dtype=bool)
+        gold[owner, place] = True
+        queries = _Encodes(
+            self._data,
+            columns.query[rows],
+            "query",
+            [columns.query_instructions[i] for i in columns.query_instruction[rows]],
+        )
+        targets = _Encodes(
+            self._data,
+            items[first],
+            "target",
+            [
+                columns.target_instructions[i]
+                for i in columns.target_instruction[rows][owner[first]]
+            ],
+        )
+        allowed = self._known.allowed(
+            name, self._contents[columns.query[rows]], self._contents[items[first]]
+        )
+        similarity = embedder.encode(queries, label=f"dev {name}") @ (
+            embedder.encode(targets, label=f"dev {name}").T
+        )
+        return hit_at_1(similarity, gold, allowed)
+
+
+class _Encodes(Sequence[Encode]):
+    """Inputs loaded when they are asked for."""
+
+    def __init__(
+        self, data: DataFolder, items: np.ndarray, side: str, instructions: Sequence[str]
+    ) -> None:
+        self._data, self._items, self._side, self._texts = data, items, side, instructions
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, place: int) -> Encode:  # type: ignore[override]  # no slices
+        return load_encode(self._data, int(self._items[place]), self._side, self._texts[place])
+
+
+def hit_at_1(
+    similarity: Float[np.ndarray, "queries cands"],
+    gold: Bool[np.ndarray, "queries cands"],
+    allowed: Bool[np.ndarray, "queries cands"],
+) -> float:
+    """Return the share of queries whose best gold candidate beats all allowed others.
+
+    A tie counts against the model. Candidates neither gold nor allowed (known positives that are
+    not this row's, the query's own content) are left out.
+    """
+    assert not np.isnan(similarity).any(), "the model returned NaN embeddings"
+    best = np.where(gold, similarity, -np.inf).max(axis=1)
+    rival = np.where(allowed & ~gold, similarity, -np.inf).max(axis=1)
+    return float((best > rival).mean())

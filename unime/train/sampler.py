@@ -1,0 +1,117 @@
+"""Which rows make up batch number n: a pure function of seed and batch size.
+
+Nothing is drawn one after the other, so resuming at a batch is asking for its number, and
+workers, ranks and restarts cannot change the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from unime.errors import OutputError, RecipeError, did_you_mean
+
+
+class Draw(NamedTuple):
+    """One batch: rows of one task."""
+
+    task: str
+    rows: np.ndarray
+    """Places in the training rows, int64 `(batch,)`, all distinct."""
+    turn: int
+    """How many times the task's rows have been gone through before."""
+
+
+class TaskBatches:
+    """The endless sequence of task-homogeneous batches.
+
+    An epoch holds, of every task, `weight` times as many batches as its rows fill, at least one,
+    in random order. Each time a task's rows have been used up they are shuffled anew. Rows that
+    do not fill a last batch (fewer than `batch_size`, other ones every time) are left out of that
+    turn. A task smaller than a batch gives batches of all its rows.
+
+    Args:
+        rows: for each task the places of its rows.
+        batch_size: rows of a global batch.
+        seed: of every shuffle.
+        weights: how often a task is drawn, relative to 1.
+
+    Raises:
+        RecipeError: when a weight names no task.
+    """
+
+    def __init__(
+        self,
+        rows: Mapping[str, np.ndarray],
+        batch_size: int,
+        seed: int,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        weights = weights or {}
+        for name in weights:
+            if name not in rows:
+                raise RecipeError(f"weights: no task '{name}'{did_you_mean(name, rows)}")
+        self.rows = {name: places for name, places in rows.items() if len(places)}
+        if not self.rows:
+            raise RecipeError("there is no training row")
+        self.batch_size, self.seed = batch_size, seed
+        self.names: Sequence[str] = list(self.rows)
+        self.counts = np.array(
+            [max(1, round(weights.get(n, 1.0) * self._full_batches(n))) for n in self.names]
+        )
+        self.epoch_length = int(self.counts.sum())
+        # Per instance, because a cache on the method would outlive the data.
+        self._order = lru_cache(maxsize=2)(self._compute_order)
+        self._permutation = lru_cache(maxsize=2 * len(self.names))(self._compute_permutation)
+
+    def __getitem__(self, number: int) -> Draw:
+        """Return batch `number`, counted from 0."""
+        epoch, place = divmod(number, self.epoch_length)
+        task, before = self._order(epoch)[place]
+        name = self.names[task]
+        turn, part = divmod(epoch * int(self.counts[task]) + before, self._full_batches(name))
+        size = self._size(name)
+        return Draw(name, self._permutation(task, turn)[part * size : (part + 1) * size], turn)
+
+    def state_dict(self, number: int) -> dict[str, Any]:
+        """Return what identifies the sequence, and the next batch's number."""
+        sizes = {name: len(places) for name, places in self.rows.items()}
+        return {"next": number, "seed": self.seed, "batch_size": self.batch_size, "rows": sizes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> int:
+        """Return the next batch's number.
+
+        Raises:
+            OutputError: when the state belongs to another sequence.
+        """
+        ours = self.state_dict(int(state["next"]))
+        if dict(state) != ours:
+            raise OutputError(
+                f"the checkpoint's batches are {dict(state)}, this recipe's are {ours}; "
+                "resume with the same data, seed and global batch size"
+            )
+        return int(state["next"])
+
+    def _size(self, name: str) -> int:
+        return min(self.batch_size, len(self.rows[name]))
+
+    def _full_batches(self, name: str) -> int:
+        return len(self.rows[name]) // self._size(name)
+
+    def _compute_order(self, epoch: int) -> list[tuple[int, int]]:
+        """Return, for each place of an epoch, the task and how many of its batches came before."""
+        shuffled = np.repeat(np.arange(len(self.names)), self.counts)
+        np.random.default_rng([self.seed, 0, epoch]).shuffle(shuffled)
+        before = np.zeros(len(self.names), dtype=int)
+        order = []
+        for task in shuffled.tolist():
+            order.append((task, int(before[task])))
+            before[task] += 1
+        return order
+
+    def _compute_permutation(self, task: int, turn: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 1, task, turn])
+        return rng.permutation(self.rows[self.names[task]])

@@ -1,0 +1,172 @@
+"""Lessons for the student: short chats about one scene, harder with time.
+
+All that is said is true, and all randomness comes from (seed, step): a lesson can be made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from world import base_prompts as prompts
+from world import words
+from world.language import CORRUPTIONS, caption, corrupt, describe, name, pick, statement, word
+from world.questions import full_name, questions
+from world.render import crop, render
+from world.sample import sample_scene
+from world.scene import CELLS, NATURAL, Scene, Spec, Thing, ThingSpec
+
+PARTITION = "base"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One question with its answer."""
+
+    question: str
+    answer: str
+    kind: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lesson:
+    """A chat: maybe a system text, maybe a picture, and turns."""
+
+    system: str
+    picture: np.ndarray | None
+    """uint8 (64, 64, 3), shown at the start of the first user turn."""
+    turns: tuple[Turn, ...]
+
+
+def make_lesson(
+    rng: np.random.Generator, objects: tuple[int, int], text_share: float, sprite_share: float
+) -> Lesson:
+    """Make one lesson.
+
+    Args:
+        rng: Where all randomness comes from.
+        objects: Least and most number of things in the scene.
+        text_share: How many lessons have no picture.
+        sprite_share: How likely a thing is a sprite.
+    """
+    scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
+    if rng.random() < text_share:
+        return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng))
+    if rng.random() < 0.08:
+        return _crop_lesson(scene, rng)
+    makers: list[_Maker] = [_listing, _asking, _asking, _asking, _judging, _captioning]
+    first = makers[int(rng.integers(len(makers)))]
+    turns = first(scene, rng)
+    if first in (_listing, _captioning):
+        turns += pick(rng, (_asking, _judging))(scene, rng)[:3]
+    return Lesson(_system(rng), render(scene), turns)
+
+
+def full_listing(scene: Scene, places: bool) -> str:
+    """Name every thing in reading order, completely and in only one way."""
+    things = sorted(scene.things, key=lambda thing: thing.cell)
+    if places:
+        return " , ".join(f"{CELLS[thing.cell]} : {_whole(thing)}" for thing in things)
+    return " , ".join(full_name(thing) for thing in things)
+
+
+def _whole(thing: Thing) -> str:
+    if thing.is_sprite:
+        return full_name(thing)
+    return name(ThingSpec(thing.kind, thing.colour, thing.size, thing.texture))
+
+
+def _system(rng: np.random.Generator) -> str:
+    """Return no system text in half of the lessons."""
+    return "" if rng.random() < 0.5 else pick(rng, prompts.SYSTEMS)
+
+
+_Maker = Callable[[Scene, np.random.Generator], tuple[Turn, ...]]
+
+
+def _listing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    places = rng.random() < 0.7
+    wording = pick(rng, prompts.LIST_PLACES if places else prompts.LIST_LOOKS)
+    return (Turn(wording, full_listing(scene, places), "listing"),)
+
+
+def _captioning(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    return (Turn(pick(rng, prompts.CAPTION), caption(scene, rng, PARTITION).text, "caption"),)
+
+
+def _asking(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Ask up to five questions, each of another kind."""
+    asked = questions(scene, rng, PARTITION)
+    order = rng.permutation(len(asked)).tolist()
+    # Places and relations are learned last: they come more often than their share.
+    order.sort(key=lambda i: asked[i].kind not in ("position", "relation", "related"))
+    keep = sorted(order[:2] + order[2 : 3 + int(rng.integers(3))])
+    chosen = [asked[i] for i in rng.permutation(keep).tolist()]
+    return tuple(Turn(q.question, q.answer, q.kind) for q in chosen)
+
+
+def _judging(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Judge three statements, one wording for all of them."""
+    wording = pick(rng, prompts.TRUE)
+    made = [statement(scene, rng, PARTITION) for _ in range(3)]
+    return tuple(
+        Turn(wording.format(text=text), "Yes" if true else "No", f"judge_{kind}")
+        for text, true, kind in made
+    )
+
+
+def _crop_lesson(scene: Scene, rng: np.random.Generator) -> Lesson:
+    thing = pick(rng, scene.things)
+    turn = Turn(pick(rng, prompts.CROP), _whole(thing), "crop")
+    return Lesson(_system(rng), crop(render(scene), thing), (turn,))
+
+
+def _reading(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Answer questions from a complete description."""
+    text = full_listing(scene, places=True)
+    asked = questions(scene, rng, PARTITION, kinds=_READABLE)
+    if not asked:
+        return _paraphrasing(scene, rng)
+    chosen = [asked[i] for i in rng.permutation(len(asked))[:3].tolist()]
+    wording = pick(rng, prompts.ASK_TEXT)
+    first, *others = (Turn(q.question, q.answer, f"text_{q.kind}") for q in chosen)
+    question = wording.format(text=text, question=first.question)
+    return (dataclasses.replace(first, question=question), *others)
+
+
+def _paraphrasing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    spec = describe(scene, rng)
+    text, other = (word(spec, rng, PARTITION, synonyms=0.3) for _ in range(2))
+    wording = pick(rng, prompts.PARAPHRASE)
+    return (Turn(wording.format(text=text), other, "paraphrase"),)
+
+
+def _comparing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
+    """Tell whether two texts say the same: one paraphrased or made false by a word."""
+    wording = pick(rng, prompts.SAME)
+    turns = []
+    for _ in range(2):
+        spec = describe(scene, rng)
+        other, answer = (spec, "Yes") if rng.random() < 0.5 else (_corrupted(spec, scene, rng), "No")
+        query, candidate = (word(s, rng, PARTITION, synonyms=0.3) for s in (spec, other))
+        question = wording.format(query=query, candidate=candidate)
+        turns.append(Turn(question, answer, "text_same"))
+    return tuple(turns)
+
+
+def _corrupted(spec: Spec, scene: Scene, rng: np.random.Generator) -> Spec:
+    for index in rng.permutation(len(CORRUPTIONS)).tolist():
+        wrong = corrupt(spec, scene, rng, CORRUPTIONS[index])
+        if wrong is not None:
+            return wrong
+    # A bare kind that is everywhere in the scene can hardly be made wrong; another colour can.
+    thing = scene.things[0]
+    other = words.NUMBERS[0] if thing.colour == NATURAL else thing.colour
+    return Spec((ThingSpec("circle", "blue" if other != "blue" else "red"),), counts=())
+
+
+_READABLE = ("colour", "shape", "size", "texture", "position", "relation", "existence", "related")
+_TEXT_LESSONS: tuple[_Maker, ...] = (_reading, _paraphrasing, _comparing)
