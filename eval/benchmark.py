@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from unime import files
 from unime.config import Section
@@ -49,7 +49,7 @@ class Benchmark(Section):
     """The folder below the root that image locations are relative to."""
     language: str | None = None
     """Which captions to take where there are several languages."""
-    tasks: dict[str, TaskDefinition] = {}
+    tasks: dict[str, TaskDefinition] = Field(default_factory=dict)
     tasks_file: str | None = None
     """A JSON file below the root that defines the tasks, for generated benchmarks."""
     data: str = ""

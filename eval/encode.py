@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, overload
+from typing import Protocol, overload, runtime_checkable
 
 import numpy as np
 
 from eval.pool import Pool
 from eval.similarity import check_embeddings
 from unime import files
-from unime.models import Encode
+from unime.config import ModelConfig
+from unime.models import Embedder, Encode
 
 BLOCK = 4096
 """Encodes a block: what a killed run has to do again at most, and how many pictures lie decoded."""
 
 
+@runtime_checkable
 class Encoder(Protocol):
     """A model under evaluation: `unime.models.Embedder`, or anything that encodes alike."""
 
@@ -25,6 +27,11 @@ class Encoder(Protocol):
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`."""
         ...
+
+
+def load_encoder(config: ModelConfig) -> Encoder:
+    """Load a model under evaluation."""
+    return Embedder.load(config)
 
 
 def encode_pool(

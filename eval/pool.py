@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from unime.errors import DataError
 from unime.images import load_rgb, locate, read_bytes
 from unime.records import content_id_from_hash, hash_image
-
-if TYPE_CHECKING:
-    from PIL import Image
 
 Side = Literal["query", "target"]
 
@@ -99,9 +97,11 @@ class Pool:
                 self._decoded[entry.image] = picture
         return picture
 
-    def _row(
-        self, text: str, place: tuple[Path, str] | None, side: Side, instruction: str
-    ) -> int:
+    def pictures(self) -> list[tuple[Path, str]]:
+        """Return the distinct pictures, as root and location."""
+        return list(dict.fromkeys(e.image for e in self.entries if e.image is not None))
+
+    def _row(self, text: str, place: tuple[Path, str] | None, side: Side, instruction: str) -> int:
         if not text and place is None:
             raise DataError(f"a {side} has neither text nor image; one of them must be given")
         image_hash = None if place is None else self._hashes[place]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -40,11 +40,24 @@ class TaskScores:
     by_kind: dict[str, KindScore] = field(default_factory=dict)
 
 
+@runtime_checkable
 class ParsedTask(Protocol):
     """A task read from disk: index arrays into the pool of encodes, ready to be scored often."""
 
-    name: str
-    queries: np.ndarray
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        ...
+
+    @property
+    def queries(self) -> np.ndarray:
+        """(n,) pool rows."""
+        ...
+
+    @property
+    def encodes_without_sharing(self) -> int:
+        """How many encodes it would take without sharing: queries and entries of all lists."""
+        ...
 
     def score(self, vectors: Vectors) -> TaskScores:
         """Score one model's embeddings of the pool."""

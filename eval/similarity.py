@@ -5,6 +5,7 @@ differently at different places, and then the ties of a collapsed model would be
 """
 
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Vectors:
         offsets: np.ndarray,
     ) -> np.ndarray:
         result = np.empty(len(position), dtype=np.float32)
-        for query, (start, end) in enumerate(zip(offsets[:-1], offsets[1:], strict=True)):
+        for query, (start, end) in enumerate(pairwise(offsets)):
             rows = self.canonical[candidates[position[start:end]]]
             distinct, column = np.unique(rows, return_inverse=True)
             result[start:end] = (self.values[distinct] @ self.values[queries[query]])[column]

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Bool
 
 from unime.records import Score
 
@@ -41,6 +44,22 @@ class Request:
     candidate: Content
 
 
+@runtime_checkable
+class Truth(Protocol):
+    """True relevance, as a generated world knows it; contents go by their ids."""
+
+    def relevant(
+        self, task: str, query: bytes, candidates: Sequence[bytes]
+    ) -> Bool[np.ndarray, " candidates"]:
+        """Return which candidates give what the query asks for."""
+        ...
+
+    def planted(self, task: str, query: bytes) -> list[bytes]:
+        """Return the false negatives planted for a query among its task's targets."""
+        ...
+
+
+@runtime_checkable
 class Engine(Protocol):
     """Scores pairs."""
 
@@ -51,4 +70,13 @@ class Engine(Protocol):
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request, in their order; equal requests give equal scores."""
+        ...
+
+
+@runtime_checkable
+class EngineOptions(Protocol):
+    """An engine's section of a recipe."""
+
+    def engine(self, truth: Truth | None) -> Engine:
+        """Return the engine; only the oracle looks at the truth."""
         ...

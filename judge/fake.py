@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import Field
 
-from judge.engine import Engine, Request
+from judge.engine import Engine, Request, Truth
 from unime.config import Section
 from unime.records import Score
 
@@ -21,7 +20,7 @@ class FakeOptions(Section):
     """Share of pairs without a score."""
     seconds_per_request: float = Field(default=0.0, ge=0.0)
 
-    def engine(self, truth: Any) -> Engine:
+    def engine(self, truth: Truth | None) -> Engine:
         """Return the engine; it needs no truth."""
         del truth
         return FakeEngine(self)

@@ -8,18 +8,16 @@ what its rules removed; nothing else does.
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
+from judge.engine import Truth
 from unime import console
 from unime.provenance import Output
 from unime.tables import DataFolder, write_table
-
-if TYPE_CHECKING:
-    from world.truth import Truth
 
 TRUTH = pa.schema(
     [

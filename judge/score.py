@@ -12,13 +12,13 @@ import math
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from judge.engine import Content, Engine, Request
+from judge.engine import Content, Engine, EngineOptions, Request, Truth
 from judge.engines import ENGINES, Engines
 from judge.log import ScoreLog
 from judge.report import report_truth
@@ -28,9 +28,6 @@ from unime.errors import RecipeError, lookup
 from unime.provenance import Output
 from unime.records import pair_key
 from unime.tables import JUDGED, DataFolder, read_table, write_table
-
-if TYPE_CHECKING:
-    from world.truth import Truth
 
 
 class ScoreRecipe(Recipe):
@@ -48,6 +45,16 @@ class ScoreRecipe(Recipe):
     report then says how good the candidates and the judge are."""
     block_queries: int = Field(default=16, gt=0)
     """Queries whose candidates are scored and saved together."""
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> ScoreRecipe:
+        _options(self)
+        if self.engine == "oracle" and self.truth is None:
+            raise RecipeError(
+                "engine 'oracle' needs the truth of a generated world: set truth=FOLDER to the "
+                "output of its stage 'world', or choose engine=transformers"
+            )
+        return self
 
 
 RECIPE = ScoreRecipe
@@ -177,7 +184,7 @@ class Job:
         return self.mined["candidates"].combine_chunks()
 
 
-def _options(recipe: ScoreRecipe) -> Engines:
+def _options(recipe: ScoreRecipe) -> EngineOptions:
     lookup(ENGINES, recipe.engine, "engine")
     options = getattr(recipe.engines, recipe.engine)
     if options is None:
@@ -191,9 +198,9 @@ def _options(recipe: ScoreRecipe) -> Engines:
 def _load_truth(folder: str | None) -> Truth | None:
     if folder is None:
         return None
-    from world.truth import Truth
+    from world.truth import Truth as WorldTruth
 
-    return Truth.load(folder)
+    return WorldTruth.load(folder)
 
 
 def _read_mined(folder: str) -> pa.Table:

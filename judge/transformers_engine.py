@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from judge.engine import Content, Engine, Request
+from judge.engine import Content, Engine, Request, Truth
 from unime.config import ModelConfig, Section
 from unime.errors import ModelError
 from unime.prompts import load_judge_prompt
@@ -49,7 +49,7 @@ class TransformersOptions(Section):
     min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
     """Below this probability of yes and no together, a pair is unscored."""
 
-    def engine(self, truth: Any) -> Engine:
+    def engine(self, truth: Truth | None) -> Engine:
         """Return the engine; the truth stays unseen."""
         del truth
         return TransformersEngine(self)
@@ -116,7 +116,7 @@ class TransformersEngine:
         ]
         texts = [self._rendered(request) for request in requests]
         begin = self._tokenizer.bos_token
-        return self._processor(
+        batch = self._processor(
             text=texts,
             images=pictures if pictures[0] else None,
             # A template that writes the begin token itself gets no second one.
@@ -124,7 +124,8 @@ class TransformersEngine:
             padding=True,
             padding_side="left",
             return_tensors="pt",
-        ).to(self._model.device)
+        )
+        return dict(batch.to(self._model.device))
 
     def _rendered(self, request: Request) -> str:
         query, candidate = request.query, request.candidate

@@ -16,6 +16,7 @@ its input and every cosine is close to 1.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,13 +82,13 @@ _SMOLVLM_TOKENS = (
 )  # fmt: skip
 _LLAVA_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<image>", "<video>")
 
-_BUILT: dict[str, Path] = {}
+_BUILT: dict[str, tempfile.TemporaryDirectory[str]] = {}
 
 
 def build_family(name: str, folder: Path | str) -> Path:
     """Write the tiny checkpoint of one family into `folder` and return it.
 
-    The first build of a process is kept and copied afterwards, so a copy may be changed freely.
+    Built once a process and copied, so the folder may be changed freely.
 
     Args:
         name: One of `FAMILIES`.
@@ -96,15 +97,13 @@ def build_family(name: str, folder: Path | str) -> Path:
     Returns:
         The folder, loadable by AutoModel, AutoModelForImageTextToText and AutoProcessor.
     """
-    folder = Path(folder)
-    built = _BUILT.get(name)
-    if built is not None and built.exists() and built != folder:
-        shutil.copytree(built, folder, dirs_exist_ok=True)
-        return folder
-    folder.mkdir(parents=True, exist_ok=True)
-    _BUILDERS[name](name, folder)
-    _BUILT[name] = folder
-    return folder
+    if name not in _BUILT:
+        # Removed with the object, at the latest when the process ends.
+        keep = tempfile.TemporaryDirectory(prefix=f"unime-{name}-")
+        _BUILDERS[name](name, Path(keep.name))
+        _BUILT[name] = keep
+    shutil.copytree(_BUILT[name].name, folder, dirs_exist_ok=True)
+    return Path(folder)
 
 
 def build_tokenizer(special_tokens: tuple[str, ...], pad: str, end: str, **named: str) -> Any:
@@ -122,7 +121,7 @@ def build_tokenizer(special_tokens: tuple[str, ...], pad: str, end: str, **named
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()  # pyright: ignore[reportAttributeAccessIssue]
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)  # pyright: ignore[reportAttributeAccessIssue]
     tokenizer.decoder = decoders.ByteLevel()  # pyright: ignore[reportAttributeAccessIssue]
     trainer = trainers.BpeTrainer(
         vocab_size=480, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -189,12 +188,12 @@ def _build_qwen(name: str, folder: Path) -> None:
     tokenizer = build_tokenizer(_QWEN_TOKENS, pad="<|endoftext|>", end="<|im_end|>")
     token = tokenizer.convert_tokens_to_ids
     template = _QWEN_BODY if name == "qwen3_vl" else _QWEN_DEFAULT_SYSTEM + _QWEN_BODY
-    text: dict[str, Any] = dict(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
-        bos_token_id=None, eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"),
-        rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
-    )  # fmt: skip
+    text: dict[str, Any] = {
+        "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+        "bos_token_id": None, "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>"),
+        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]},
+    }  # fmt: skip
     vision: dict[str, Any] = {"depth": 2, "num_heads": 2, "patch_size": 14, "spatial_merge_size": 2}
     if name == "qwen2_vl":
         vision |= {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2}
@@ -241,36 +240,30 @@ def _build_smolvlm(name: str, folder: Path) -> None:
         end_of_utterance_token="<end_of_utterance>",
     )
     token = tokenizer.convert_tokens_to_ids
-    text = dict(
-        model_type="llama", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
-        pad_token_id=token("<|im_end|>"), bos_token_id=token("<|im_start|>"), eos_token_id=token("<end_of_utterance>"),
-    )  # fmt: skip
-    vision = dict(
-        hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
-        image_size=IMAGE_SIZE, patch_size=7,
-    )  # fmt: skip
+    text: dict[str, Any] = {
+        "model_type": "llama", "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+        "pad_token_id": token("<|im_end|>"), "bos_token_id": token("<|im_start|>"), "eos_token_id": token("<end_of_utterance>"),
+    }  # fmt: skip
+    vision: dict[str, Any] = {
+        "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2,
+        "image_size": IMAGE_SIZE, "patch_size": 7,
+    }  # fmt: skip
     config = transformers.SmolVLMConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=token("<image>"),
         scale_factor=2,
         tie_word_embeddings=True,
-        pad_token_id=token("<|im_end|>"),
     )
-    edges = {
+    edges: dict[str, Any] = {
         "size": {"longest_edge": 2 * IMAGE_SIZE},
         "max_image_size": {"longest_edge": IMAGE_SIZE},
     }
     processor = transformers.SmolVLMProcessor(
         image_processor=transformers.SmolVLMImageProcessor(**edges),
         tokenizer=tokenizer,
-        video_processor=transformers.SmolVLMVideoProcessor(
-            num_frames=1,
-            fps=1,
-            video_sampling={"max_frames": 1, "fps": 1, "video_size": {"longest_edge": 28}},
-            **edges,
-        ),
+        video_processor=transformers.SmolVLMVideoProcessor(num_frames=1, fps=1, **edges),
         image_seq_len=4,
         chat_template=_SMOLVLM_TEMPLATE,
     )
@@ -283,20 +276,17 @@ def _build_llava(name: str, folder: Path) -> None:
 
     tokenizer = build_tokenizer(_LLAVA_TOKENS, pad="<|endoftext|>", end="<|im_end|>")
     token = tokenizer.convert_tokens_to_ids
-    pinpoints = [
-        [IMAGE_SIZE, IMAGE_SIZE],
-        [IMAGE_SIZE, 2 * IMAGE_SIZE],
-        [2 * IMAGE_SIZE, IMAGE_SIZE],
-    ]
-    text = dict(
-        model_type="qwen2", vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1, max_position_embeddings=4096,
-        bos_token_id=None, eos_token_id=token("<|im_end|>"), pad_token_id=token("<|endoftext|>"),
-    )  # fmt: skip
-    vision = dict(
-        model_type="siglip_vision_model", hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, image_size=IMAGE_SIZE, patch_size=14, vision_use_head=False,
-    )  # fmt: skip
+    sides = (IMAGE_SIZE, 2 * IMAGE_SIZE)
+    pinpoints = [[height, width] for height in sides for width in sides]
+    text: dict[str, Any] = {
+        "model_type": "qwen2", "vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 64,
+        "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 4096,
+        "bos_token_id": None, "eos_token_id": token("<|im_end|>"), "pad_token_id": token("<|endoftext|>"),
+    }  # fmt: skip
+    vision: dict[str, Any] = {
+        "model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "image_size": IMAGE_SIZE, "patch_size": 14, "vision_use_head": False,
+    }  # fmt: skip
     config = transformers.LlavaOnevisionConfig(
         text_config=text,
         vision_config=vision,
@@ -305,7 +295,7 @@ def _build_llava(name: str, folder: Path) -> None:
         image_grid_pinpoints=pinpoints,
         tie_word_embeddings=False,
     )
-    square = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
+    square: dict[str, Any] = {"size": {"height": IMAGE_SIZE, "width": IMAGE_SIZE}}
     processor = transformers.LlavaOnevisionProcessor(
         image_processor=transformers.LlavaOnevisionImageProcessor(
             image_grid_pinpoints=pinpoints, **square

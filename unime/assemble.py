@@ -15,7 +15,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unime import files, tables
@@ -70,8 +69,8 @@ def count_rows(parts: Sequence[Path]) -> tuple[int, Counter[str]]:
     """Return the number of rows read, and of rejected rows by kind of reason."""
     rows, rejected = 0, Counter[str]()
     for part in parts:
-        table = pq.read_table(part, columns=["within_row", "reason"])
-        rows += pc.sum(pc.equal(table["within_row"], 0)).as_py() or 0
+        table = pq.ParquetFile(part).read(columns=["within_row", "reason"])
+        rows += int((table["within_row"].to_numpy() == 0).sum())
         reasons = table["reason"].drop_null().to_pylist()
         rejected.update(reason.split(":")[0] for reason in reasons)
     return rows, rejected
@@ -81,8 +80,8 @@ def write_rejected(parts: Sequence[Path], path: Path) -> None:
     """Write one JSON line {file, row, reason} for each rejected row, in reading order."""
     with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for part in parts:
-            table = pq.read_table(part, columns=["file", "row", "reason"])
-            for row in table.filter(pc.is_valid(table["reason"])).to_pylist():
+            table = pq.ParquetFile(part).read(columns=["file", "row", "reason"])
+            for row in table.filter(table["reason"].is_valid()).to_pylist():
                 lines.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -94,7 +93,7 @@ def read_contents(parts: Sequence[Path], source_of: Callable[[Path], int]) -> Co
     for part in parts:
         table = _pairs_of(part, ["reason", "task", "positives", "items.list.element.content_id",
                                  "items.list.element.picture"])  # fmt: skip
-        for task in pc.unique(table["task"]).to_pylist():
+        for task in table["task"].unique().to_pylist():
             if task not in numbers:
                 numbers[task] = len(numbers)
                 sources.append(source_of(part))
@@ -103,8 +102,8 @@ def read_contents(parts: Sequence[Path], source_of: Callable[[Path], int]) -> Co
         column = table["items"].combine_chunks()
         lengths.append(column.value_lengths().to_numpy(zero_copy_only=False).astype(np.int64))
         items = column.flatten()
-        ids.append(_id_bytes(pc.struct_field(items, "content_id")))
-        picture = pc.struct_field(items, "picture")
+        ids.append(_id_bytes(items.field("content_id")))
+        picture = items.field("picture")
         has_picture.append(picture.is_valid().to_numpy(zero_copy_only=False))
         pictures.append(_id_bytes(picture.drop_null()))
     all_ids = np.concatenate(ids)
@@ -127,7 +126,7 @@ def write_items(parts: Sequence[Path], contents: Contents, path: Path) -> None:
             items = _pairs_of(part, ["reason", "items"])["items"].combine_chunks().flatten()
             low, high = np.searchsorted(contents.first_slots, [start, start + len(items)])
             here = items.take(pa.array(contents.first_slots[low:high] - start))
-            columns = [pc.struct_field(here, name) for name in tables.ITEMS.names]
+            columns = [here.field(name) for name in tables.ITEMS.names]
             yield pa.Table.from_arrays(columns, schema=tables.ITEMS)
             start += len(items)
 
@@ -183,8 +182,8 @@ def number_by_first(ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _pairs_of(part: Path, columns: list[str]) -> pa.Table:
     """Return the rows of a part that were not rejected."""
-    table = pq.read_table(part, columns=columns)
-    return table.filter(pc.is_null(table["reason"]))
+    table = pq.ParquetFile(part).read(columns=columns)
+    return table.filter(table["reason"].is_null())
 
 
 def _id_bytes(column: Any) -> np.ndarray:

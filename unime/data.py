@@ -144,7 +144,7 @@ def _job(source: Source, root: Path, path: Path, task: str) -> Job:
     below = [place for place in places if place == root or place.is_relative_to(root)]
     given = as_known(source.model_dump())
     instructions = Instructions(known_tasks(below or places[:2]), given)
-    return Job(source, root, path, task, source.image_root, instructions)
+    return Job(source, root, path, task, source.image_root.replace("{task}", task), instructions)
 
 
 def _matches(source: Source, root: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import stat
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -23,13 +23,9 @@ MAX_PIXELS = 64_000_000
 """Default cap on width x height: a picture of 8000 x 8000 decodes to 192 MB."""
 
 # Pillow would hand EPS to Ghostscript and open many rare formats; user data gets the common ones.
-FORMATS = (
-    "PNG", "JPEG", "MPO", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO",
-)  # fmt: skip
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 _MEMBER = re.compile(r"(?P<file>.*?\.(?P<kind>parquet|tar))#(?P<member>.+)", re.DOTALL)
-_ORIENTATION = 0x0112
-_SIDEWAYS = (5, 6, 7, 8)
 
 
 class ImageError(DataError):
@@ -82,11 +78,7 @@ def check(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> Chec
         ImageError: when it cannot be used.
     """
     data = read_bytes(locate(root, location), location)
-    image = decode(data, location, max_pixels)
-    width, height = image.size
-    if image.getexif().get(_ORIENTATION) in _SIDEWAYS:
-        width, height = height, width
-    return Checked(hash_image(data), width, height)
+    return Checked(hash_image(data), *decode(data, location, max_pixels).size)
 
 
 def locate(root: Path | str, location: str) -> Place:
@@ -137,13 +129,13 @@ def read_bytes(place: Place, location: str) -> bytes:
 
 
 def decode(data: bytes, location: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image fully, refusing bombs before any pixel is unpacked.
+    """Decode an image fully and turn it upright; bombs are refused before a pixel is unpacked.
 
     Raises:
         ImageError: when it is no image, damaged, or has more than `max_pixels`.
     """
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        image = Image.open(io.BytesIO(data), formats=_formats())
     except Image.DecompressionBombError:
         raise _too_large(location, "far more", max_pixels) from None
     # A decoder meeting damaged bytes may raise nearly anything (OSError, SyntaxError, ValueError,
@@ -154,14 +146,14 @@ def decode(data: bytes, location: str, max_pixels: int = MAX_PIXELS) -> Image.Im
         raise _too_large(location, f"{image.width} x {image.height}", max_pixels)
     try:
         image.load()
+        ImageOps.exif_transpose(image, in_place=True)
     except Exception as error:
         raise ImageError("truncated image", f"{location!r}: {_first_line(error)}") from None
     return image
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn an image upright (EXIF) and into RGB, transparent parts over white."""
-    image = ImageOps.exif_transpose(image)
+    """Turn a decoded image into RGB, transparent parts over white."""
     if image.mode.startswith("I"):
         # 16-bit grey: Pillow's own conversion clips everything above 255 to white.
         return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
@@ -170,6 +162,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", over.size, "white")
         return Image.alpha_composite(white, over).convert("RGB")
     return image.convert("RGB")
+
+
+@cache
+def _formats() -> tuple[str, ...]:
+    # Pillow registers most formats late, and never by itself when asked for formats by name.
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
 @lru_cache(maxsize=65536)

@@ -221,7 +221,9 @@ class StoredEmbeddings:
         """Return the embeddings of some of the encodes, as they are on disk."""
         numbers = np.array([self._number[encode] for encode in encodes], dtype=np.int64)
         parts, rows = np.divmod(numbers, PART)
-        pieces = {part: np.load(self._path(part), mmap_mode="r") for part in np.unique(parts).tolist()}
+        pieces = {
+            part: np.load(self._path(part), mmap_mode="r") for part in np.unique(parts).tolist()
+        }
         dim = next(iter(pieces.values())).shape[1]
         values = np.empty((len(numbers), dim), dtype=np.float16)
         for part, piece in pieces.items():

@@ -107,7 +107,9 @@ class JudgePrompt:
             ],
         )
 
-    def _parts(self, side: str, content: tuple[str, bool], instruction: str) -> list[dict[str, str]]:
+    def _parts(
+        self, side: str, content: tuple[str, bool], instruction: str
+    ) -> list[dict[str, str]]:
         text, has_image = content
         words = _user_text(self.levels, side, kind_of(text, has_image), text, instruction)
         # The newline keeps the candidate's words apart from the query's where there is no image.
@@ -144,7 +146,9 @@ def load_judge_prompt(name: str) -> JudgePrompt:
     levels, digest = _load(name, keys, JUDGE_SIDES)
     answers = levels["answers"]
     if not isinstance(answers, dict) or set(answers) != {"yes", "no"}:
-        raise PromptError(f"{name}: 'answers' must hold the lists \"yes\" and \"no\", got {answers!r}")
+        raise PromptError(
+            f'{name}: \'answers\' must hold the lists "yes" and "no", got {answers!r}'
+        )
     yes, no = (tuple(map(str, answers[key])) for key in ("yes", "no"))
     if not yes or not no or set(yes) & set(no):
         raise PromptError(f"{name}: the answers must be two disjoint lists, got {yes} and {no}")
@@ -165,9 +169,7 @@ def locked() -> dict[str, str]:
     return {name.removesuffix(".yaml"): digest for digest, name in pairs}
 
 
-def _user_text(
-    levels: Mapping[str, Any], side: str, kind: str, text: str, instruction: str
-) -> str:
+def _user_text(levels: Mapping[str, Any], side: str, kind: str, text: str, instruction: str) -> str:
     values = {"instruction": instruction, "text": text}
     task = fill(_by_side(levels["task"], side), values) if instruction else ""
     content = fill(_by_side(levels["kind"][kind], side), values)

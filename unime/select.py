@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unime import console
 from unime.config import Recipe
@@ -49,6 +49,13 @@ class SelectRecipe(Recipe):
     """The score above which a candidate counts as relevant whatever the positive's is."""
     similarity_margin: float = 0.1
     """beta of the rule on similarities; UniME's value."""
+
+    @model_validator(mode="after")
+    def _rule_has_what_it_needs(self) -> SelectRecipe:
+        lookup(RULES, self.rule, "rule")
+        if self.rule in JUDGED_RULES and self.judged is None:
+            raise RecipeError(f"rule '{self.rule}' needs scores: set judged=FOLDER, or rule=none")
+        return self
 
 
 RECIPE = SelectRecipe
@@ -119,12 +126,9 @@ def inputs(recipe: SelectRecipe) -> dict[str, Path]:
 
 def run(recipe: SelectRecipe, out: Output) -> None:
     """Choose negatives and write `rows.parquet`; say what was dropped."""
-    rule = lookup(RULES, recipe.rule, "rule")
-    if recipe.rule in JUDGED_RULES and recipe.judged is None:
-        raise RecipeError(f"rule '{recipe.rule}' needs scores: set judged=FOLDER, or rule=none")
     mined, judged = _read(recipe)
     candidates = _gather(mined, judged)
-    kept = rule(candidates, recipe)
+    kept = RULES[recipe.rule](candidates, recipe)
     negatives = choose(candidates, kept, mined.num_rows, recipe.negatives, recipe.step)
     write_table(out.file("rows.parquet"), _rows_table(mined, judged, candidates, negatives))
     _report(recipe, candidates, kept, negatives, out)

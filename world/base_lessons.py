@@ -6,6 +6,7 @@ All that is said is true, and all randomness comes from (seed, step): a lesson c
 from __future__ import annotations
 
 import dataclasses
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from world import base_prompts as prompts
 from world import words
-from world.language import CORRUPTIONS, caption, corrupt, describe, name, pick, statement, word
+from world.language import CORRUPTIONS, caption, corrupt, describe, pick, statement, word
 from world.questions import full_name, questions
 from world.render import crop, render
 from world.sample import sample_scene
@@ -39,6 +40,13 @@ class Lesson:
     picture: np.ndarray | None
     """uint8 (64, 64, 3), shown at the start of the first user turn."""
     turns: tuple[Turn, ...]
+    scene: Scene
+    """What it is about."""
+
+
+def is_held(scene: Scene) -> bool:
+    """Tell whether a scene is kept for evaluating the student; never one with a single thing."""
+    return len(scene.things) > 1 and zlib.crc32(f"held {scene.inventory}".encode()) % 16 == 0
 
 
 def make_lesson(
@@ -54,15 +62,15 @@ def make_lesson(
     """
     scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
     if rng.random() < text_share:
-        return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng))
+        return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng), scene)
     if rng.random() < 0.08:
         return _crop_lesson(scene, rng)
-    makers: list[_Maker] = [_listing, _asking, _asking, _asking, _judging, _captioning]
+    makers: list[_Maker] = [_listing, _listing, _asking, _asking, _judging, _captioning]
     first = makers[int(rng.integers(len(makers)))]
     turns = first(scene, rng)
-    if first in (_listing, _captioning):
-        turns += pick(rng, (_asking, _judging))(scene, rng)[:3]
-    return Lesson(_system(rng), render(scene), turns)
+    if first is _captioning:
+        turns += pick(rng, (_asking, _judging))(scene, rng)[:2]
+    return Lesson(_system(rng), render(scene), turns, scene)
 
 
 def full_listing(scene: Scene, places: bool) -> str:
@@ -76,12 +84,12 @@ def full_listing(scene: Scene, places: bool) -> str:
 def _whole(thing: Thing) -> str:
     if thing.is_sprite:
         return full_name(thing)
-    return name(ThingSpec(thing.kind, thing.colour, thing.size, thing.texture))
+    return f"{thing.size} {thing.texture} {thing.colour} {thing.kind}"
 
 
 def _system(rng: np.random.Generator) -> str:
-    """Return no system text in half of the lessons."""
-    return "" if rng.random() < 0.5 else pick(rng, prompts.SYSTEMS)
+    """Return no system text in most of the lessons: they cost tokens."""
+    return "" if rng.random() < 0.75 else pick(rng, prompts.SYSTEMS)
 
 
 _Maker = Callable[[Scene, np.random.Generator], tuple[Turn, ...]]
@@ -98,20 +106,20 @@ def _captioning(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 
 
 def _asking(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
-    """Ask up to five questions, each of another kind."""
+    """Ask up to four questions, each of another kind."""
     asked = questions(scene, rng, PARTITION)
     order = rng.permutation(len(asked)).tolist()
     # Places and relations are learned last: they come more often than their share.
     order.sort(key=lambda i: asked[i].kind not in ("position", "relation", "related"))
-    keep = sorted(order[:2] + order[2 : 3 + int(rng.integers(3))])
+    keep = sorted(order[:2] + order[2 : 3 + int(rng.integers(2))])
     chosen = [asked[i] for i in rng.permutation(keep).tolist()]
     return tuple(Turn(q.question, q.answer, q.kind) for q in chosen)
 
 
 def _judging(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
-    """Judge three statements, one wording for all of them."""
+    """Judge two statements, one wording for all of them."""
     wording = pick(rng, prompts.TRUE)
-    made = [statement(scene, rng, PARTITION) for _ in range(3)]
+    made = [statement(scene, rng, PARTITION) for _ in range(2)]
     return tuple(
         Turn(wording.format(text=text), "Yes" if true else "No", f"judge_{kind}")
         for text, true, kind in made
@@ -121,7 +129,7 @@ def _judging(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 def _crop_lesson(scene: Scene, rng: np.random.Generator) -> Lesson:
     thing = pick(rng, scene.things)
     turn = Turn(pick(rng, prompts.CROP), _whole(thing), "crop")
-    return Lesson(_system(rng), crop(render(scene), thing), (turn,))
+    return Lesson(_system(rng), crop(render(scene), thing), (turn,), scene)
 
 
 def _reading(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
@@ -130,7 +138,7 @@ def _reading(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     asked = questions(scene, rng, PARTITION, kinds=_READABLE)
     if not asked:
         return _paraphrasing(scene, rng)
-    chosen = [asked[i] for i in rng.permutation(len(asked))[:3].tolist()]
+    chosen = [asked[i] for i in rng.permutation(len(asked))[:2].tolist()]
     wording = pick(rng, prompts.ASK_TEXT)
     first, *others = (Turn(q.question, q.answer, f"text_{q.kind}") for q in chosen)
     question = wording.format(text=text, question=first.question)

@@ -1,4 +1,4 @@
-"""The student's tokenizer, chat template and processor, in the layout of Qwen2-VL's.
+"""The student's tokenizer, chat template and processor, in the layout of Qwen3-VL's.
 
 The byte-level BPE is trained on the world's own texts and on the most frequent English words, so
 that a caption costs one token a word and any other text still costs few.
@@ -14,8 +14,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import (
     PreTrainedTokenizerFast,
     Qwen2VLImageProcessor,
-    Qwen2VLProcessor,
-    Qwen2VLVideoProcessor,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
 )
 
 from world import words
@@ -79,7 +79,7 @@ def train_tokenizer(vocabulary: int, seed: int) -> Tokenizer:
     return tokenizer
 
 
-def build_processor(tokenizer: Tokenizer) -> Qwen2VLProcessor:
+def build_processor(tokenizer: Tokenizer) -> Qwen3VLProcessor:
     """Wrap the tokenizer into a processor that makes every picture 64 x 64."""
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -97,10 +97,10 @@ def build_processor(tokenizer: Tokenizer) -> Qwen2VLProcessor:
         "image_mean": [MEAN] * 3,
         "image_std": [DEVIATION] * 3,
     }
-    return Qwen2VLProcessor(
+    return Qwen3VLProcessor(
         image_processor=Qwen2VLImageProcessor(**options),
         tokenizer=fast,
-        video_processor=Qwen2VLVideoProcessor(**options),
+        video_processor=Qwen3VLVideoProcessor(**options),
         chat_template=CHAT_TEMPLATE,
     )
 

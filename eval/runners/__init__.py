@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from eval.benchmark import Benchmark
 from eval.pool import Pool
@@ -12,6 +12,7 @@ from eval.runners import candidates, retrieval, sugarcrepe
 from eval.score import ParsedTask
 
 
+@runtime_checkable
 class Runner(Protocol):
     """What a runner module offers."""
 
@@ -20,7 +21,7 @@ class Runner(Protocol):
 
     def read(
         self, benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-    ) -> list[ParsedTask]:
+    ) -> Sequence[ParsedTask]:
         """Read the named tasks, their distinct encodes into the pool."""
         ...
 

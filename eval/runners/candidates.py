@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 from eval import metrics
 from eval.benchmark import Benchmark
 from eval.pool import Pool, Side
-from eval.score import KindScore, ParsedTask, TaskScores, score_lists
+from eval.score import KindScore, TaskScores, score_lists
 from eval.similarity import Vectors
 from unime.errors import DataError
 from unime.readers.instructions import PLACEHOLDER, Instructions, Known, known_tasks
@@ -49,6 +49,11 @@ class CandidateLists:
     kinds: np.ndarray | None = None
     """(total,) int16 into `kind_names`."""
     kind_names: tuple[str, ...] = ()
+
+    @property
+    def encodes_without_sharing(self) -> int:
+        """Queries and all list entries."""
+        return len(self.queries) + len(self.position)
 
     def score(self, vectors: Vectors) -> TaskScores:
         """Rank every query's list."""
@@ -87,9 +92,7 @@ class CandidateLists:
         result = {}
         for code, name in enumerate(self.kind_names):
             of_kind = (self.kinds == code) & ~self.gold
-            best = np.maximum.reduceat(
-                np.where(of_kind, similarities, -np.inf), self.offsets[:-1]
-            )
+            best = np.maximum.reduceat(np.where(of_kind, similarities, -np.inf), self.offsets[:-1])
             has = np.isfinite(best)
             if has.any():
                 result[name] = KindScore(
@@ -102,9 +105,9 @@ class CandidateLists:
 
 def read(
     benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-) -> list[ParsedTask]:
+) -> list[CandidateLists]:
     """Read the chosen tasks."""
-    tasks: list[ParsedTask] = []
+    tasks: list[CandidateLists] = []
     known = known_tasks([root])
     for name in names:
         definition = benchmark.tasks[name]
@@ -241,8 +244,8 @@ class _Reader:
     def _kinds(self, lengths: np.ndarray) -> tuple[np.ndarray | None, tuple[str, ...]]:
         if "tgt_kind" not in self.table.column_names:
             return None, ()
-        column = pc.fill_null(self._entries("tgt_kind", lengths), "")
-        encoded = pc.dictionary_encode(column)
+        column = self._entries("tgt_kind", lengths).fill_null("")
+        encoded = column.dictionary_encode()
         return encoded.indices.to_numpy().astype(np.int16), tuple(encoded.dictionary.to_pylist())
 
 
@@ -260,8 +263,8 @@ def _as_text(column: pa.Array, name: str) -> pa.Array:
 
 def _own_lengths(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
     """Return (n,) list lengths; a bare text is a list of one, or of none if it is empty."""
-    lengths = pc.list_value_length if _is_list(column.type) else pc.binary_length
-    own = pc.fill_null(lengths(column), 0).to_numpy().astype(np.int64)
+    name = "list_value_length" if _is_list(column.type) else "binary_length"
+    own = pc.call_function(name, [column]).fill_null(0).to_numpy().astype(np.int64)
     return own if _is_list(column.type) else np.minimum(own, 1)
 
 
@@ -277,10 +280,10 @@ def _distinct_rows(columns: Sequence[pa.Array | None]) -> tuple[np.ndarray, list
         if column is None:
             dictionaries.append([""])
             continue
-        encoded = pc.dictionary_encode(pc.fill_null(column, ""))
+        encoded = column.fill_null("").dictionary_encode()
         dictionaries.append(encoded.dictionary.to_pylist())
         combined = combined * len(dictionaries[-1]) + encoded.indices.to_numpy()
-    encoded = pc.dictionary_encode(pa.array(combined))
+    encoded = pa.array(combined).dictionary_encode()
     rest = encoded.dictionary.to_numpy().copy()
     values: list[list[str]] = []
     for dictionary in reversed(dictionaries):
@@ -291,5 +294,5 @@ def _distinct_rows(columns: Sequence[pa.Array | None]) -> tuple[np.ndarray, list
 
 def _distinct(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return distinct rows and each entry's index into them; hashing beats sorting millions."""
-    encoded = pc.dictionary_encode(pa.array(rows))
+    encoded = pa.array(rows).dictionary_encode()
     return encoded.dictionary.to_numpy().copy(), encoded.indices.to_numpy().copy()

@@ -18,7 +18,7 @@ import pyarrow as pa
 from eval import metrics
 from eval.benchmark import Benchmark
 from eval.pool import Pool
-from eval.score import ParsedTask, TaskScores, score_lists
+from eval.score import TaskScores, score_lists
 from eval.similarity import Vectors
 from unime.errors import DataError, RecipeError, did_you_mean
 from unime.readers import folder
@@ -27,6 +27,7 @@ from unime.readers.source import Job, RowError, Source
 
 METRICS: tuple[str, ...] = ("R@1",)
 AT = (1, 5, 10)
+Columns = dict[str, np.ndarray]
 DIRECTIONS = ("image_to_text", "text_to_image")
 
 
@@ -44,12 +45,17 @@ class WholeSet:
     group_golds: list[np.ndarray]
     """For each group, indices into `candidates`."""
 
+    @property
+    def encodes_without_sharing(self) -> int:
+        """Queries, and the candidates they share."""
+        return len(self.queries) + len(self.candidates)
+
     def score(self, vectors: Vectors) -> TaskScores:
         """Rank all candidates for every query, block by block."""
-        parts = list(self._score_blocks(vectors))
-        hits = {key: np.concatenate([part[0][key] for part in parts]) for key in parts[0][0]}
-        columns = {key: np.concatenate([part[1][key] for part in parts]) for key in parts[0][1]}
-        chance = {key: np.concatenate([part[2][key] for part in parts]) for key in parts[0][2]}
+        hits, columns, chance = (
+            {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
+            for parts in zip(*self._score_blocks(vectors), strict=True)
+        )
         return TaskScores(
             values=hits["hit@1"],
             metrics={f"R@{k}": float(hits[f"hit@{k}"].mean()) for k in AT},
@@ -60,31 +66,33 @@ class WholeSet:
             ),
         )
 
-    def _score_blocks(
-        self, vectors: Vectors
-    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]]:
+    def _score_blocks(self, vectors: Vectors) -> Iterator[tuple[Columns, Columns, Columns]]:
+        """Yield hits, columns of the per-query table, and chance levels of a block of queries."""
         for part, similarities in vectors.blocks(self.queries, self.candidates):
             gold = np.zeros(similarities.shape, dtype=bool)
             for row, group in enumerate(self.query_groups[part]):
                 gold[row, self.group_golds[group]] = True
-            offsets = np.arange(len(gold) + 1, dtype=np.int64) * gold.shape[1]
+            offsets = np.arange(len(gold) + 1, dtype=np.int64) * len(self.candidates)
             hits, columns = score_lists(similarities.ravel(), gold.ravel(), offsets, AT)
-            columns["strongest_wrong"] = columns["strongest_wrong"] - offsets[:-1]
+            strongest = columns["strongest_wrong"]
+            columns["strongest_wrong"] = np.where(strongest >= 0, strongest - offsets[:-1], -1)
             chance = {f"R@{k}": metrics.chance_hit_at(gold.ravel(), offsets, k) for k in AT}
             yield hits, columns, chance
 
 
 def read(
     benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-) -> list[ParsedTask]:
+) -> list[WholeSet]:
     """Read the chosen directions."""
-    tasks: list[ParsedTask] = []
+    tasks: list[WholeSet] = []
     for name in names:
         if name not in DIRECTIONS:
             raise RecipeError(
                 f"{benchmark.name}: unknown direction '{name}'{did_you_mean(name, DIRECTIONS)}"
             )
-        records = [r for path in benchmark.paths(root, name) for r in _load(benchmark, root, path)][:limit]
+        records = [r for path in benchmark.paths(root, name) for r in _load(benchmark, root, path)][
+            :limit
+        ]
         tasks.append(_parse(benchmark, root, name, records, pool))
     return tasks
 

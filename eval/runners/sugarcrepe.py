@@ -18,7 +18,7 @@ import pyarrow as pa
 from eval import metrics
 from eval.benchmark import Benchmark
 from eval.pool import Pool
-from eval.score import ParsedTask, TaskScores
+from eval.score import TaskScores
 from eval.similarity import Vectors
 from unime.errors import DataError
 
@@ -35,6 +35,11 @@ class Comparisons:
     captions: np.ndarray
     negatives: np.ndarray
     ids: list[str]
+
+    @property
+    def encodes_without_sharing(self) -> int:
+        """A picture and two captions each."""
+        return 3 * len(self.queries)
 
     def score(self, vectors: Vectors) -> TaskScores:
         """Compare every picture with its two captions."""
@@ -59,7 +64,7 @@ class Comparisons:
 
 def read(
     benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-) -> list[ParsedTask]:
+) -> list[Comparisons]:
     """Read the chosen categories."""
     return [_read_category(benchmark, root, name, limit, pool) for name in names]
 

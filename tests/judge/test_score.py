@@ -108,7 +108,9 @@ def test_unscored_is_nan_counted_and_listed(folders):
     assert {line["reason"] for line in lines} == {"the fake engine has no answer"}
     missing = {(line["pair"], line["item"]) for line in lines}
     positives = {(row["pair"], 20 + row["pair"] % 9) for row in rows}
-    expected = {p for p, row in zip(sorted(positives), rows, strict=True) if np.isnan(row["positive_score"])}
+    expected = {
+        p for p, row in zip(sorted(positives), rows, strict=True) if np.isnan(row["positive_score"])
+    }
     assert missing & positives == expected
     assert 0 < read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"] <= len(lines)
 
@@ -156,9 +158,9 @@ def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
 
 
 def test_three_real_kills_change_nothing(folders):
-    options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.004}}}
+    options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.02}}}
     execute("judge.score", recipe_for(folders, output=str(folders / "whole"), **options))
-    path = recipe_for(folders, **{**options, "engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.02}}})
+    path = recipe_for(folders, **options)
     words = [sys.executable, "-m", "judge", "score", str(path)]
     log = folders / "out" / "scores.jsonl"
     for kill in range(3):
@@ -171,8 +173,7 @@ def test_three_real_kills_change_nothing(folders):
         assert process.returncode == -signal.SIGKILL
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    ours, theirs = (contents(folders / name) for name in ("out", "whole"))
-    assert {**ours, "manifest.json": b""} == {**theirs, "manifest.json": b""}
+    assert contents(folders / "out") == contents(folders / "whole")
 
 
 def test_a_torn_line_is_a_block_that_was_not_scored(tmp_path):
@@ -198,11 +199,17 @@ def test_mistakes_are_one_sentence(folders):
         execute("judge.score", recipe_for(folders, engine="orcale"))
     with pytest.raises(RecipeError, match="under engines.transformers"):
         execute("judge.score", recipe_for(folders, engine="transformers"))
+    with pytest.raises(RecipeError, match="set truth=FOLDER"):
+        execute("judge.score", recipe_for(folders, engine="oracle"))
     with pytest.raises(RecipeError, match="engines.oracle.filp: no such key; did you mean 'flip'"):
         execute("judge.score", recipe_for(folders, engines={"oracle": {"filp": 0.1}}))
+    # A mistake leaves no half-begun output in the way of the corrected recipe.
+    assert not (folders / "out").exists()
 
 
 def test_reading_a_recipe_needs_no_torch(folders):
     code = "import sys, judge.score; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
+    )

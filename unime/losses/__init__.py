@@ -5,7 +5,7 @@ scalar. It knows no model, rank or chunk: the step computes it once on all embed
 batch and back-propagates the gradient chunk by chunk.
 """
 
-from unime.losses.combine import Combined, LossTerm, combine
+from unime.losses.combine import Combined, LossFunction, LossTerm, combine
 from unime.losses.info_nce import info_nce
 from unime.losses.records import ContrastBatch, RelationBatch
 from unime.losses.relational_kl import relational_kl
@@ -16,6 +16,7 @@ __all__ = [
     "LOSSES",
     "Combined",
     "ContrastBatch",
+    "LossFunction",
     "LossTerm",
     "RelationBatch",
     "combine",

@@ -34,7 +34,11 @@ class Combined(NamedTuple):
     parts: dict[str, Tensor]
 
 
-def combine(terms: Sequence[LossTerm], record: type[Record]) -> Callable[[Record], Combined]:
+LossFunction = Callable[[Any], Combined]
+"""A batch's record -> total and parts."""
+
+
+def combine(terms: Sequence[LossTerm], record: type[Record]) -> LossFunction:
     """Return the weighted sum of a recipe's losses as one function of a batch.
 
     Args:

@@ -47,7 +47,7 @@ class LoraSection(Section):
     method: Literal["lora", "full"] = "lora"
     """Low-rank adapters on the parts' linear layers, or the parts' own weights."""
     parts: list[Part] = Field(default=["language"], min_length=1)
-    target_modules: list[str] = []
+    target_modules: list[str] = Field(default=[])
     """Last names of the linear layers to adapt ("q_proj"); empty means all of the parts."""
     r: int = Field(default=16, gt=0)
     lora_alpha: float = Field(default=32, gt=0)

@@ -35,27 +35,34 @@ WINDOW = 64
 class Embedder:
     """Encodes texts, images and both; see `load`."""
 
-    def __init__(self, module: SentenceTransformer, config: ModelConfig) -> None:
+    def __init__(
+        self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
+    ) -> None:
         self.module = module
         self.config = config
-        self.prompt: EmbedPrompt = load_prompt(config.prompt)
+        self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
 
     @classmethod
-    def load(cls, config: ModelConfig, device: str | None = None) -> Embedder:
+    def load(
+        cls, config: ModelConfig, device: str | None = None, prompt: EmbedPrompt | None = None
+    ) -> Embedder:
         """Load a folder or a Hub id.
 
         Args:
             config: model, prompt, dtype, pixel limits and length.
             device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+            prompt: in place of the prompt file that `config` names.
 
         Raises:
             ModelError: when it is no vision-language model, or cannot be loaded.
+            PromptError: when there is no such prompt.
         """
+        prompt = prompt or load_prompt(config.prompt)
         module = _load_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
-        embedder = cls(module, config)
+        embedder = cls(module, config, prompt)
         _compare_with_training(embedder)
         return embedder
 
@@ -187,6 +194,8 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
 
     source = {"revision": config.revision}
     output = {"method": "forward", "method_output_name": "last_hidden_state"}
+    message = {**output, "format": "structured"}
+    modalities: Any = {"text": output, "image": output, "message": message}
     try:
         transformer = Transformer(
             config.id,
@@ -197,11 +206,7 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
             },
             processor_kwargs=dict(source),
             config_kwargs=dict(source),
-            modality_config={
-                "text": output,
-                "image": output,
-                "message": {**output, "format": "structured"},
-            },
+            modality_config=modalities,
             module_output_name="token_embeddings",
         )
     except (OSError, ValueError) as error:

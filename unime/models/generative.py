@@ -28,7 +28,7 @@ def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
     try:
-        model = AutoModelForImageTextToText.from_pretrained(
+        model: Any = AutoModelForImageTextToText.from_pretrained(
             config.id,
             revision=config.revision,
             dtype=config.dtype,

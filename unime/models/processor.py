@@ -97,7 +97,7 @@ def limit_pixels(image_processor: Any, config: ModelConfig) -> None:
         return
     else:
         log(f"{config.id}: this family's image size is fixed, max_pixels has no effect")
-    if "min_pixels" in config.model_fields_set:
+    if config.min_pixels != ModelConfig.model_fields["min_pixels"].default:
         log(f"{config.id}: min_pixels has no effect on this family")
 
 

@@ -40,7 +40,9 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
 
 def description(embedder: Embedder) -> dict[str, Any]:
     """Return what a model folder says about how its inputs are to be prepared."""
+    model = embedder.config.model_dump(mode="json", exclude={"id", "revision"})
     return {
+        "model": model,
         "preprocessing": embedder.preprocessing,
         "fingerprint": embedder.fingerprint,
         "prompt": {
@@ -103,7 +105,7 @@ def _head(embedder: Embedder, model: Any) -> nn.Linear | None:
 def _read_head(name: str, revision: str | None) -> Tensor | None:
     """Read the head's weight, and nothing else, from a folder or a cached Hub checkpoint."""
     from safetensors import safe_open
-    from transformers.utils import cached_file
+    from transformers.utils.hub import cached_file
 
     from unime.files import read_json
 

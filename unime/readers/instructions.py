@@ -28,7 +28,7 @@ FILE_NAME = "instructions.json"
 
 # After an instruction comes the end, a colon or full stop and the content, or quoted content.
 # Without this, "Represent the given image" would cut into "Represent the given image with ...".
-_BOUNDARY = r"(?:[.:?]?\s*\Z|[.:]\s+|\s+(?=[\"'\u201c]))"
+_BOUNDARY = r"(?:[.:?]?\s*\Z|[.:?]\s+|\s+(?=[\"'\u201c]))"
 
 
 class Known(NamedTuple):

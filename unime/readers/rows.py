@@ -6,11 +6,12 @@ A row that cannot be parsed becomes a Record that holds a RowError. A file that 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from unime.errors import DataError
 from unime.images import image_columns
@@ -134,37 +135,43 @@ def _read_json(path: Path, root: Path) -> Iterator[dict[str, Any] | RowError]:
     """Yield the elements of one JSON list without holding the whole file."""
     with path.open(encoding="utf-8") as text:
         try:
-            for value in _elements(text):
+            for value in _elements(text.read):
                 yield _as_row(value)
         except (ValueError, RecursionError) as error:
             raise DataError(f"{path} is not a JSON list: {error}") from None
 
 
-def _elements(text: TextIO, size: int = 1 << 20) -> Iterator[Any]:
+def _elements(read: Callable[[int], str], size: int = 1 << 20) -> Iterator[Any]:
     decoder = json.JSONDecoder()
-    buffer = text.read(size).lstrip("\ufeff \t\r\n")
-    if not buffer.startswith("["):
+    buffer = read(size)
+    place = _skip(buffer, 0, "\ufeff \t\r\n")
+    if buffer[place : place + 1] != "[":
         raise ValueError("it does not begin with '['")
-    buffer = buffer[1:]
+    place = _skip(buffer, place + 1)
     while True:
-        buffer = buffer.lstrip(" \t\r\n,")
-        if buffer.startswith("]"):
+        if buffer[place : place + 1] == "]":
             return
-        try:
-            value, end = decoder.raw_decode(buffer)
-            # A number at the end of the buffer may go on in the next piece.
-            complete = end < len(buffer)
-        except ValueError:
-            complete = False
-        if complete:
+        value, end = None, len(buffer)
+        with contextlib.suppress(ValueError):
+            value, end = decoder.raw_decode(buffer, place)
+            end = _skip(buffer, end)
+        # Only what follows shows that an element is whole: "67" may go on with "8.5".
+        if buffer[end : end + 1] in (",", "]"):
             yield value
-            buffer = buffer[end:]
+            place = _skip(buffer, end + (buffer[end] == ","))
             continue
-        more = text.read(size)
+        more = read(size)
         if not more:
-            raise ValueError(f"it breaks off or is damaged at {buffer[:40]!r}")
-        buffer += more
+            raise ValueError(f"it breaks off or is damaged at {buffer[place : place + 40]!r}")
+        buffer = buffer[place:] + more
+        place = _skip(buffer, 0)
         size *= 2 if len(buffer) > size else 1
+
+
+def _skip(text: str, place: int, blanks: str = " \t\r\n") -> int:
+    while place < len(text) and text[place] in blanks:
+        place += 1
+    return place
 
 
 def _read_csv(path: Path, root: Path) -> Iterator[dict[str, Any] | RowError]:

@@ -36,7 +36,8 @@ class Source(Section):
     target_instruction: str | None = None
     """Instructions of this source. Where the text begins with one, it is taken off the text."""
     image_root: str = ""
-    """Folder below the data root that image paths of this source are relative to."""
+    """Folder below the data root that image paths of this source are relative to; `{task}` in it
+    stands for the task's name."""
     direction: Literal["i2t", "t2i"] = "i2t"
     """Folder reader: picture to caption, or caption to picture."""
     language: str | None = None

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
 import pyarrow.compute as pc
 import torch
 from jaxtyping import Bool, Float, Int
@@ -84,8 +83,8 @@ class ItemSizes:
     """Estimated sizes of a data folder's items, from the item table alone."""
 
     def __init__(self, data: DataFolder, model: ModelConfig, budget: Budget) -> None:
-        self._characters = pc.utf8_length(data.items.table["text"]).to_numpy()
-        self._pixels = data.items.sizes(np.arange(len(data.items)))
+        self._characters = pc.call_function("utf8_length", [data.items.table["text"]]).to_numpy()
+        self._pixels = data.items.sizes(range(len(data.items)))
         self._model, self.budget = model, budget
 
     def of(self, items: Sequence[int], instructions: Sequence[str]) -> list[Size]:

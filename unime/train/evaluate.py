@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
+from unime.errors import ModelError
 from unime.models import Embedder, Encode
 from unime.tables import DataFolder
 from unime.train.masks import KnownPositives
@@ -98,8 +99,12 @@ def hit_at_1(
 
     A tie counts against the model. Candidates neither gold nor allowed (known positives that are
     not this row's, the query's own content) are left out.
+
+    Raises:
+        ModelError: when a similarity is not a number.
     """
-    assert not np.isnan(similarity).any(), "the model returned NaN embeddings"
+    if np.isnan(similarity).any():
+        raise ModelError("the model returns embeddings that are not numbers; training diverged")
     best = np.where(gold, similarity, -np.inf).max(axis=1)
     rival = np.where(allowed & ~gold, similarity, -np.inf).max(axis=1)
     return float((best > rival).mean())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +136,7 @@ class ContrastSource:
         turn = np.where(np.isnan(scores[:, 0]), draw.turn + pair, 0)
         return self.columns.positives[starts + turn % counts]
 
-    def _distinct(self, items: np.ndarray, codes: np.ndarray, names: Sequence[str]) -> Distinct:
+    def _distinct(self, items: np.ndarray, codes: np.ndarray, names: list[str]) -> Distinct:
         keys = self._contents[items] * len(names) + codes
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         return Distinct(items[first], [names[code] for code in codes[first].tolist()], place)

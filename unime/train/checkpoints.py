@@ -1,0 +1,106 @@
+"""Checkpoints that count only when they are whole.
+
+transformers writes a checkpoint file by file. `commit` then writes the hashes of all its files
+into `complete.json`, atomically; a folder without it, or with a file that does not match, is
+damaged and the one before it is used.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from unime import files
+from unime.console import log
+from unime.errors import OutputError
+
+MARK = "complete.json"
+WEIGHTS = "model.safetensors"
+BEST = "best.safetensors"
+
+
+def commit(folder: Path) -> None:
+    """Mark a checkpoint as complete."""
+    hashes = {path.name: files.sha256_file(path) for path in _content(folder)}
+    files.write_json(folder / MARK, hashes)
+
+
+def latest(folder: Path) -> Path | None:
+    """Return the newest intact checkpoint, or None; damaged ones are removed and named."""
+    for checkpoint in _by_step(folder):
+        if is_intact(checkpoint):
+            return checkpoint
+        log(f"checkpoint {checkpoint} is incomplete or damaged, using the one before it")
+        files.remove_folder(checkpoint)
+    return None
+
+
+def is_intact(folder: Path) -> bool:
+    """Tell whether all files are as `commit` saw them."""
+    if not (folder / MARK).is_file():
+        return False
+    hashes = files.read_json(folder / MARK)
+    present = {path.name for path in _content(folder)}
+    return present == set(hashes) and all(
+        files.sha256_file(folder / name) == value for name, value in hashes.items()
+    )
+
+
+def rotate(folder: Path, keep: int) -> None:
+    """Remove all but the newest `keep` checkpoints."""
+    for checkpoint in _by_step(folder)[keep:]:
+        files.remove_folder(checkpoint)
+
+
+def save_trainable(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write the weights that are trained, in one file."""
+    weights = {
+        name: parameter.detach().contiguous()
+        for name, parameter in module.named_parameters()
+        if parameter.requires_grad
+    }
+    with files.atomic_path(path) as temporary:
+        save_file(weights, temporary, metadata)
+
+
+@torch.no_grad()
+def load_trainable(module: nn.Module, path: Path) -> None:
+    """Read them back.
+
+    Raises:
+        OutputError: when the file is of a model trained in other parts.
+    """
+    saved: dict[str, Any] = load_file(path)
+    ours = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if saved.keys() != ours.keys():
+        raise OutputError(
+            f"{path} holds {len(saved)} trained weights, this recipe trains {len(ours)}; "
+            "it belongs to another `tune` section"
+        )
+    for name, parameter in ours.items():
+        parameter.copy_(saved[name])
+
+
+def load_best(module: nn.Module, path: Path) -> dict[str, float]:
+    """Load the best weights, if an evaluation has kept any, and return their step and hit@1."""
+    if not path.is_file():
+        return {}
+    load_trainable(module, path)
+    with safe_open(path, framework="pt") as handle:
+        metadata = handle.metadata()
+    return {"step": int(metadata["step"]), "hit@1": float(metadata["hit@1"])}
+
+
+def _by_step(folder: Path) -> list[Path]:
+    """Return the checkpoint folders, newest first."""
+    found = [path for path in folder.glob("checkpoint-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+
+
+def _content(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.is_file() and path.name != MARK)

@@ -1,0 +1,123 @@
+"""`unime contrast`: warm-up and stage 2 are the same command.
+
+Without a rows folder the train split is taken with its own negatives, or none (warm-up: in-batch
+contrast). With one, its mined and judged negatives are trained on (stage 2).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from unime.config import ModelConfig, Recipe
+from unime.console import log
+from unime.errors import DataError
+from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
+from unime.models import Embedder, LoraSection
+from unime.provenance import Output
+from unime.tables import DataFolder
+from unime.train.batch import ItemSizes
+from unime.train.evaluate import DevSet
+from unime.train.fit import fit, train_once
+from unime.train.masks import KnownPositives, content_numbers
+from unime.train.plan import Budget
+from unime.train.rows import PairColumns, TrainingRows
+from unime.train.sampler import TaskBatches
+from unime.train.settings import TrainingSection
+from unime.train.source import ContrastSource
+
+
+class ContrastRecipe(Recipe):
+    """Contrastive training of an embedder."""
+
+    model: ModelConfig
+    data: str
+    """The output of `unime data`."""
+    rows: str | None = None
+    """The output of `unime select`; without it the train split with its own negatives."""
+    losses: list[LossTerm] = Field(default=[LossTerm(name="info_nce")], min_length=1)
+    negatives: int = Field(default=8, ge=0)
+    """How many of a row's negatives are used, the first ones."""
+    tune: LoraSection = LoraSection()
+    training: TrainingSection
+    weights: dict[str, float] = Field(default_factory=dict)
+    """How often a task's batches are drawn, relative to 1."""
+    wrong_labels: int = Field(default=32, gt=0)
+    """Targets drawn as negatives where a task has `in_batch: false` and its rows bring none."""
+    dev_queries: int = Field(default=200, ge=0)
+    """Dev rows a task in the evaluation that chooses the best weights; 0 keeps the last."""
+    budget: Budget = Budget()
+    """What one forward pass, and what all kept graphs together, may hold."""
+
+
+RECIPE = ContrastRecipe
+
+
+def inputs(recipe: ContrastRecipe) -> dict[str, Path]:
+    """Return what the stage reads."""
+    read = {"model": Path(recipe.model.id), "data": Path(recipe.data)}
+    return read if recipe.rows is None else {**read, "rows": Path(recipe.rows)}
+
+
+def run(recipe: ContrastRecipe, out: Output) -> None:
+    """Train, and write `<output>/model`."""
+    loss = combine(recipe.losses, ContrastBatch)
+    train_once(out, lambda: _train(recipe, loss, out))
+
+
+def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    data = DataFolder.open(recipe.data)
+    rows = _training_rows(recipe, data)
+    batches = TaskBatches(
+        rows.by_task(PairColumns.of(data)),
+        recipe.training.per_device_train_batch_size,
+        recipe.training.seed,
+        recipe.weights,
+    )
+    contents = content_numbers(data.items)
+    known = KnownPositives(data, contents)
+    dev = DevSet(data, known, contents, recipe.dev_queries)
+    embedder = Embedder.load(recipe.model)
+    source = ContrastSource(
+        data=data,
+        rows=rows,
+        batches=batches,
+        known=known,
+        contents=contents,
+        sizes=ItemSizes(data, recipe.model, recipe.budget),
+        embedder=embedder,
+        wrong_labels=recipe.wrong_labels,
+    )
+    log(
+        f"{len(rows.pair)} rows in {len(batches.names)} tasks, "
+        f"{batches.epoch_length} batches an epoch"
+    )
+    return fit(
+        embedder=embedder,
+        tune=recipe.tune,
+        training=recipe.training,
+        source=source,
+        batches=batches,
+        loss=loss,
+        evaluate=(lambda: dev.hits(embedder)) if dev.tasks else None,
+        out=out,
+    )
+
+
+def _training_rows(recipe: ContrastRecipe, data: DataFolder) -> TrainingRows:
+    if recipe.rows is None:
+        rows = TrainingRows.own(data, recipe.negatives)
+    else:
+        rows = TrainingRows.selected(data, recipe.rows, recipe.negatives)
+    if len(rows.pair) == 0:
+        raise DataError(f"{recipe.rows or recipe.data} has no training row")
+    soft = any(term.name == "soft_label" for term in recipe.losses)
+    if soft and np.isnan(rows.scores).all():
+        raise DataError(
+            f"the loss soft_label needs judge scores, but no row of {recipe.rows or recipe.data} "
+            "has any; run mine, judge and select, or bring scores of your own"
+        )
+    return rows

@@ -1,0 +1,82 @@
+"""Stage `base`: teach the student from random weights (`python -m world base RECIPE`).
+
+Next-token training on lessons made as they are needed; resumable at any moment. `make base` runs
+it; the result is shipped in assets/student, so nobody has to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+
+from unime.config import Recipe, Section
+from unime.provenance import Output
+from world.base_model import Architecture
+
+
+class Phase(Section):
+    """A part of the curriculum."""
+
+    until: int
+    """The step at which it ends; the last phase lasts for ever."""
+    objects: tuple[int, int]
+    """Least and most number of things in a scene."""
+
+
+class BaseRecipe(Recipe):
+    """How the student is built and taught."""
+
+    seed: int = 0
+    model: Architecture = Architecture()
+    steps: int = Field(gt=0)
+    batch_size: int = 64
+    """Lessons a step."""
+    micro_batches: int = 4
+    """Each step's lessons are split by length, to waste little on padding."""
+    curriculum: tuple[Phase, ...] = (Phase(until=0, objects=(1, 5)),)
+    text_share: float = 0.12
+    """How many lessons have no picture."""
+    sprite_share: float = 0.25
+    learning_rate: float = 2e-3
+    """Of Muon for matrices, and of AdamW for all else."""
+    weight_decay: float = 0.05
+    warmup_steps: int = 100
+    decay_steps: int = 400
+    """The learning rate is constant in between, then falls to zero in the last steps."""
+    ema_decay: float = 0.995
+    save_steps: int = 100
+    eval_steps: int = 250
+    eval_lessons: int = 512
+    threads: int = 2
+    workers: int = 1
+    """Processes that make lessons ahead of time."""
+    compile: bool = False
+    """Fuse the model's layers with torch.compile; needs a C++ compiler."""
+
+
+RECIPE = BaseRecipe
+
+
+def inputs(recipe: BaseRecipe) -> dict[str, Path]:
+    """Return what the stage reads: the words its tokenizer knows, and the sprites."""
+    from world.base_tokenizer import ENGLISH
+    from world.sprites import FOLDER
+
+    return {"english": ENGLISH, "sprites": FOLDER / "atlas.npz"}
+
+
+def run(recipe: BaseRecipe, out: Output) -> None:
+    """Train, or carry on; writes the model's files, figures.json and progress.jsonl."""
+    from world.base_train import train
+
+    train(recipe, out)
+
+
+def objects_at(curriculum: Sequence[Phase], step: int) -> tuple[int, int]:
+    """Return how many things scenes have at a step."""
+    for phase in curriculum:
+        if step < phase.until:
+            return phase.objects
+    return curriculum[-1].objects

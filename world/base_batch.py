@@ -1,0 +1,136 @@
+"""Turn lessons into tensors: tokens, answer weights, positions and patches."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from world.base_lessons import Lesson
+from world.base_tokenizer import (
+    DEVIATION, END, END_OF_TEXT, IMAGE, IMAGE_END, IMAGE_START, IMAGE_TOKENS, MEAN, MERGE, PATCH,
+    SIDE, SPECIALS, TURN,
+)  # fmt: skip
+
+IMAGE_BLOCK = IMAGE_START + IMAGE * IMAGE_TOKENS + IMAGE_END
+WIDTH = SIDE // PATCH // MERGE  # image tokens a row
+
+
+class Tokens(NamedTuple):
+    """A lesson as tokens."""
+
+    ids: list[int]
+    weights: list[float]
+    """Of the loss; above 0 on answers and the END after them."""
+    spans: list[tuple[int, int, str]]
+    """Start and end of every answer, and its kind."""
+
+
+class MicroBatch(NamedTuple):
+    """Lessons of similar length, padded on the right; pictures in the order of their rows."""
+
+    tokens: Int[Tensor, "batch length"]
+    weights: Float[Tensor, "batch length"]
+    positions: Int[Tensor, "3 batch length"]
+    patches: Float[Tensor, "images patches values"]
+    spans: list[list[tuple[int, int, str]]]
+
+
+class Encoder:
+    """Tokenizes lessons piece by piece, and remembers the pieces."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        """Take the student's tokenizer."""
+        self.piece = functools.lru_cache(maxsize=50_000)(
+            lambda text: tuple(tokenizer.encode(text, add_special_tokens=False).ids)
+        )
+
+    def encode(self, lesson: Lesson) -> Tokens:
+        """Tokenize a lesson as its chat template would render it.
+
+        An answer weighs 1 / sqrt(its length) a token: long listings don't drown short answers.
+        """
+        ids: list[int] = []
+        if lesson.system:
+            ids += self.piece(f"{TURN}system\n{lesson.system}{END}\n")
+        weights, spans = [0.0] * len(ids), []
+        for number, turn in enumerate(lesson.turns):
+            image = IMAGE_BLOCK if number == 0 and lesson.picture is not None else ""
+            header = f"{TURN}user\n{image}{turn.question}{END}\n{TURN}assistant\n"
+            asked, answer = self.piece(header), self.piece(turn.answer + END)
+            start = len(ids) + len(asked)
+            spans.append((start, start + len(answer), turn.kind))
+            ids += [*asked, *answer]
+            weights += [0.0] * len(asked) + [len(answer) ** -0.5] * len(answer)
+            if number + 1 < len(lesson.turns):
+                ids += self.piece("\n")
+                weights.append(0.0)
+        return Tokens(ids, weights, spans)
+
+
+def micro_batches(
+    lessons: Sequence[Lesson], encoder: Encoder, number: int, multiple: int = 8
+) -> list[MicroBatch]:
+    """Split lessons by length into `number` micro-batches of equal size."""
+    encoded = [(encoder.encode(lesson), lesson.picture) for lesson in lessons]
+    encoded.sort(key=lambda pair: len(pair[0].ids))
+    size = -(-len(encoded) // number)
+    return [_collate(encoded[i : i + size], multiple) for i in range(0, len(encoded), size)]
+
+
+def _collate(pairs: Sequence[tuple[Tokens, np.ndarray | None]], multiple: int) -> MicroBatch:
+    longest = max(len(tokens.ids) for tokens, _ in pairs)
+    length = -(-longest // multiple) * multiple
+    ids = np.full((len(pairs), length), _PAD, np.int64)
+    weights = np.zeros((len(pairs), length), np.float32)
+    positions = np.empty((3, len(pairs), length), np.int64)
+    for row, (tokens, _) in enumerate(pairs):
+        ids[row, : len(tokens.ids)] = tokens.ids
+        weights[row, : len(tokens.ids)] = tokens.weights
+        positions[:, row] = rotary_positions(ids[row])
+    pictures = [picture for _, picture in pairs if picture is not None]
+    shape = (len(pictures), SIDE, SIDE, 3)
+    return MicroBatch(
+        torch.from_numpy(ids),
+        torch.from_numpy(weights),
+        torch.from_numpy(positions),
+        patches_of(np.array(pictures, np.uint8).reshape(shape)),
+        [tokens.spans for tokens, _ in pairs],
+    )
+
+
+def rotary_positions(ids: Int[np.ndarray, " length"]) -> Int[np.ndarray, "3 length"]:
+    """Return time, height and width of every token; at most one picture a row.
+
+    The picture's tokens share one time; the text after it goes on after its longest side.
+    """
+    positions = np.tile(np.arange(len(ids)), (3, 1))
+    found = np.flatnonzero(ids == _IMAGE)
+    if len(found):
+        start, stop = int(found[0]), int(found[-1]) + 1
+        patch = np.arange(IMAGE_TOKENS)
+        positions[:, start:stop] = start + np.stack([patch * 0, patch // WIDTH, patch % WIDTH])
+        positions[:, stop:] += start + WIDTH - stop
+    return positions
+
+
+def patches_of(
+    pictures: UInt8[np.ndarray, "images side side 3"],
+) -> Float[Tensor, "images patches values"]:
+    """Normalise and cut pictures as the student's image processor does, all at once."""
+    images, blocks = len(pictures), SIDE // PATCH // MERGE
+    shape = (images, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3)
+    cut = torch.from_numpy(pictures).view(shape).permute(0, 1, 4, 2, 5, 7, 3, 6)
+    values = cut.float().sub_(MEAN * 255).div_(DEVIATION * 255)
+    # Each picture is a film of two equal frames.
+    values = values.reshape(images, -1, 3, 1, PATCH * PATCH).expand(-1, -1, -1, 2, -1)
+    return values.reshape(images, (SIDE // PATCH) ** 2, -1)
+
+
+_PAD, _IMAGE = SPECIALS.index(END_OF_TEXT), SPECIALS.index(IMAGE)

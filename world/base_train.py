@@ -1,0 +1,254 @@
+"""Teach the student: the loop, its checkpoints, and the folder it leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import multiprocessing
+import os
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+from torch.nn import functional
+from transformers import Qwen3VLForConditionalGeneration
+
+from unime import files
+from unime.console import log
+from unime.provenance import Output
+from world.base import BaseRecipe, objects_at
+from world.base_batch import Encoder, MicroBatch, micro_batches
+from world.base_evaluate import evaluate
+from world.base_lessons import is_held, make_lesson
+from world.base_model import answer_logits, build_model, share_words
+from world.base_tokenizer import build_processor, train_tokenizer
+
+AHEAD = 6  # batches made ahead by each worker
+
+
+def train(recipe: BaseRecipe, out: Output) -> None:
+    """Train from the last checkpoint, or from the beginning, to the last step."""
+    torch.set_num_threads(recipe.threads)
+    _keep_memory()
+    tokenizer = _tokenizer(recipe, out.file("tokenizer.partial.json"))
+    model = build_model(recipe.model, recipe.seed)
+    share_words(model, tokenizer)
+    state = _State(model, recipe)
+    place = out.file("checkpoint.pt")
+    if place.exists():
+        state.load(place)
+        log(f"base: resumed at step {state.step}")
+    if recipe.compile:
+        _compile(model)
+    start, lessons = time.monotonic(), 0
+    for batches in _batches(recipe, tokenizer, state.step):
+        loss = _step(state, batches, recipe)
+        lessons += recipe.batch_size
+        if state.step % 20 == 0:
+            rate = lessons / (time.monotonic() - start)
+            length = [batch.tokens.shape[1] for batch in batches]
+            log(f"base: step {state.step}/{recipe.steps} loss {loss:.3f} {rate:.0f}/s {length}")
+        if state.step % recipe.eval_steps == 0 and state.step < recipe.steps:
+            _report(state, recipe, tokenizer, out, loss)
+        if state.step % recipe.save_steps == 0:
+            state.save(place)
+            out.save_progress()
+    state.save(place)
+    figures = _report(state, recipe, tokenizer, out, loss=None)
+    save_student(state.average, tokenizer, out.path)
+    files.write_json(out.file("figures.json"), figures)
+    out.facts(figures=figures, parameters=sum(p.numel() for p in model.parameters()))
+    place.unlink()
+    out.file("tokenizer.partial.json").unlink()
+
+
+class _State:
+    """All that a checkpoint holds: weights, their moving average, optimizers, step."""
+
+    def __init__(self, model: Qwen3VLForConditionalGeneration, recipe: BaseRecipe) -> None:
+        self.model = model.train()
+        self.average = build_model(recipe.model, recipe.seed).eval()
+        self.average.load_state_dict(model.state_dict())
+        named = list(model.named_parameters())
+        matrices = [p for name, p in named if _is_matrix(name, p)]
+        others = [p for name, p in named if not _is_matrix(name, p)]
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.Muon(
+                matrices,
+                lr=recipe.learning_rate,
+                weight_decay=recipe.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            ),
+            torch.optim.AdamW(
+                others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
+            ),
+        ]
+        self.step = 0
+
+    def save(self, place: Path) -> None:
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        with files.atomic_path(place) as temporary:
+            torch.save(state, temporary)
+
+    def load(self, place: Path) -> None:
+        state = torch.load(place, weights_only=True)
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.average.load_state_dict(state["average"])
+        for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(values)
+
+
+def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Muon is for hidden layers; embeddings look things up, they don't map."""
+    return parameter.ndim == 2 and "embed" not in name
+
+
+def _step(state: _State, batches: list[MicroBatch], recipe: BaseRecipe) -> float:
+    """Take one optimizer step; the loss is the weighted mean over the whole batch's answers."""
+    total = sum(float(batch.weights.sum()) for batch in batches)
+    loss_sum = 0.0
+    for batch in batches:
+        logits, targets = answer_logits(state.model, batch)
+        weights = batch.weights[:, 1:]
+        losses = functional.cross_entropy(logits, targets, reduction="none")
+        loss = (losses * weights[weights > 0]).sum() / total
+        loss.backward()
+        loss_sum += loss.item()
+    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    rate = recipe.learning_rate * learning_rate_factor(recipe, state.step)
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    state.step += 1
+    # Early weights are soon wrong: average over a tenth of the run at most.
+    keep = min(recipe.ema_decay, 1 - 10 / (10 + state.step))
+    with torch.no_grad():
+        averages, currents = list(state.average.parameters()), list(state.model.parameters())
+        torch._foreach_lerp_(averages, currents, 1 - keep)
+    return loss_sum
+
+
+def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
+    """Warm up, stay, then fall to zero linearly over the last steps."""
+    warm = (step + 1) / max(1, recipe.warmup_steps)
+    left = (recipe.steps - step) / max(1, recipe.decay_steps)
+    return min(1.0, warm, left)
+
+
+def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBatch]:
+    """Make one step's batch; (seed, step) decide it."""
+    rng = np.random.default_rng((recipe.seed, step))
+    objects = objects_at(recipe.curriculum, step)
+    lessons = []
+    while len(lessons) < recipe.batch_size:
+        lesson = make_lesson(rng, objects, recipe.text_share, recipe.sprite_share)
+        if not is_held(lesson.scene):
+            lessons.append(lesson)
+    return micro_batches(lessons, encoder, recipe.micro_batches)
+
+
+def _batches(
+    recipe: BaseRecipe, tokenizer: Tokenizer, start: int
+) -> Iterator[list[MicroBatch]]:
+    """Yield the batches from `start` on, made ahead by workers (or here, without any)."""
+    if not recipe.workers:
+        encoder = Encoder(tokenizer)
+        for step in range(start, recipe.steps):
+            yield make_batch(recipe, encoder, step)
+        return
+    pool = ProcessPoolExecutor(
+        recipe.workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(tokenizer.to_str(), recipe),
+    )
+    with pool:
+        waiting: deque[Future[Any]] = deque()
+        for step in range(start, recipe.steps):
+            while len(waiting) < AHEAD * recipe.workers and step + len(waiting) < recipe.steps:
+                waiting.append(pool.submit(_work, step + len(waiting)))
+            yield _from_numpy(waiting.popleft().result())
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(tokenizer: str, recipe: BaseRecipe) -> None:
+    torch.set_num_threads(1)
+    _worker.update(encoder=Encoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
+
+
+def _work(step: int) -> list[tuple[Any, ...]]:
+    """Make a batch as numpy arrays: tensors would travel through shared memory files."""
+    made = make_batch(_worker["recipe"], _worker["encoder"], step)
+    return [(*(tensor.numpy() for tensor in batch[:4]), batch.spans) for batch in made]
+
+
+def _from_numpy(made: list[tuple[Any, ...]]) -> list[MicroBatch]:
+    return [MicroBatch(*map(torch.from_numpy, parts[:4]), parts[4]) for parts in made]
+
+
+def _tokenizer(recipe: BaseRecipe, place: Path) -> Tokenizer:
+    """Train the tokenizer once."""
+    if not place.exists():
+        text = train_tokenizer(recipe.model.vocabulary, recipe.seed).to_str()
+        files.write_text(place, text)
+    return Tokenizer.from_file(str(place))
+
+
+def _report(
+    state: _State, recipe: BaseRecipe, tokenizer: Tokenizer, out: Output, loss: float | None
+) -> dict[str, Any]:
+    """Evaluate the averaged weights on held-out scenes, log it, and save them."""
+    figures = evaluate(state.average, Encoder(tokenizer), recipe)
+    line = {"step": state.step, "time": int(time.time()), "loss": loss, **figures}
+    files.append_lines(out.file("progress.jsonl"), [json.dumps(line)])
+    log(f"base: step {state.step} {json.dumps(figures['accuracy'])}")
+    if state.step < recipe.steps:
+        save_student(state.average, tokenizer, out.file("snapshot"))
+    return figures
+
+
+def save_student(
+    model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, folder: Path
+) -> None:
+    """Write model (bfloat16), tokenizer, processor and chat template into a folder."""
+    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
+    half = type(model)(model.config).to(torch.bfloat16)
+    half.load_state_dict(weights)
+    half.generation_config = model.generation_config
+    folder.mkdir(parents=True, exist_ok=True)
+    half.save_pretrained(folder)
+    build_processor(tokenizer).save_pretrained(folder)
+
+
+def _compile(model: Qwen3VLForConditionalGeneration) -> None:
+    from world import base_model
+
+    base_model.vision_features = torch.compile(base_model.vision_features, dynamic=True)
+    for layer in model.model.language_model.layers:
+        layer.compile(dynamic=True)
+
+
+def _keep_memory() -> None:
+    """Let the C library keep freed memory: giving pages back and forth costs a fifth of a step."""
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(-3, 32 << 20)  # M_MMAP_THRESHOLD, its largest value
+        library.mallopt(-1, 1 << 30)  # M_TRIM_THRESHOLD
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

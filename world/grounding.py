@@ -1,0 +1,116 @@
+"""The grounding tasks: a picture and words for one of its things, to the crop that shows it."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from world import words
+from world.edits import reshift
+from world.examples import Content, Example, Family, Picture, Plan, Task, crop_meaning, crop_of, picture_of
+from world.language import name, pick, relation_is_held
+from world.questions import refer
+from world.sample import sample_scene
+from world.scene import OPPOSITE, Scene, holds, relations
+from world.truth import Crop
+
+FAMILY = 3
+WORDINGS = ("the {a}", "{a}", "where the {a} is")
+
+
+def _point(plan: Plan, related: bool) -> list[Family]:
+    """Refer to things of scenes; all referred to in one scene make a family."""
+    if plan.partition == "train":
+        return _training(plan)
+    families: list[Family] = []
+    number = 0
+    while number < plan.pairs:
+        scene = sample_scene(plan.rng, plan.partition, ood=related, objects=(3, 5))
+        near = (
+            ("query_picture", picture_of(scene)),
+            ("unedited_twin", picture_of(reshift(scene, plan.rng))),
+        )
+        family = []
+        for index in plan.rng.permutation(len(scene.things)).tolist():
+            text = _related(scene, index, plan, True) if related else _named(scene, index, plan)
+            if text is not None and len(family) < min(FAMILY, plan.pairs - number):
+                family.append(_example(scene, index, text, near))
+        families.append(family)
+        number += len(family)
+    return families
+
+
+def _example(
+    scene: Scene, index: int, text: str, near: tuple[tuple[str, Content], ...] = ()
+) -> Example:
+    query = Content(text, Picture(scene), crop_meaning(scene, index))
+    return Example(query, crop_of(scene, index), role="same_picture", near=near)
+
+
+def _named(scene: Scene, index: int, plan: Plan) -> str | None:
+    """Name a thing so that no other of the scene is meant."""
+    spec = refer(scene, index, plan.rng)
+    return spec and pick(plan.rng, WORDINGS).format(a=name(spec, plan.rng))
+
+
+def _related(scene: Scene, index: int, plan: Plan, held: bool) -> str | None:
+    """Say only where a thing stands to another: "the object to the left of the star"."""
+    for anchor, relation, other in relations(scene):
+        if other != index or relation_is_held(scene, (anchor, relation, other)) != held:
+            continue
+        side = OPPOSITE[relation]
+        meant = [thing for thing in scene.things if holds(side, thing, scene.things[anchor])]
+        spec = refer(scene, anchor, plan.rng)
+        if spec is not None and len(meant) == 1:
+            return f"the object {pick(plan.rng, words.PREPOSITIONS[side])} the {name(spec, plan.rng)}"
+    return None
+
+
+def _training(plan: Plan) -> list[Family]:
+    """Draw references to distinct crops, but for those planted two by two."""
+    kinds = [k for k in plan.false_negative_kinds if k == "near_duplicate"]
+    wanted = plan.false_negative_rate * plan.pairs if kinds else 0
+    seen: set[Crop] = set()
+    examples: list[Example] = []
+    planted = 0
+    while len(examples) < plan.pairs:
+        scene = sample_scene(plan.rng, plan.partition, objects=(2, 5))
+        index = int(plan.rng.integers(len(scene.things)))
+        crop = crop_meaning(scene, index)
+        text = _training_text(scene, index, plan)
+        if text is None or crop in seen:
+            continue
+        seen.add(crop)
+        examples.append(_example(scene, index, text))
+        if planted < wanted * len(examples) / plan.pairs and len(examples) < plan.pairs:
+            twin = _training_text(scene, index, plan)
+            if twin is not None:
+                examples.append(_example(reshift(scene, plan.rng), index, twin))
+                planted += 2
+                for one, other in (examples[-2:], examples[:-3:-1]):
+                    plan.planted.append((one.query, other.target, "near_duplicate"))
+    return [[example] for example in examples]
+
+
+def _training_text(scene: Scene, index: int, plan: Plan) -> str | None:
+    """Name a thing; where possible, in a quarter of the cases, say where it stands instead."""
+    text = _related(scene, index, plan, held=False) if plan.rng.random() < 0.25 else None
+    return text or _named(scene, index, plan)
+
+
+TASKS = [
+    Task(
+        name="pointing",
+        meta_task="grounding",
+        query_instruction="Cut out of the picture what the words name",
+        target_instruction="Represent the given part of a picture",
+        generate=partial(_point, related=False),
+    ),
+    Task(
+        name="pointing_held",
+        meta_task="grounding",
+        query_instruction="Cut out of the picture what the words name",
+        target_instruction="Represent the given part of a picture",
+        generate=partial(_point, related=True),
+        trained=False,
+    ),
+]
