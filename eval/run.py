@@ -26,6 +26,7 @@ from unime.provenance import Output
 from unime.tables import write_table
 
 SCORES = "scores.json"
+BLOCKS = "embeddings"
 
 
 class ModelEntry(Section):
@@ -81,6 +82,10 @@ def run(recipe: EvalRecipe, out: Output) -> None:
         for number, entry in enumerate(waiting, start=1):
             console.log(f"model {number}/{len(waiting)}: {entry.name}")
             _evaluate(entry, selected, tasks, pool, _folder(out, entry), recipe.batch_size)
+    for entry in recipe.models:
+        # Only now: a run killed between a model's scores and this line comes here again.
+        if (blocks := _folder(out, entry) / BLOCKS).exists():
+            files.remove_folder(blocks)
     scores = {m.name: files.read_json(_folder(out, m) / SCORES) for m in recipe.models}
     results = {
         "rows": [
@@ -88,7 +93,8 @@ def run(recipe: EvalRecipe, out: Output) -> None:
             for m in recipe.models
         ]
     }
-    table = results_table(results["rows"], scores)
+    order = {benchmark.name: names for _, benchmark, names in selected}
+    table = results_table(results["rows"], scores, order)
     files.write_json(out.file("results.json"), results)
     files.write_text(out.file("table.txt"), table)
     if recipe.results is not None:
@@ -167,8 +173,7 @@ def _evaluate(
     start = time.monotonic()
     encoder = encode.load_encoder(entry.model)
     loaded = time.monotonic()
-    blocks = folder / "embeddings"
-    embeddings = encode.encode_pool(encoder, pool, entry.name, blocks, batch_size)
+    embeddings = encode.encode_pool(encoder, pool, entry.name, folder / BLOCKS, batch_size)
     del encoder
     encoded = time.monotonic()
     vectors = Vectors(embeddings, entry.name)
@@ -184,7 +189,6 @@ def _evaluate(
     files.write_json(folder / "timing.json", {"seconds": seconds, "encodes": len(pool)})
     facts = {"model": entry.model_dump(mode="json"), "benchmarks": benchmarks}
     files.write_json(folder / SCORES, facts)
-    files.remove_folder(blocks)
     console.log(f"{entry.name}: encoded in {seconds['encode']} s, scored in {seconds['score']} s")
 
 

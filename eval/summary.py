@@ -33,7 +33,8 @@ def summarise(
     groups = {"overall": list(benchmark.tasks)}
     for name, definition in benchmark.tasks.items():
         groups.setdefault(f"meta_task/{definition.meta_task}", []).append(name)
-        groups.setdefault(f"split/{definition.split}", []).append(name)
+        if benchmark.role == "overall":
+            groups.setdefault(f"split/{definition.split}", []).append(name)
     means = {
         group: _mean(members, tasks, resampled, limit)
         for group, members in groups.items()

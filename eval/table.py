@@ -8,21 +8,26 @@ from typing import Any
 INCOMPLETE = "* mean over an incomplete set: tasks or queries were left out"
 
 
-def results_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -> str:
+def results_table(
+    rows: Sequence[Mapping[str, Any]],
+    scores: Mapping[str, Any],
+    order: Mapping[str, Sequence[str]],
+) -> str:
     """Return all tables of a run as text.
 
     Args:
         rows: the rows of `results.json`.
         scores: the content of every model's `scores.json`, by model name.
+        order: the tasks of each benchmark, both in the order to show them.
     """
-    first = scores[rows[0]["name"]]["benchmarks"]
     parts = ["Models: " + ", ".join(f"({i}) {row['name']}" for i, row in enumerate(rows, start=1))]
-    for name, facts in first.items():
+    for name, tasks in order.items():
         of_models = [scores[row["name"]]["benchmarks"][name] for row in rows]
+        facts = of_models[0]
         parts.append(f"{name} (version {facts['version']}), {facts['metric']} in percent")
         parts.append(_means([row["name"] for row in rows], of_models))
-        parts.append(_tasks(of_models))
-        kinds = _kinds(of_models)
+        parts.append(_tasks(of_models, tasks))
+        kinds = _kinds(of_models, tasks)
         if kinds:
             parts.append("hit@1 against the distractors of one kind alone, mean over tasks")
             parts.append(kinds)
@@ -33,7 +38,8 @@ def results_table(rows: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) 
 
 def _means(names: Sequence[str], of_models: Sequence[Mapping[str, Any]]) -> str:
     """One line a model: the means, the overall one with its 95 % interval; chance below."""
-    groups = list(of_models[0]["means"])
+    # Sorted by name: meta_task/..., overall, split/ind, split/ood.
+    groups = sorted(of_models[0]["means"], key=lambda group: (group != "overall", group))
     header = ["", *(group.rpartition("/")[2] for group in groups), "95 % interval"]
     lines = []
     for number, (name, facts) in enumerate(zip(names, of_models, strict=True), start=1):
@@ -51,11 +57,12 @@ def _means(names: Sequence[str], of_models: Sequence[Mapping[str, Any]]) -> str:
     return grid(header, lines)
 
 
-def _tasks(of_models: Sequence[Mapping[str, Any]]) -> str:
+def _tasks(of_models: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
     """One line a task and metric, one column a model."""
     header = ["task", "", "n", "chance", *(f"({i + 1})" for i in range(len(of_models)))]
     lines = []
-    for task, facts in of_models[0]["tasks"].items():
+    for task in tasks:
+        facts = of_models[0]["tasks"][task]
         for metric, chance in facts["chance_by_metric"].items():
             if metric != of_models[0]["metric"] and not metric.startswith("R@"):
                 continue
@@ -65,18 +72,16 @@ def _tasks(of_models: Sequence[Mapping[str, Any]]) -> str:
     return grid(header, lines)
 
 
-def _kinds(of_models: Sequence[Mapping[str, Any]]) -> str:
-    kinds = dict.fromkeys(
-        kind for facts in of_models[0]["tasks"].values() for kind in facts["by_kind"]
-    )
+def _kinds(of_models: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
+    kinds = dict.fromkeys(kind for task in tasks for kind in of_models[0]["tasks"][task]["by_kind"])
     lines = []
     for kind in kinds:
-        tasks = [task for task, f in of_models[0]["tasks"].items() if kind in f["by_kind"]]
+        having = [task for task in tasks if kind in of_models[0]["tasks"][task]["by_kind"]]
         means = [
-            sum(model["tasks"][task]["by_kind"][kind]["score"] for task in tasks) / len(tasks)
+            sum(model["tasks"][task]["by_kind"][kind]["score"] for task in having) / len(having)
             for model in of_models
         ]
-        lines.append([kind, str(len(tasks)), *(f"{mean:.1f}" for mean in means)])
+        lines.append([kind, str(len(having)), *(f"{mean:.1f}" for mean in means)])
     header = ["kind", "tasks", *(f"({i + 1})" for i in range(len(of_models)))]
     return grid(header, lines) if lines else ""
 

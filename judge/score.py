@@ -25,6 +25,7 @@ from judge.report import report_truth
 from unime import console, files
 from unime.config import Recipe
 from unime.errors import RecipeError, lookup
+from unime.images import load_rgb
 from unime.provenance import Output
 from unime.records import pair_key
 from unime.tables import JUDGED, DataFolder, read_table, write_table
@@ -168,7 +169,7 @@ class Job:
         item = items.item(row)
         if item.image is None:
             return Content(items.content_id(row), item.text)
-        image = partial(self.data.load_image, row)
+        image = partial(load_rgb, self.data.root, item.image)
         return Content(items.content_id(row), item.text, image, int(self._pixels[row]))
 
     @cached_property

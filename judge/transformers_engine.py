@@ -16,13 +16,12 @@ import itertools
 import json
 import math
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import Field
 
-from judge.engine import Content, Engine, Request, Truth
+from judge.engine import Content, Request, Truth
 from unime.config import ModelConfig, Section
 from unime.errors import ModelError
 from unime.prompts import load_judge_prompt
@@ -49,7 +48,7 @@ class TransformersOptions(Section):
     min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
     """Below this probability of yes and no together, a pair is unscored."""
 
-    def engine(self, truth: Truth | None) -> Engine:
+    def engine(self, truth: Truth | None) -> TransformersEngine:
         """Return the engine; the truth stays unseen."""
         del truth
         return TransformersEngine(self)
@@ -67,7 +66,7 @@ class TransformersEngine:
         self._yes = single_token_spellings(self._tokenizer, self._prompt.yes)
         self._no = single_token_spellings(self._tokenizer, self._prompt.no)
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """Model, prompt, answer tokens and preprocessing; batch size changes no score."""
         from unime.models.processor import preprocessing_of

@@ -79,8 +79,10 @@ def inputs(recipe: DataRecipe) -> dict[str, Path]:
         if source.path.startswith(PREFIX):
             found[source.path] = Path(source.path)
             continue
-        # What is missing is named by its absolute path: a relative one could be a Hub id.
-        paths = _matches(source, root) or [(root / source.path).absolute()]
+        paths = _matches(source, root)
+        if not paths:
+            # Absolute, because a relative path that does not exist could be a Hub id.
+            found[source.path] = (root / source.path).absolute()
         for path in paths:
             for file in _files_of(source, path, root):
                 found[_name(file, root)] = file
@@ -136,7 +138,23 @@ def open_sources(recipe: DataRecipe) -> list[Job]:
         if not paths:
             raise DataError(f"source '{source.path}' matches nothing below {root}")
         jobs += [_job(source, root, path, source.task or task or path.stem) for path in paths]
+    _check_same_task(jobs)
     return jobs
+
+
+def _check_same_task(jobs: Sequence[Job]) -> None:
+    """Check that sources of one task agree on what holds for the task."""
+    first: dict[str, Job] = {}
+    for job in jobs:
+        other = first.setdefault(job.task, job)
+        known, known_there = (j.instructions.of(job.task) for j in (job, other))
+        for field in ("in_batch", "meta_task"):
+            here, there = getattr(known, field), getattr(known_there, field)
+            if here != there:
+                raise RecipeError(
+                    f"task {job.task}: {field} is {there!r} for {other.path}, {here!r} for "
+                    f"{job.path}; make them agree, or give them different tasks"
+                )
 
 
 def _job(source: Source, root: Path, path: Path, task: str) -> Job:
@@ -154,13 +172,12 @@ def _matches(source: Source, root: Path) -> list[Path]:
     if "*" not in source.path:
         path = root / pattern
         return [path] if path.exists() else []
-    return [Path(path) for path in sorted(glob.glob(str(root / pattern)))]  # noqa: PTH207
+    paths = [Path(path) for path in sorted(glob.glob(str(root / pattern)))]  # noqa: PTH207
+    return [path for path in paths if path.name != FILE_NAME]
 
 
 def _files_of(source: Source, path: Path, root: Path) -> list[Path]:
     """Return the files that identify a source; a folder stands for its listing."""
-    if not path.exists():
-        return [path]
     notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
     job = _job(source, root, path, "")
     if source.reader == "folder":

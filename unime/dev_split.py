@@ -72,16 +72,17 @@ def choose_dev(
 
 def foreign_negatives(slots: Slots, dev: np.ndarray) -> np.ndarray:
     """Return which slots are negatives that show a picture of the other side, bool `(slots,)`."""
-    pictures = int(slots.picture.max(initial=-1)) + 1
-    has = slots.picture != NONE
-    on_dev_side = dev[slots.pair]
+    # One mark more than there are pictures: slots without one (NONE = -1) look up the last.
+    pictures = int(slots.picture.max(initial=-1)) + 2
+    shows = slots.picture != NONE
     negative = slots.role == NEGATIVE
-    dev_pictures = _marks(slots.picture[has & on_dev_side & ~negative], pictures)
-    picture = np.where(has, slots.picture, 0)
-    foreign = has & negative & ~on_dev_side & (dev_pictures[picture] if pictures else False)
+    on_dev_side = dev[slots.pair]
+    of_dev = _marks(slots.picture[shows & on_dev_side & ~negative], pictures)
+    in_train = shows & negative & ~on_dev_side & of_dev[slots.picture]
     # What train still shows after that must not be among dev's negatives.
-    train_pictures = _marks(slots.picture[has & ~on_dev_side & ~foreign], pictures)
-    return foreign | (has & negative & on_dev_side & (train_pictures[picture] if pictures else 0))
+    of_train = _marks(slots.picture[shows & ~on_dev_side & ~in_train], pictures)
+    in_dev = shows & negative & on_dev_side & of_train[slots.picture]
+    return in_train | in_dev
 
 
 def _take(

@@ -106,6 +106,8 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     finished = _read_if_there(path / "manifest.json")
     if finished is not None:
         _check_same(path, _plan_of(finished), plan, "holds a finished output")
+        # Killed between the manifest and the end of `finish`.
+        (path / "plan.json").unlink(missing_ok=True)
         return Output(path, plan, up_to_date=True)
     begun = _read_if_there(path / "plan.json")
     if begun is not None:

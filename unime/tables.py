@@ -91,9 +91,12 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
 def list_matrix(column: pa.ChunkedArray) -> np.ndarray:
     """Return a list column whose lists have one length as an array `(rows, length)`."""
     rows = len(column)
-    flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-    if rows and len(flat) % rows:
-        raise DataError(f"lists of differing lengths: {len(flat)} values in {rows} rows")
+    lists = column.combine_chunks()
+    # A missing list has the length NaN, which equals nothing.
+    lengths = lists.value_lengths().to_numpy(zero_copy_only=False)
+    if (lengths != lengths[:1]).any():
+        raise DataError(f"lists of differing lengths: {sorted(set(lengths.tolist()))[:5]}")
+    flat = lists.flatten().to_numpy(zero_copy_only=False)
     return flat.reshape(rows, -1) if rows else flat.reshape(0, 0)
 
 

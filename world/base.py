@@ -23,6 +23,8 @@ class Phase(Section):
     """The step at which it ends; the last phase lasts for ever."""
     objects: tuple[int, int]
     """Least and most number of things in a scene."""
+    listing_share: float = 0.33
+    """How many lessons on pictures name everything there is; they teach most a second."""
 
 
 class BaseRecipe(Recipe):
@@ -49,7 +51,8 @@ class BaseRecipe(Recipe):
     save_steps: int = 100
     eval_steps: int = 250
     eval_lessons: int = 512
-    threads: int = 2
+    threads: int = 4
+    """Micro-batches at work at the same time, one thread each."""
     workers: int = 1
     """Processes that make lessons ahead of time."""
     compile: bool = False
@@ -74,9 +77,6 @@ def run(recipe: BaseRecipe, out: Output) -> None:
     train(recipe, out)
 
 
-def objects_at(curriculum: Sequence[Phase], step: int) -> tuple[int, int]:
-    """Return how many things scenes have at a step."""
-    for phase in curriculum:
-        if step < phase.until:
-            return phase.objects
-    return curriculum[-1].objects
+def phase_at(curriculum: Sequence[Phase], step: int) -> Phase:
+    """Return the phase of the curriculum that a step belongs to."""
+    return next((phase for phase in curriculum if step < phase.until), curriculum[-1])

@@ -124,13 +124,13 @@ def patches_of(
     pictures: UInt8[np.ndarray, "images side side 3"],
 ) -> Float[Tensor, "images patches values"]:
     """Normalise and cut pictures as the student's image processor does, all at once."""
-    images, blocks = len(pictures), SIDE // PATCH // MERGE
-    shape = (images, blocks, MERGE, PATCH, blocks, MERGE, PATCH, 3)
+    images, patches = len(pictures), (SIDE // PATCH) ** 2
+    shape = (images, WIDTH, MERGE, PATCH, WIDTH, MERGE, PATCH, 3)
     cut = torch.from_numpy(pictures).view(shape).permute(0, 1, 4, 2, 5, 7, 3, 6)
     values = cut.float().sub_(MEAN * 255).div_(DEVIATION * 255)
     # Each picture is a film of two equal frames.
-    values = values.reshape(images, -1, 3, 1, PATCH * PATCH).expand(-1, -1, -1, 2, -1)
-    return values.reshape(images, (SIDE // PATCH) ** 2, -1)
+    values = values.reshape(images, patches, 3, 1, PATCH * PATCH).expand(-1, -1, -1, 2, -1)
+    return values.reshape(images, patches, 6 * PATCH * PATCH)
 
 
 _PAD, _IMAGE = SPECIALS.index(END_OF_TEXT), SPECIALS.index(IMAGE)

@@ -50,7 +50,11 @@ def is_held(scene: Scene) -> bool:
 
 
 def make_lesson(
-    rng: np.random.Generator, objects: tuple[int, int], text_share: float, sprite_share: float
+    rng: np.random.Generator,
+    objects: tuple[int, int],
+    text_share: float,
+    sprite_share: float,
+    listing_share: float = 0.33,
 ) -> Lesson:
     """Make one lesson.
 
@@ -59,14 +63,15 @@ def make_lesson(
         objects: Least and most number of things in the scene.
         text_share: How many lessons have no picture.
         sprite_share: How likely a thing is a sprite.
+        listing_share: How many lessons on pictures name everything: they teach most a second.
     """
     scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
     if rng.random() < text_share:
         return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng), scene)
     if rng.random() < 0.08:
         return _crop_lesson(scene, rng)
-    makers: list[_Maker] = [_listing, _listing, _asking, _asking, _judging, _captioning]
-    first = makers[int(rng.integers(len(makers)))]
+    makers: tuple[_Maker, ...] = (_asking, _asking, _judging, _captioning)
+    first = _listing if rng.random() < listing_share else pick(rng, makers)
     turns = first(scene, rng)
     if first is _captioning:
         turns += pick(rng, (_asking, _judging))(scene, rng)[:2]

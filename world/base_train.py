@@ -10,7 +10,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from unime import files
 from unime.console import log
 from unime.provenance import Output
-from world.base import BaseRecipe, objects_at
+from world.base import BaseRecipe, phase_at
 from world.base_batch import Encoder, MicroBatch, micro_batches
 from world.base_evaluate import evaluate
 from world.base_lessons import is_held, make_lesson
@@ -31,11 +31,13 @@ from world.base_model import answer_logits, build_model, share_words
 from world.base_tokenizer import build_processor, train_tokenizer
 
 AHEAD = 6  # batches made ahead by each worker
+MUON_PARTS = 2  # optimizers that share the matrices and step at the same time
 
 
 def train(recipe: BaseRecipe, out: Output) -> None:
     """Train from the last checkpoint, or from the beginning, to the last step."""
-    torch.set_num_threads(recipe.threads)
+    pool = ThreadPoolExecutor(recipe.threads, initializer=torch.set_num_threads, initargs=(1,))
+    torch.set_num_threads(1)
     _keep_memory()
     tokenizer = _tokenizer(recipe, out.file("tokenizer.partial.json"))
     model = build_model(recipe.model, recipe.seed)
@@ -49,7 +51,7 @@ def train(recipe: BaseRecipe, out: Output) -> None:
         _compile(model)
     start, lessons = time.monotonic(), 0
     for batches in _batches(recipe, tokenizer, state.step):
-        loss = _step(state, batches, recipe)
+        loss = _step(state, batches, recipe, pool)
         lessons += recipe.batch_size
         if state.step % 20 == 0:
             rate = lessons / (time.monotonic() - start)
@@ -80,11 +82,14 @@ class _State:
         matrices = [p for name, p in named if _is_matrix(name, p)]
         others = [p for name, p in named if not _is_matrix(name, p)]
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.Muon(
-                matrices,
-                lr=recipe.learning_rate,
-                weight_decay=recipe.weight_decay,
-                adjust_lr_fn="match_rms_adamw",
+            *(
+                torch.optim.Muon(
+                    matrices[part::MUON_PARTS],
+                    lr=recipe.learning_rate,
+                    weight_decay=recipe.weight_decay,
+                    adjust_lr_fn="match_rms_adamw",
+                )
+                for part in range(MUON_PARTS)
             ),
             torch.optim.AdamW(
                 others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
@@ -116,31 +121,44 @@ def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
     return parameter.ndim == 2 and "embed" not in name
 
 
-def _step(state: _State, batches: list[MicroBatch], recipe: BaseRecipe) -> float:
-    """Take one optimizer step; the loss is the weighted mean over the whole batch's answers."""
+def _step(
+    state: _State, batches: list[MicroBatch], recipe: BaseRecipe, pool: ThreadPoolExecutor
+) -> float:
+    """Take one optimizer step; the loss is the weighted mean over the whole batch's answers.
+
+    Each micro-batch runs on one thread: on a busy machine, threads that share every operation
+    wait for each other all the time. Gradients are added in a fixed order.
+    """
     total = sum(float(batch.weights.sum()) for batch in batches)
-    loss_sum = 0.0
-    for batch in batches:
-        logits, targets = answer_logits(state.model, batch)
-        weights = batch.weights[:, 1:]
-        losses = functional.cross_entropy(logits, targets, reduction="none")
-        loss = (losses * weights[weights > 0]).sum() / total
-        loss.backward()
-        loss_sum += loss.item()
+    longest_first = reversed(batches)
+    parts = list(pool.map(lambda batch: _gradients(state.model, batch, total), longest_first))
+    for number, parameter in enumerate(state.model.parameters()):
+        gradients = [part[1][number] for part in parts if part[1][number] is not None]
+        parameter.grad = sum(gradients[1:], gradients[0]) if gradients else None
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     rate = recipe.learning_rate * learning_rate_factor(recipe, state.step)
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    list(pool.map(lambda optimizer: optimizer.step(), state.optimizers))
     state.step += 1
     # Early weights are soon wrong: average over a tenth of the run at most.
     keep = min(recipe.ema_decay, 1 - 10 / (10 + state.step))
     with torch.no_grad():
         averages, currents = list(state.average.parameters()), list(state.model.parameters())
         torch._foreach_lerp_(averages, currents, 1 - keep)
-    return loss_sum
+    return sum(part[0] for part in parts)
+
+
+def _gradients(
+    model: Qwen3VLForConditionalGeneration, batch: MicroBatch, total: float
+) -> tuple[float, tuple[torch.Tensor | None, ...]]:
+    """Return one micro-batch's share of the loss and of the gradient."""
+    logits, targets = answer_logits(model, batch)
+    weights = batch.weights[:, 1:]
+    losses = functional.cross_entropy(logits, targets, reduction="none")
+    loss = (losses * weights[weights > 0]).sum() / total
+    return loss.item(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
 
 
 def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
@@ -153,10 +171,12 @@ def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
 def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBatch]:
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
-    objects = objects_at(recipe.curriculum, step)
+    phase = phase_at(recipe.curriculum, step)
     lessons = []
     while len(lessons) < recipe.batch_size:
-        lesson = make_lesson(rng, objects, recipe.text_share, recipe.sprite_share)
+        lesson = make_lesson(
+            rng, phase.objects, recipe.text_share, recipe.sprite_share, phase.listing_share
+        )
         if not is_held(lesson.scene):
             lessons.append(lesson)
     return micro_batches(lessons, encoder, recipe.micro_batches)

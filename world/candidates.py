@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ def _list(
     taken = {example.target}
     candidates = [("gold", example.target)]
     shuffled = (("", pool[i]) for i in rng.permutation(len(pool)).tolist())
-    for kind, content in (*near, *shuffled):
+    for kind, content in chain(near, shuffled):
         if len(candidates) >= size:
             break
         if content in taken or too_close(example.query.meaning, content.meaning):
@@ -81,6 +82,8 @@ def _kind(gold: Content, other: Content) -> str:
     """Tell random candidates from those that differ in a single attribute."""
     one, two = gold.meaning, other.meaning
     if isinstance(one, ThingSpec) and isinstance(two, ThingSpec):
+        if not one.colour or not two.colour:
+            return "random"
         fields = ((one.kind, two.kind), (one.colour, two.colour))
     elif isinstance(one, Crop) and isinstance(two, Crop):
         fields = tuple(zip(one.look, two.look, strict=True))

@@ -1,9 +1,9 @@
 """Seven categories of captions made false by a small change, in SugarCrepe's terms.
 
-Every item begins with a pair of scenes and a pair of captions, each true of its own scene only. A coin
-decides which of the two becomes the picture. The texts alone therefore tell nothing: whatever could be
-a caption could as well be a negative. For the same reason the add_* categories compare a caption that
-adds something present with one that adds something absent, and not a shorter with a longer one.
+Two scenes and two captions, each true of its own scene only, make two items: each caption is once the
+right one and once the negative. The texts alone therefore tell nothing. For the same reason the add_*
+categories compare a caption that adds something present with one that adds something absent, and not
+a shorter with a longer one.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ def items(category: str, count: int, partition: str, rng: np.random.Generator) -
         said = _say(scene, first, second, rng)
         sides = said and CATEGORIES[category](Side(scene, said), (first, second), rng)
         if sides is not None and _sound(sides, partition):
-            made.append(_item(sides, partition, rng))
-    return made
+            made += _both_ways(sides, partition, rng)
+    return made[:count]
 
 
 def _sound(sides: tuple[Side, Side], partition: str) -> bool:
@@ -64,15 +64,16 @@ def _sound(sides: tuple[Side, Side], partition: str) -> bool:
     )
 
 
-def _item(sides: tuple[Side, Side], partition: str, rng: np.random.Generator) -> Item:
-    """Toss the coin, and word both captions alike."""
-    true, false = sides if rng.random() < 0.5 else sides[::-1]
+def _both_ways(sides: tuple[Side, Side], partition: str, rng: np.random.Generator) -> list[Item]:
+    """Word both captions alike, and make an item of each scene."""
     wording = int(rng.integers(1 << 30))
-    caption, negative = (
-        word(side.spec, np.random.default_rng(wording), partition, synonyms=0.0)
-        for side in (true, false)
+    one, other = (
+        word(side.spec, np.random.default_rng(wording), partition, synonyms=0.0) for side in sides
     )
-    return Item(true.scene, caption, negative, false.spec)
+    return [
+        Item(sides[0].scene, one, other, sides[1].spec),
+        Item(sides[1].scene, other, one, sides[0].spec),
+    ]
 
 
 def _say(scene: Scene, first: int, second: int, rng: np.random.Generator) -> Spec | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -11,21 +12,37 @@ from world.scene import Scene, Thing
 from world.truth import Crop, Meaning
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Picture:
     """A scene to draw, whole or cropped to one of its things."""
 
     scene: Scene
     thing: int | None = None
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.scene, self.thing))
 
-@dataclass(frozen=True, slots=True)
+    def __hash__(self) -> int:
+        """Hash once: pictures are looked up hundreds of times each."""
+        return self._hash
+
+
+@dataclass(frozen=True)
 class Content:
     """A text, a picture, or both, and what it means in its task."""
 
     text: str
     picture: Picture | None
     meaning: Meaning
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.text, self.picture, self.meaning))
+
+    def __hash__(self) -> int:
+        """Hash once: contents are looked up hundreds of times each."""
+        return self._hash
 
 
 @dataclass(frozen=True, slots=True)

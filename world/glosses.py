@@ -1,4 +1,4 @@
-"""General text without a hub: `python -m world glosses OUT.txt` writes WordNet's glosses.
+"""General text without a hub: `python -m world teacher OUT` fills OUT/glosses.txt.
 
 The glosses come from the Debian package wordnet-base (WordNet 3.0 licence), which is downloaded
 and unpacked, not installed. Where that is impossible the file is written empty and said so: stage
@@ -20,7 +20,7 @@ PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
 INSTALLED = Path("/usr/share/wordnet")
 
 
-def fetch(out: Path) -> None:
+def fetch_glosses(out: Path) -> None:
     """Write one gloss a line, unless the file is there.
 
     Args:

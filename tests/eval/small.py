@@ -24,7 +24,7 @@ CATEGORIES = (
 def write_world(root: Path, queries: int = 6) -> Path:
     """Write two tasks in MMEB-eval's layout and the seven compositional files."""
     for colour in COLOURS:
-        for folder in ("eval/pictures", "compositional/images"):
+        for folder in ("pictures", "images"):
             path = root / folder / f"{colour}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (56, 56), colour).save(path)
@@ -69,7 +69,7 @@ def write_world(root: Path, queries: int = 6) -> Path:
     for category in CATEGORIES:
         records = {
             str(number): {
-                "filename": f"{colour}.png",
+                "filename": f"images/{colour}.png",
                 "caption": f"a {colour} {category}",
                 "negative_caption": f"no {colour} {category}",
             }

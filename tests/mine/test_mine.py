@@ -25,6 +25,7 @@ class TextHashEmbedder:
 
     fingerprint = "text hash"
     preprocessing = {"pooling": "none"}  # noqa: RUF012
+    instance: TextHashEmbedder
 
     def __init__(self):
         self.encoded = []
@@ -88,7 +89,7 @@ def pair_lists(draw):
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(pair_lists(), st.integers(1, 9))
 def test_candidates_are_the_nearest_admissible_targets_of_the_task(pairs, k):
     with pytest.MonkeyPatch.context() as patch, _folder() as tmp_path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -80,10 +82,12 @@ def test_merged_equals_adapted_and_saving_leaves_the_model_alone(
 def test_saved_folder_keeps_the_language_model_head(load, family: str, tmp_path) -> None:
     embedder = load(family)
     embedder.save(tmp_path)
-    for source in (AutoModel, AutoModelForImageTextToText):
+    sources: list[Any] = [AutoModel, AutoModelForImageTextToText]
+    model: Any = None
+    for source in sources:
         model, info = source.from_pretrained(tmp_path, output_loading_info=True)
         assert not info["missing_keys"], source
-    original = AutoModelForImageTextToText.from_pretrained(embedder.config.id)
+    original: Any = AutoModelForImageTextToText.from_pretrained(embedder.config.id)
     expected = original.get_output_embeddings().weight
     torch.testing.assert_close(model.get_output_embeddings().weight, expected, atol=0, rtol=0)
 

@@ -19,14 +19,16 @@ from unime.models.template import (
     wrap_template,
 )
 
-HEADERS = {
+HEADERS: dict[str, str] = {
     "qwen2_vl": "<|im_start|>assistant\n",
     "qwen2_5_vl": "<|im_start|>assistant\n",
     "qwen3_vl": "<|im_start|>assistant\n",
     "smolvlm": "<end_of_utterance>\nAssistant:",
     "llava_onevision": "<|im_start|>assistant\n",
 }
-IMAGE_TOKENS = dict.fromkeys(FAMILIES[:3], "<|image_pad|>") | dict.fromkeys(FAMILIES[3:], "<image>")
+IMAGE_TOKENS: dict[str, str] = {
+    name: "<|image_pad|>" if name.startswith("qwen") else "<image>" for name in FAMILIES
+}
 
 
 def render(embedder: Embedder, messages: list[dict]) -> str:

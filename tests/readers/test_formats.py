@@ -54,9 +54,7 @@ def test_mmeb_train_with_images_on_the_other_side_and_negatives(tmp_path: Path) 
         "neg_image_path": ["", "2.jpg"],
     }
     json_lines(tmp_path / "WebQA.jsonl", [row])
-    pair = only(
-        rows_of(tmp_path, reader="mmeb_train", path="WebQA.jsonl", image_root="images/")
-    )
+    pair = only(rows_of(tmp_path, reader="mmeb_train", path="WebQA.jsonl", image_root="images/"))
     assert pair.query == Item("Which part?")
     assert pair.positives == (Item("A face.", "images/1.jpg"),)
     assert pair.negatives == (Item("A foot."), Item("", "images/2.jpg"))
@@ -143,7 +141,9 @@ def test_unime_v2_finds_tasks_by_folder_or_instruction(tmp_path: Path) -> None:
     rows = [unime_row(nights, "images/NIGHTS/Train/q.jpg"), unime_row(news, "")]
     rows[1]["pos_image"] = "p.jpg"
     (tmp_path / "train.json").write_text(json.dumps(rows, indent=2))
-    first, second = (row.pairs[0] for row in rows_of(tmp_path, reader="unime_v2", path="train.json"))
+    first, second = (
+        row.pairs[0] for row in rows_of(tmp_path, reader="unime_v2", path="train.json")
+    )
     assert (first.task, second.task) == ("NIGHTS", "VisualNews_t2i")
     assert first.query == Item("", "images/NIGHTS/Train/q.jpg")
     assert first.positives == (Item("", "images/NIGHTS/Train/p.jpg"),)
@@ -312,6 +312,7 @@ def test_the_hub_out_of_reach_is_one_clear_sentence(tmp_path: Path) -> None:
 def test_wildcards_make_a_task_of_each_match(tmp_path: Path) -> None:
     for name in ("b", "a"):
         parquet(tmp_path / f"train/{name}/original.parquet", [MMEB])
+    (tmp_path / "train/instructions.json").write_text("{}")
     rows = rows_of(tmp_path, reader="mmeb_train", path="train/*", image_root="train/{task}")
     assert [(row.pairs[0].task, row.pairs[0].query.image) for row in rows] == [
         ("a", "train/a/images/A-OKVQA/Train/1.jpg"),

@@ -28,7 +28,7 @@ EXAMPLES = {
         ("Select the portion of the image that isolates the object labeled as", '"bird"'),
     ("VisualNews_t2i", "query", "Retrieve an image of this news caption. US goal. Again: yes.\n"):
         ("Retrieve an image of this news caption.", "US goal. Again: yes."),
-    ("VisDial", "target", "<|image_1|>\nRepresent the given image\n"): 
+    ("VisDial", "target", "<|image_1|>\nRepresent the given image\n"):
         ("Represent the given image", ""),
     ("EDIS", "target", "<|image_1|>\nRepresent the given image with related text information: A."):
         ("Represent the given image with related text information:", "A."),
@@ -67,7 +67,12 @@ def test_every_known_instruction_comes_off_whole(
 def test_what_stays_whole_is_counted_and_said_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    row = {"qry": "In other words: Who?", "qry_image_path": "", "pos_text": "I", "pos_image_path": ""}
+    row = {
+        "qry": "In other words: Who?",
+        "qry_image_path": "",
+        "pos_text": "I",
+        "pos_image_path": "",
+    }
     json_lines(tmp_path / "OK-VQA.jsonl", [row, row])
     known = Instructions(TABLE)
     assert known.split(row["qry"], "OK-VQA", "query") == ("", row["qry"])
@@ -81,7 +86,12 @@ def test_what_stays_whole_is_counted_and_said_once(
 
 
 def test_an_instructions_file_near_the_data_goes_first(tmp_path: Path) -> None:
-    row = {"qry": "Who is it? Me.", "qry_image_path": "", "pos_text": "Answer: I", "pos_image_path": ""}
+    row = {
+        "qry": "Who is it? Me.",
+        "qry_image_path": "",
+        "pos_text": "Answer: I",
+        "pos_image_path": "",
+    }
     json_lines(tmp_path / "train/OK-VQA.jsonl", [row])
     tasks = {"OK-VQA": {"query_instruction": ["Who", "Who is it?"], "target_instruction": "Answer"}}
     (tmp_path / "instructions.json").write_text(json.dumps(tasks))

@@ -9,7 +9,7 @@ from unime.config import ModelConfig
 from unime.train.plan import Budget, Size, plan_chunks, size_of
 
 SIZES = st.lists(
-    st.builds(Size, st.integers(1, 300), st.sampled_from([0, 0, 400, 3000])),
+    st.builds(Size, st.integers(1, 300), st.sampled_from([0, 0, 400, 3000]), st.integers(0, 1)),
     min_size=1,
     max_size=60,
 )
@@ -22,7 +22,7 @@ def test_chunks_partition_the_batch_within_the_budget(sizes, tokens, pixels, ite
     plan = plan_chunks(sizes, budget)
     assert sorted(place for chunk in plan.chunks for place in chunk) == list(range(len(sizes)))
     for chunk in plan.chunks:
-        assert len({sizes[place].pixels > 0 for place in chunk}) == 1
+        assert len({(sizes[p].pixels > 0, sizes[p].group) for p in chunk}) == 1
         assert len(chunk) == 1 or within([chunk], sizes, budget)
     assert plan.kept == 1 or within(plan.chunks[-plan.kept :], sizes, budget)
     assert plan.kept == len(plan.chunks) or not within(plan.chunks[-plan.kept - 1 :], sizes, budget)

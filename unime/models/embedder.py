@@ -104,10 +104,19 @@ class Embedder:
         """
         return self._renderer.features(encodes)
 
-    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
+    def is_cut(self, encode: Encode) -> bool:
+        """Tell whether an input is too long and loses the end of its text."""
+        before = self._renderer.cut
+        self.features([encode])
+        return self._renderer.cut > before
+
+    def forward(self, features: Mapping[str, Any]) -> Float[Tensor, "batch dim"]:
         """Embed one batch of features, with gradient if enabled; rows have length 1."""
         # sentence-transformers writes into the dict it gets.
-        inputs = {key: value.to(self.device) for key, value in features.items()}
+        inputs = {
+            key: value.to(self.device) if isinstance(value, Tensor) else value
+            for key, value in features.items()
+        }
         return self.module(inputs)["sentence_embedding"].float()
 
     def encode(

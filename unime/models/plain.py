@@ -1,7 +1,7 @@
 """What a user without this package runs: the other side of `unime verify`.
 
 `SCRIPT` is handed to a fresh interpreter as text, because importing this module would import the
-package. It reads a job from standard input and prints one JSON line.
+package. It reads a list of jobs from standard input and prints one JSON line.
 """
 
 from __future__ import annotations
@@ -53,9 +53,11 @@ def by_transformers(job, prompts):
     return found
 
 
-job = json.load(sys.stdin)
-vectors, prompts = by_sentence_transformers(job)
-result = {"sentence-transformers": vectors, "transformers": by_transformers(job, prompts)}
+results = []
+for job in json.load(sys.stdin):
+    vectors, prompts = by_sentence_transformers(job)
+    plain = by_transformers(job, prompts)
+    results.append({"sentence-transformers": vectors, "transformers": plain})
 assert "unime" not in sys.modules, "unime was imported"
-print(json.dumps(result))
+print(json.dumps(results))
 """

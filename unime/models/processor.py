@@ -36,6 +36,8 @@ def prepare_processor(
     if getattr(processor, "image_processor", None) is None:
         raise ModelError(f"{config.id} has no image processor; expected a vision-language model")
     processor.tokenizer.padding_side = padding_side
+    # What a tokenizer was built with is what it saves, whatever its attributes say now.
+    processor.tokenizer.init_kwargs["padding_side"] = padding_side
     limit_pixels(processor.image_processor, config)
     original = unwrap_template(chat_template_of(processor, config.id))
     wrapped = wrap_template(

@@ -87,10 +87,10 @@ class ItemSizes:
         self._pixels = data.items.sizes(range(len(data.items)))
         self._model, self.budget = model, budget
 
-    def of(self, items: Sequence[int], instructions: Sequence[str]) -> list[Size]:
+    def of(self, items: Sequence[int], instructions: Sequence[str], side: str) -> list[Size]:
         """Return the size of each (item, instruction)."""
         return [
-            size_of(int(self._characters[i]) + len(text), int(self._pixels[i]), self._model)
+            size_of(int(self._characters[i]) + len(text), int(self._pixels[i]), self._model, side)
             for i, text in zip(items, instructions, strict=True)
         ]
 

@@ -26,6 +26,8 @@ class Size(NamedTuple):
 
     tokens: int
     pixels: int = 0
+    group: int = 0
+    """Encodes of one group begin with the same prompt, which a chunk then computes once."""
 
 
 class Budget(Section):
@@ -46,25 +48,26 @@ class Plan(NamedTuple):
     pass and need no second. All of them, when the whole batch fits."""
 
 
-def size_of(characters: int, pixels: int, model: ModelConfig) -> Size:
+def size_of(characters: int, pixels: int, model: ModelConfig, side: str = "query") -> Size:
     """Estimate the size of one encode.
 
     Args:
         characters: length of the text.
         pixels: width times height of the image file, 0 without image.
         model: its pixel limits say what the image is resized to.
+        side: "query" or "target"; their prompts differ.
     """
     if pixels:
         pixels = min(max(pixels, model.min_pixels), model.max_pixels)
     tokens = PROMPT_TOKENS + characters // CHARACTERS_PER_TOKEN + pixels // PIXELS_PER_TOKEN
-    return Size(min(tokens, model.max_length), pixels)
+    return Size(min(tokens, model.max_length), pixels, int(side == "target"))
 
 
 def plan_chunks(sizes: Sequence[Size], budget: Budget) -> Plan:
     """Cut a batch into chunks.
 
-    Images and plain texts never share a chunk: padded together, short texts would pay for the
-    image's tokens. An encode that alone exceeds the budget gets a chunk of its own.
+    A chunk holds one kind: images or plain texts, because padded together short texts would pay
+    for the image's tokens; queries or targets, because their prompts differ. An encode that alone exceeds the budget gets a chunk of its own.
     """
     order = sorted(range(len(sizes)), key=lambda place: (_kind(sizes[place]), sizes[place], place))
     chunks: list[list[int]] = []
@@ -101,8 +104,8 @@ class _Load(NamedTuple):
         return not wasteful and _within(self.items, self.padded, self.pixels, budget)
 
 
-def _kind(size: Size) -> bool:
-    return size.pixels > 0
+def _kind(size: Size) -> tuple[bool, int]:
+    return size.pixels > 0, size.group
 
 
 def _within(items: int, tokens: int, pixels: int, budget: Budget) -> bool:

@@ -95,13 +95,15 @@ class ContrastSource:
     def _prepare(
         self, draw: Draw, queries: Distinct, targets: Distinct, indices: ContrastIndices, named: int
     ) -> Prepared:
-        items = [*queries.items.tolist(), *targets.items.tolist()]
-        instructions = [*queries.instructions, *targets.instructions]
-        plan = plan_chunks(self._sizes.of(items, instructions), self._sizes.budget)
-        encodes = [
-            load_encode(self.data, item, "query" if i < len(queries.items) else "target", text)
-            for i, (item, text) in enumerate(zip(items, instructions, strict=True))
-        ]
+        sizes, encodes = [], []
+        for side, group in (("query", queries), ("target", targets)):
+            items = group.items.tolist()
+            sizes += self._sizes.of(items, group.instructions, side)
+            encodes += [
+                load_encode(self.data, item, side, text)
+                for item, text in zip(items, group.instructions, strict=True)
+            ]
+        plan = plan_chunks(sizes, self._sizes.budget)
         return Prepared(
             chunks=prepare_chunks(plan, encodes, self._features),
             kept=plan.kept,
@@ -109,8 +111,8 @@ class ContrastSource:
             name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
             counts={
                 "rows": len(draw.rows),
-                "encodes": len(items),
-                "repeats": 1 - len(items) / named,
+                "encodes": len(encodes),
+                "repeats": 1 - len(encodes) / named,
                 "negatives": float(indices.allowed.sum()) / len(draw.rows),
             },
         )

@@ -18,6 +18,7 @@ from unime.console import SECONDS_BETWEEN_LINES, log
 from unime.errors import ModelError
 from unime.losses import LossFunction
 from unime.models import Embedder
+from unime.models.prefix import SharedPrefix
 from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.batch import Prepared

@@ -1,0 +1,119 @@
+"""Tables: equal values give equal bytes, and come back as they were."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unime import files, tables
+from unime.errors import DataError
+from unime.records import Item, content_id
+from unime.tables import DataFolder, Items, list_matrix, read_table, write_table
+
+ROW = st.fixed_dictionaries(
+    {
+        "pair": st.integers(0, 2**31 - 1),
+        "candidates": st.lists(st.integers(-1, 2**31 - 1), max_size=4),
+        "similarities": st.lists(st.floats(-1, 1, width=16), max_size=4),
+        "positive_similarity": st.floats(width=16, allow_nan=False),
+        "positive_rank": st.integers(1, 2**31 - 1),
+    }
+)
+
+
+@given(st.lists(ROW, max_size=20))
+def test_what_is_written_is_read_and_twice_the_same_bytes(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, object]]
+) -> None:
+    folder = tmp_path_factory.mktemp("t")
+    for row in rows:
+        row["similarities"] = [np.float16(v) for v in row["similarities"]]  # type: ignore[attr-defined]
+        row["positive_similarity"] = np.float16(row["positive_similarity"])  # type: ignore[arg-type]
+    table = pa.Table.from_pylist(rows, schema=tables.MINED)
+    write_table(folder / "a.parquet", table)
+    write_table(folder / "b.parquet", pa.concat_tables([table.slice(0, 3), table.slice(3)]))
+    assert read_table(folder / "a.parquet").equals(table)
+    assert (folder / "a.parquet").read_bytes() == (folder / "b.parquet").read_bytes()
+
+
+def test_chosen_columns_and_errors(tmp_path: Path) -> None:
+    write_table(tmp_path / "a.parquet", pa.table({"x": [1], "y": [2]}))
+    assert read_table(tmp_path / "a.parquet", ["y"]).to_pydict() == {"y": [2]}
+    with pytest.raises(DataError, match=r"none.parquet is missing; run the stage that writes it"):
+        read_table(tmp_path / "none.parquet")
+    (tmp_path / "b.parquet").write_bytes(b"PAR1 but cut")
+    with pytest.raises(DataError, match=r"b.parquet is not a readable Parquet file"):
+        read_table(tmp_path / "b.parquet")
+
+
+@given(st.integers(0, 5), st.integers(1, 4), st.integers(1, 3))
+def test_lists_of_one_length_are_a_matrix(rows: int, length: int, pieces: int) -> None:
+    values = np.arange(rows * length, dtype=np.int32).reshape(rows, length)
+    kind = pa.list_(pa.int32())
+    column = pa.chunked_array([pa.array(v.tolist(), kind) for v in np.array_split(values, pieces)])
+    found = list_matrix(column)
+    assert found.shape == ((rows, length) if rows else (0, 0))
+    assert found.tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("lists", [[[1], [2, 3]], [[1], [2, 3], [4, 5, 6]], [[1, 2], None]])
+def test_lists_of_differing_lengths_are_an_error(lists: list[list[int] | None]) -> None:
+    with pytest.raises(DataError, match="lists of differing lengths"):
+        list_matrix(pa.chunked_array([lists]))
+
+
+TEXTS = st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), max_size=12)
+
+
+@given(TEXTS, st.integers(0, 4))
+def test_items_come_back_from_any_piece_of_a_table(texts: list[str], skip: int) -> None:
+    rows = [
+        {
+            "content_id": content_id(text, None),
+            "text": text,
+            "image": f"{i}.png" if i % 2 else None,
+            "width": 3 if i % 2 else None,
+            "height": i if i % 2 else None,
+        }
+        for i, text in enumerate(texts)
+    ]
+    items = Items(pa.Table.from_pylist(rows, schema=tables.ITEMS).slice(skip))
+    kept = rows[skip:]
+    assert len(items) == len(kept)
+    for i, row in enumerate(kept):
+        assert items.item(i) == Item(row["text"], row["image"])
+        assert items.content_id(i) == row["content_id"]
+    assert items.content_ids.shape == (len(kept), 16)
+    pixels = [3 * (row["height"] or 0) for row in kept]
+    assert items.sizes(list(range(len(kept)))).tolist() == pixels
+
+
+def test_a_folder_without_manifest_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "items.parquet").write_bytes(b"")
+    with pytest.raises(DataError, match="is no finished data folder; run `unime data` for it"):
+        DataFolder.open(tmp_path)
+
+
+def test_splits_and_pairs_by_row(tmp_path: Path) -> None:
+    rows = [
+        {"task": "t", "query_instruction": "i", "target_instruction": "", "query": 0,
+         "positives": [1, 2], "negatives": [3], "scores": [0.5, 0.25], "split": "train"},
+        {"task": "u", "query_instruction": "", "target_instruction": "j", "query": 4,
+         "positives": [1], "negatives": [], "scores": [], "split": "dev"},
+    ]  # fmt: skip
+    write_table(tmp_path / "pairs.parquet", pa.Table.from_pylist(rows, schema=tables.PAIRS))
+    files.write_json(tmp_path / "manifest.json", {"facts": {"root": "there"}})
+    tasks = [{"name": n, "in_batch": n == "t", "meta_task": "m", "pairs": 1} for n in ("u", "t")]
+    files.write_json(tmp_path / "tasks.json", tasks)
+    folder = DataFolder.open(tmp_path)
+    assert folder.root == Path("there")
+    assert list(folder.tasks) == ["u", "t"]
+    assert [folder.tasks[n].in_batch for n in ("u", "t")] == [False, True]
+    assert (folder.split("train").tolist(), folder.split("dev").tolist()) == ([0], [1])
+    assert folder.split("dev").dtype == np.int32
+    assert [folder.pair(i)._asdict() for i in range(2)] == rows

@@ -1,0 +1,91 @@
+"""The tokens that all inputs of a batch begin with, computed once for the whole batch.
+
+A hierarchical prompt puts the same system text before every input. Attention is causal, so its
+hidden states are the same in every row: keys and values of one row serve all of them, forward and
+backward. Short texts spend most of their tokens there, and this is exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+SHORTEST = 8
+"""Shorter prefixes are not worth two calls."""
+
+
+class SharedPrefix(nn.Module):
+    """Stands where an embedder's sentence-transformers module stands, and gives the same result.
+
+    Args:
+        module: Transformer, last-token Pooling and Normalize.
+    """
+
+    def __init__(self, module: Any) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return the features with "sentence_embedding" `(batch, dim)` in them."""
+        length = prefix_length(features, _image_token(self.module[0].model))
+        if length < SHORTEST or len(features["input_ids"]) < 2:
+            return self.module(dict(features))
+        hidden = _hidden_after_prefix(self.module[0].model, features, length)
+        last = features["attention_mask"].sum(dim=1) - 1 - length
+        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
+        return {**features, "sentence_embedding": nn.functional.normalize(pooled, dim=1)}
+
+
+def prefix_length(features: Mapping[str, Tensor], image_token: int | None) -> int:
+    """Return how many text tokens all rows have in common at their beginning.
+
+    At least one token of each row stays outside, and so does everything from an image on.
+    """
+    ids, mask = features["input_ids"], features["attention_mask"]
+    shared = ((ids == ids[:1]) & (mask == 1)).all(dim=0)
+    if image_token is not None:
+        shared &= ids[0] != image_token
+    common = int(shared.long().cumprod(dim=0).sum())
+    return min(common, int(mask.sum(dim=1).min()) - 1)
+
+
+def _hidden_after_prefix(
+    model: Any, features: Mapping[str, Tensor], length: int
+) -> Float[Tensor, "batch rest dim"]:
+    """Return the last hidden states of the tokens after the prefix."""
+    rows, _ = features["input_ids"].shape
+    cache = model.language_model(
+        input_ids=features["input_ids"][:1, :length], use_cache=True
+    ).past_key_values
+    for layer in cache.layers:
+        layer.keys = layer.keys.expand(rows, -1, -1, -1)
+        layer.values = layer.values.expand(rows, -1, -1, -1)
+    rest = {
+        key: value[:, length:]
+        if value.shape[:2] == features["input_ids"].shape and key != "attention_mask"
+        else value
+        for key, value in features.items()
+    }
+    positions = _positions(model, features)
+    return model(
+        **rest, position_ids=positions[..., length:], past_key_values=cache, use_cache=True
+    ).last_hidden_state
+
+
+def _positions(model: Any, features: Mapping[str, Tensor]) -> Tensor:
+    """Return the position ids of the whole input, as the model itself would number them."""
+    get_rope_index = getattr(model, "get_rope_index", None)
+    if get_rope_index is None:
+        ids = features["input_ids"]
+        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    known = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
+    return get_rope_index(**{key: features[key] for key in known if key in features})[0]
+
+
+def _image_token(model: Any) -> int | None:
+    config = model.config
+    return getattr(config, "image_token_id", getattr(config, "image_token_index", None))

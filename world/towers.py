@@ -1,0 +1,142 @@
+"""The reference model behind the baselines: one small transformer over words and patches, for both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from PIL import Image
+from torch import Tensor, nn
+
+from unime import console
+from unime.records import Item
+
+WORDS = 40
+"""Most words an item may have, instruction included."""
+
+
+@dataclass(frozen=True)
+class Senses:
+    """What a reference model may look at."""
+
+    pictures: bool = True
+    texts: bool = True
+    """Without them it still reads the instruction."""
+    order: bool = True
+    """Without it a text is a bag of words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One side of a pair."""
+
+    item: Item
+    instruction: str
+
+
+class Tower(nn.Module):
+    """Words and 16 patches in, a unit vector out."""
+
+    def __init__(self, words: int, senses: Senses, width: int = 128, layers: int = 2) -> None:
+        super().__init__()
+        self.senses = senses
+        self.words = nn.Embedding(words, width, padding_idx=0)
+        self.word_places = nn.Parameter(torch.randn(WORDS, width) * 0.02)
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, 48, 8, stride=4, padding=2),
+            nn.GELU(),
+            nn.Conv2d(48, width, 4, stride=4),
+        )
+        self.patch_places = nn.Parameter(torch.randn(16, width) * 0.02)
+        layer = nn.TransformerEncoderLayer(
+            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        )
+        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
+        self.head = nn.Linear(width, width)
+        self.scale = nn.Parameter(torch.tensor(3.0))
+
+    def forward(
+        self, words: Int[Tensor, "batch length"], pictures: Float[Tensor, "batch 3 side side"] | None
+    ) -> Float[Tensor, "batch dim"]:
+        """Embed a batch of which all items have a picture, or none."""
+        tokens = self.words(words)
+        if self.senses.order:
+            tokens = tokens + self.word_places[: words.shape[1]]
+        ignored = words == 0
+        if pictures is not None:
+            patches = self.stem(pictures).flatten(2).transpose(1, 2) + self.patch_places
+            tokens = torch.cat([patches, tokens], dim=1)
+            ignored = torch.cat([ignored.new_zeros(patches.shape[:2]), ignored], dim=1)
+        hidden = self.encoder(tokens, src_key_padding_mask=ignored)
+        kept = (~ignored).unsqueeze(-1).to(hidden.dtype)
+        return F.normalize(self.head((hidden * kept).sum(1) / kept.sum(1)), dim=-1)
+
+
+class Reference:
+    """A tower with its vocabulary and the pictures it has read."""
+
+    def __init__(self, vocabulary: dict[str, int], root: Path, senses: Senses) -> None:
+        self.vocabulary, self.root, self.senses = vocabulary, root, senses
+        self.tower = Tower(len(vocabulary) + 2, senses)
+        self._pixels = cache(lambda name: np.asarray(Image.open(root / name)).transpose(2, 0, 1))
+
+    def embed(self, inputs: Sequence[Input]) -> Float[Tensor, "batch dim"]:
+        """Embed items of one kind: all with a picture, or none."""
+        texts = [f"{i.instruction} {i.item.text if self.senses.texts else ''}" for i in inputs]
+        rows = [[self.vocabulary.get(w, 1) for w in text.lower().split()][:WORDS] for text in texts]
+        # An item of nothing (a blanked text) still needs one token.
+        rows = [row or [1] for row in rows]
+        words = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        for row, ids in zip(words, rows, strict=True):
+            row[: len(ids)] = torch.tensor(ids)
+        pictures = None
+        if inputs[0].item.image and self.senses.pictures:
+            stacked = np.stack([self._pixels(i.item.image) for i in inputs])
+            pictures = torch.from_numpy(stacked).float() / 127.5 - 1
+        return self.tower(words, pictures)
+
+    @torch.no_grad()
+    def embed_all(self, inputs: Sequence[Input], batch: int = 512) -> dict[Input, Tensor]:
+        """Embed every distinct input once."""
+        found: dict[Input, Tensor] = {}
+        for pictured in (False, True):
+            group = [i for i in dict.fromkeys(inputs) if bool(i.item.image) == pictured]
+            for start in range(0, len(group), batch):
+                part = group[start : start + batch]
+                found |= dict(zip(part, self.embed(part), strict=True))
+        return found
+
+
+def train(
+    model: Reference,
+    tasks: dict[str, list[tuple[Input, Input]]],
+    epochs: int,
+    generator: np.random.Generator,
+    batch: int = 128,
+) -> None:
+    """Train by in-batch contrast, one task a batch; equal targets are no negatives of each other."""
+    batches = [name for name, pairs in tasks.items() for _ in range(epochs * len(pairs) // batch)]
+    batches = [batches[i] for i in generator.permutation(len(batches))]
+    optimizer = torch.optim.AdamW(model.tower.parameters(), lr=1.5e-3, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=len(batches))
+    for name in console.progress(batches, len(batches), "baseline", "steps"):
+        pairs = tasks[name]
+        chosen = [pairs[i] for i in generator.choice(len(pairs), min(batch, len(pairs)), False)]
+        query = model.embed([query for query, _ in chosen])
+        target = model.embed([target for _, target in chosen])
+        numbers = {item: i for i, item in enumerate({target.item: None for _, target in chosen})}
+        same = torch.tensor([numbers[target.item] for _, target in chosen])
+        logits = query @ target.T * model.tower.scale.exp().clamp(max=100)
+        twin = (same[:, None] == same[None, :]) & ~torch.eye(len(chosen), dtype=torch.bool)
+        loss = F.cross_entropy(logits.masked_fill(twin, -1e4), torch.arange(len(chosen)))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    console.log(f"baseline: last loss {loss.item():.3f}")
