@@ -50,13 +50,16 @@ def report_truth(
 
     scores = judged["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     positives = judged["positive_score"].to_numpy()
+    positives = positives[~np.isnan(positives)]
     facts = {
         "planted_in_corpus": verdicts.planted_in_corpus,
         "planted_among_candidates": int(verdicts.planted.sum()),
         "relevant_among_candidates": int(verdicts.relevant.sum()),
         "candidates": len(verdicts.relevant),
         "auc": auc(scores.astype(np.float64), verdicts.relevant),
-        "positives_above_half": round(float((positives > 0.5).mean()), 4),
+        "positives_above_half": round(float((positives > 0.5).mean()), 4)
+        if len(positives)
+        else None,
     }
     out.facts(truth=facts)
     for line in _sentences(facts):
@@ -109,10 +112,14 @@ def _corpora(data: DataFolder, pairs: list[int]) -> dict[str, set[bytes]]:
 
 def _sentences(facts: dict[str, int | float | None]) -> list[str]:
     reached, planted = facts["planted_among_candidates"], facts["planted_in_corpus"]
-    share = f" ({100 * reached / planted:.1f} %)" if reached is not None and planted else ""
     return [
-        f"{reached} of {planted} planted false negatives are among the candidates{share}",
+        f"{reached} of {planted} planted false negatives are among the candidates"
+        f" ({_percent(reached, planted)})",
         f"{facts['relevant_among_candidates']} of {facts['candidates']} candidates are relevant; "
         f"the judge's AUC on them is {facts['auc']}; "
-        f"{facts['positives_above_half']:.1%} of positives score above 0.5",
+        f"{_percent(facts['positives_above_half'], 1)} of the scored positives are above 0.5",
     ]
+
+
+def _percent(part: float | None, whole: float | None) -> str:
+    return f"{100 * part / whole:.1f} %" if part is not None and whole else "no share"

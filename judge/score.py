@@ -8,7 +8,6 @@ a batch depends on the table alone, so a resumed run writes the same bytes.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator
 from functools import cached_property, partial
 from pathlib import Path
@@ -211,9 +210,14 @@ def _read_mined(folder: str) -> pa.Table:
 def _report(job: Job, log: ScoreLog, out: Output) -> None:
     lines = [json.dumps(line) for line in job.unscored(log)]
     files.write_text(out.file("unscored.jsonl"), "".join(f"{line}\n" for line in lines))
-    unscored = sum(math.isnan(value) for value in log.values.values())
+    unscored = len(log.reasons)
     console.log(
         f"judge: {len(log.values)} distinct pairs of {job.mined.num_rows} queries, "
-        f"{unscored} unscored" + (" (unscored.jsonl says why)" if unscored else "")
+        f"{unscored} unscored"
+        + (
+            f" (see unscored.jsonl; such as: {next(iter(log.reasons.values()))})"
+            if unscored
+            else ""
+        )
     )
     out.facts(distinct_pairs=len(log.values), unscored_pairs=unscored)

@@ -88,5 +88,5 @@ def test_every_path_a_page_names_exists(name: str):
     rooms = "unime|judge|eval|world|prompts|recipes|tests|assets|results|benchmarks"
     paths = set(re.findall(rf"`((?:{rooms})/[\w./-]+)`", (ROOT / name).read_text()))
     assert paths
-    missing = {path for path in paths if not (ROOT / path).exists()}
+    missing = {path for path in paths if "NAME" not in path and not (ROOT / path).exists()}
     assert not missing

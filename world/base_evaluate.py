@@ -11,13 +11,13 @@ from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
 from world.base_batch import Encoder, MicroBatch, micro_batches
-from world.base_lessons import Lesson, is_held, make_lesson
+from world.base_lessons import Lesson, make_lesson
 from world.base_model import answer_logits
 
 if TYPE_CHECKING:
     from world.base import BaseRecipe
 
-OBJECTS = (1, 5)
+OBJECTS = (2, 5)
 
 
 def evaluate(
@@ -53,12 +53,10 @@ def held_lessons(recipe: BaseRecipe) -> list[Lesson]:
     """Make the evaluation lessons; none of their scenes' inventories is ever trained on."""
     # The stream of a step is (seed, step); this one can't be among them.
     rng = np.random.default_rng((recipe.seed, 1 << 40))
-    lessons: list[Lesson] = []
-    while len(lessons) < recipe.eval_lessons:
-        lesson = make_lesson(rng, OBJECTS, recipe.text_share, recipe.sprite_share)
-        if is_held(lesson.scene):
-            lessons.append(lesson)
-    return lessons
+    shares = (recipe.text_share, recipe.sprite_share)
+    return [
+        make_lesson(rng, OBJECTS, *shares, held=True) for _ in range(recipe.eval_lessons)
+    ]
 
 
 def _answers(batch: MicroBatch) -> list[tuple[str, int, int]]:

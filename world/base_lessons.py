@@ -55,6 +55,7 @@ def make_lesson(
     text_share: float,
     sprite_share: float,
     listing_share: float = 0.33,
+    held: bool = False,
 ) -> Lesson:
     """Make one lesson.
 
@@ -64,8 +65,11 @@ def make_lesson(
         text_share: How many lessons have no picture.
         sprite_share: How likely a thing is a sprite.
         listing_share: How many lessons on pictures name everything: they teach most a second.
+        held: Take a scene that is kept for evaluation, else one that is not.
     """
     scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
+    while is_held(scene) != held:
+        scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
     if rng.random() < text_share:
         return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng), scene)
     if rng.random() < 0.08:

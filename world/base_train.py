@@ -26,7 +26,7 @@ from unime.provenance import Output
 from world.base import BaseRecipe, phase_at
 from world.base_batch import Encoder, MicroBatch, micro_batches
 from world.base_evaluate import evaluate
-from world.base_lessons import is_held, make_lesson
+from world.base_lessons import make_lesson
 from world.base_model import answer_logits, build_model, share_words
 from world.base_tokenizer import build_processor, train_tokenizer
 
@@ -172,13 +172,8 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBat
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
     phase = phase_at(recipe.curriculum, step)
-    lessons = []
-    while len(lessons) < recipe.batch_size:
-        lesson = make_lesson(
-            rng, phase.objects, recipe.text_share, recipe.sprite_share, phase.listing_share
-        )
-        if not is_held(lesson.scene):
-            lessons.append(lesson)
+    shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
+    lessons = [make_lesson(rng, phase.objects, *shares) for _ in range(recipe.batch_size)]
     return micro_batches(lessons, encoder, recipe.micro_batches)
 
 

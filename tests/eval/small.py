@@ -66,6 +66,7 @@ def write_world(root: Path, queries: int = 6) -> Path:
         path = root / "eval" / task / "test.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
         pq.write_table(pa.Table.from_pylist(values), path)
+    (root / "compositional").mkdir()
     for category in CATEGORIES:
         records = {
             str(number): {

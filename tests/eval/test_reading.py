@@ -200,7 +200,7 @@ def test_a_negative_equal_to_the_caption_is_an_error(tmp_path):
     path.write_text(json.dumps({"7": record}))
     benchmark = Benchmark(
         name="s", version="1", layout="sugarcrepe", role="compositional", metric="pairwise",
-        files="compositional/{task}.json", images="compositional/images", licence="", citation="",
+        files="compositional/{task}.json", images="images", licence="", citation="",
         tasks={"swap_att": TaskDefinition(meta_task="swap")},
     )  # fmt: skip
     with pytest.raises(DataError, match="record '7' has its caption as its negative"):

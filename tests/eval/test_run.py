@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -14,7 +13,9 @@ from typer.testing import CliRunner
 
 from eval import encode
 from eval import run as eval_run
+from eval.benchmark import known_benchmarks, load_benchmark
 from eval.cli import app
+from eval.listing import all_benchmarks, one_benchmark
 from eval.runners.candidates import CandidateLists
 from eval.similarity import Vectors
 from tests.eval.small import (
@@ -31,6 +32,7 @@ from tests.families import FAMILIES, build_family
 from unime import files
 from unime.errors import DataError, ModelError, OutputError, RecipeError
 from unime.stage import execute
+from world.build import TASKS
 
 
 @pytest.fixture(scope="module")
@@ -300,23 +302,16 @@ def count_encodes(world: Path) -> int:
 
 
 def test_benchmark_files_are_valid_and_mmeb_has_its_36_tasks():
-    listing = importlib.import_module("eval.listing")
-    known = importlib.import_module("eval.benchmark").known_benchmarks()
-    assert all(name in listing.all_benchmarks() for name in known)
-    text = listing.one_benchmark("mmeb_v1")
+    assert all(name in all_benchmarks() for name in known_benchmarks())
+    text = one_benchmark("mmeb_v1")
     assert "36 tasks: 10 classification, 10 vqa, 12 retrieval, 4 grounding" in text
     assert text.count(" ood ") == 16
     mini = load_benchmark("mini_compositional")
     trained = TASKS["picture_to_caption"]
     assert {t.query_instruction for t in mini.tasks.values()} == {trained.query_instruction}
     assert {t.target_instruction for t in mini.tasks.values()} == {trained.target_instruction}
-    total = sum(
-        task.queries
-        for task in importlib.import_module("eval.benchmark")
-        .load_benchmark("sugarcrepe")
-        .tasks.values()
-    )
-    assert total == 7511
+    sizes = [task.queries for task in load_benchmark("sugarcrepe").tasks.values()]
+    assert sum(size or 0 for size in sizes) == 7511
 
 
 @pytest.mark.parametrize("family", FAMILIES)

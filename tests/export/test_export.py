@@ -23,7 +23,6 @@ from unime.models.template import unwrap_template
 from unime.stage import execute
 from unime.verify import compare, job_of, probes, run_elsewhere, verify_folder
 
-
 PROMPTS = {"qwen2_vl": "embed/plain.v1", "smolvlm": "embed/one_word.v1"}
 """Families that are exported a second time, with another prompt than the default."""
 

@@ -45,10 +45,10 @@ def test_without_faults_relevance_decides():
 
 @pytest.mark.parametrize("flip", [0.05, 0.3])
 def test_flip_turns_round_that_share_of_both_kinds(flip):
-    values = scores(OracleOptions(flip=flip, blur=0.5), requests(20_000))
+    values = scores(OracleOptions(flip=flip, blur=0.5), requests(6000))
     wrong = np.concatenate([values[::2] < 0.5, values[1::2] > 0.5]).reshape(2, -1)
-    # Three standard deviations of a binomial share over 10,000.
-    assert np.abs(wrong.mean(axis=1) - flip).max() < 3 * (flip * (1 - flip) / 10_000) ** 0.5
+    # Three standard deviations of a binomial share over 3,000.
+    assert np.abs(wrong.mean(axis=1) - flip).max() < 3 * (flip * (1 - flip) / 3000) ** 0.5
 
 
 def test_a_larger_flip_flips_a_superset():

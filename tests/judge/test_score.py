@@ -133,10 +133,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
-    options = {"engines": {"fake": {"unscored": 0.2}}}
+    options = {"engines": {"fake": {"unscored": 0.2}}, "block_queries": 4}
     execute("judge.score", recipe_for(folders, **options))
     whole = contents(folders / "out")
-    assert sum("scores.jsonl" in moment for moment in moments) == NUM_QUERIES  # 2 a block of 2
+    assert sum("scores.jsonl" in moment for moment in moments) == 2 * NUM_QUERIES / 4
 
     for stop in range(1, len(moments) + 1):
         output = folders / f"stopped{stop}"

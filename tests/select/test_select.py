@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from judge.engine import Content, Request
 from judge.oracle import OracleOptions
-from unime import select
+from unime import files, select
 from unime.errors import DataError, RecipeError
 from unime.files import read_json, write_json
 from unime.records import content_id, pair_key
@@ -212,8 +212,8 @@ class Planted:
 
 
 def test_the_default_rule_removes_false_negatives_that_relative_leaves():
-    """With an oracle that errs on 5 % of pairs, positives included; 500 queries."""
-    num_queries, num_candidates = 500, 50
+    """With an oracle that errs on 5 % of pairs, positives included; 300 queries."""
+    num_queries, num_candidates = 300, 50
     engine = OracleOptions(flip=0.05).engine(Planted())
     scores = []
     for number in range(num_queries):
@@ -266,3 +266,31 @@ def test_what_a_rule_removed_is_reported_where_the_truth_is_known(tmp_path):
     assert facts["relative"]["planted false negatives"] == {"removed": 0, "of": 1}
     assert facts["relative"]["all false negatives"] == {"removed": 1, "of": 2}
     assert facts["either"]["true negatives"] == {"removed": 0, "of": 1}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, monkeypatch):
+    write_folders(tmp_path, [_row(pair, [0.9, 0.8, 0.7]) for pair in range(5)])
+    moments = []
+    monkeypatch.setattr(files, "on_commit", moments.append)
+    execute("unime.select", recipe_for(tmp_path))
+    whole = (tmp_path / "out" / "rows.parquet").read_bytes()
+    for stop in range(1, len(moments) + 1):
+        path = recipe_for(tmp_path, output=str(tmp_path / f"stopped{stop}"))
+        seen = []
+
+        def die(moment, stop=stop, seen=seen):
+            seen.append(moment)
+            if len(seen) == stop:
+                raise Killed(moment)
+
+        monkeypatch.setattr(files, "on_commit", die)
+        with pytest.raises(Killed):
+            execute("unime.select", path)
+        monkeypatch.setattr(files, "on_commit", None)
+        execute("unime.select", path)
+        assert (tmp_path / f"stopped{stop}" / "rows.parquet").read_bytes() == whole
+        assert (tmp_path / f"stopped{stop}" / "manifest.json").is_file()

@@ -58,9 +58,9 @@ def _hidden_after_prefix(
 ) -> Float[Tensor, "batch rest dim"]:
     """Return the last hidden states of the tokens after the prefix."""
     rows, _ = features["input_ids"].shape
-    cache = model.language_model(
-        input_ids=features["input_ids"][:1, :length], use_cache=True
-    ).past_key_values
+    language_model = getattr(model, "language_model", None) or model.text_model
+    start = features["input_ids"][:1, :length]
+    cache = language_model(input_ids=start, use_cache=True).past_key_values
     for layer in cache.layers:
         layer.keys = layer.keys.expand(rows, -1, -1, -1)
         layer.values = layer.values.expand(rows, -1, -1, -1)

@@ -62,9 +62,14 @@ class CachedTrainer(Trainer):
         self._sums: dict[str, list[float]] = defaultdict(list)
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
+        # Checkpointing recomputes layers and keeps no keys and values that could be shared.
+        plain = arguments.activation_checkpointing
         super().__init__(
-            embedder.module, arguments, eval_dataset=dev, callbacks=[Reporter(out.file(LOG))]
-        )  # type: ignore[arg-type]
+            embedder.module if plain else SharedPrefix(embedder.module),
+            arguments,
+            eval_dataset=dev,
+            callbacks=[Reporter(out.file(LOG))],
+        )
         self.remove_callback(PrinterCallback)
 
     def run(self) -> None:
