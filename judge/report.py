@@ -121,5 +121,5 @@ def _sentences(facts: dict[str, int | float | None]) -> list[str]:
     ]
 
 
-def _percent(part: float | None, whole: float | None) -> str:
+def _percent(part: int | float | None, whole: int | float | None) -> str:
     return f"{100 * part / whole:.1f} %" if part is not None and whole else "no share"

@@ -55,8 +55,6 @@ class BaseRecipe(Recipe):
     """Micro-batches at work at the same time, one thread each."""
     workers: int = 1
     """Processes that make lessons ahead of time."""
-    compile: bool = False
-    """Fuse the model's layers with torch.compile; needs a C++ compiler."""
 
 
 RECIPE = BaseRecipe

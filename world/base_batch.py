@@ -14,8 +14,19 @@ from torch import Tensor
 
 from world.base_lessons import Lesson
 from world.base_tokenizer import (
-    DEVIATION, END, END_OF_TEXT, IMAGE, IMAGE_END, IMAGE_START, IMAGE_TOKENS, MEAN, MERGE, PATCH,
-    SIDE, SPECIALS, TURN,
+    DEVIATION,
+    END,
+    END_OF_TEXT,
+    IMAGE,
+    IMAGE_END,
+    IMAGE_START,
+    IMAGE_TOKENS,
+    MEAN,
+    MERGE,
+    PATCH,
+    SIDE,
+    SPECIALS,
+    TURN,
 )  # fmt: skip
 
 IMAGE_BLOCK = IMAGE_START + IMAGE * IMAGE_TOKENS + IMAGE_END

@@ -54,9 +54,7 @@ def held_lessons(recipe: BaseRecipe) -> list[Lesson]:
     # The stream of a step is (seed, step); this one can't be among them.
     rng = np.random.default_rng((recipe.seed, 1 << 40))
     shares = (recipe.text_share, recipe.sprite_share)
-    return [
-        make_lesson(rng, OBJECTS, *shares, held=True) for _ in range(recipe.eval_lessons)
-    ]
+    return [make_lesson(rng, OBJECTS, *shares, held=True) for _ in range(recipe.eval_lessons)]
 
 
 def _answers(batch: MicroBatch) -> list[tuple[str, int, int]]:

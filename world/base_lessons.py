@@ -13,12 +13,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from world import base_prompts as prompts
-from world import words
 from world.language import CORRUPTIONS, caption, corrupt, describe, pick, statement, word
 from world.questions import full_name, questions
 from world.render import crop, render
 from world.sample import sample_scene
-from world.scene import CELLS, NATURAL, Scene, Spec, Thing, ThingSpec
+from world.scene import CELLS, Scene, Spec, Thing
 
 PARTITION = "base"
 
@@ -166,8 +165,10 @@ def _comparing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     wording = pick(rng, prompts.SAME)
     turns = []
     for _ in range(2):
-        spec = describe(scene, rng)
-        other, answer = (spec, "Yes") if rng.random() < 0.5 else (_corrupted(spec, scene, rng), "No")
+        spec = other = describe(scene, rng)
+        answer = "Yes" if rng.random() < 0.5 else "No"
+        if answer == "No":
+            other = _corrupted(spec, scene, rng)
         query, candidate = (word(s, rng, PARTITION, synonyms=0.3) for s in (spec, other))
         question = wording.format(query=query, candidate=candidate)
         turns.append(Turn(question, answer, "text_same"))
@@ -175,14 +176,12 @@ def _comparing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 
 
 def _corrupted(spec: Spec, scene: Scene, rng: np.random.Generator) -> Spec:
+    """Make a spec false, or where that can't be done, another one."""
     for index in rng.permutation(len(CORRUPTIONS)).tolist():
         wrong = corrupt(spec, scene, rng, CORRUPTIONS[index])
         if wrong is not None:
             return wrong
-    # A bare kind that is everywhere in the scene can hardly be made wrong; another colour can.
-    thing = scene.things[0]
-    other = words.NUMBERS[0] if thing.colour == NATURAL else thing.colour
-    return Spec((ThingSpec("circle", "blue" if other != "blue" else "red"),), counts=())
+    return _corrupted(describe(scene, rng), scene, rng)
 
 
 _READABLE = ("colour", "shape", "size", "texture", "position", "relation", "existence", "related")

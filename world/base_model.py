@@ -8,12 +8,25 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
 from transformers import Qwen3VLConfig, Qwen3VLForConditionalGeneration
-from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionModel
+from transformers.models.qwen3_vl.modeling_qwen3_vl import (
+    Qwen3VLVisionAttention,
+    Qwen3VLVisionBlock,
+    Qwen3VLVisionModel,
+)
 
 from unime.config import Section
 from world.base_batch import MicroBatch
 from world.base_tokenizer import (
-    END, END_OF_TEXT, IMAGE, IMAGE_END, IMAGE_START, MERGE, PATCH, SIDE, SPECIALS, VIDEO,
+    END,
+    END_OF_TEXT,
+    IMAGE,
+    IMAGE_END,
+    IMAGE_START,
+    MERGE,
+    PATCH,
+    SIDE,
+    SPECIALS,
+    VIDEO,
 )  # fmt: skip
 
 GRID = SIDE // PATCH
@@ -143,6 +156,7 @@ def vision_features(
     cosine, sine = visual.rotary_pos_emb(hidden, torch.stack([rows, columns], dim=-1))
     deep = []
     for number, block in enumerate(visual.blocks):
+        assert isinstance(block, Qwen3VLVisionBlock), type(block)
         hidden = hidden + _attend(block.attn, block.norm1(hidden), cosine, sine)
         hidden = hidden + block.mlp(block.norm2(hidden))
         if number in visual.deepstack_visual_indexes:
@@ -159,7 +173,9 @@ def merge_order() -> tuple[Int[Tensor, " patches"], Int[Tensor, " patches"]]:
     return index // GRID, index % GRID
 
 
-def _attend(attention: torch.nn.Module, hidden: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+def _attend(
+    attention: Qwen3VLVisionAttention, hidden: Tensor, cosine: Tensor, sine: Tensor
+) -> Tensor:
     shape = (*hidden.shape[:2], 3, attention.num_heads, -1)
     query, key, value = attention.qkv(hidden).view(shape).permute(2, 0, 3, 1, 4).unbind(0)
     query, key = _rotate(query, cosine, sine), _rotate(key, cosine, sine)

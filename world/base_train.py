@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import ctypes
 import json
-import multiprocessing
 import os
 import time
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -23,14 +20,13 @@ from transformers import Qwen3VLForConditionalGeneration
 from unime import files
 from unime.console import log
 from unime.provenance import Output
-from world.base import BaseRecipe, phase_at
-from world.base_batch import Encoder, MicroBatch, micro_batches
+from world.base import BaseRecipe
+from world.base_batch import Encoder, MicroBatch
 from world.base_evaluate import evaluate
-from world.base_lessons import make_lesson
+from world.base_feed import batches
 from world.base_model import answer_logits, build_model, share_words
 from world.base_tokenizer import build_processor, train_tokenizer
 
-AHEAD = 6  # batches made ahead by each worker
 MUON_PARTS = 2  # optimizers that share the matrices and step at the same time
 
 
@@ -47,15 +43,13 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     if place.exists():
         state.load(place)
         log(f"base: resumed at step {state.step}")
-    if recipe.compile:
-        _compile(model)
     start, lessons = time.monotonic(), 0
-    for batches in _batches(recipe, tokenizer, state.step):
-        loss = _step(state, batches, recipe, pool)
+    for micro_batches in batches(recipe, tokenizer, state.step):
+        loss = _step(state, micro_batches, recipe, pool)
         lessons += recipe.batch_size
         if state.step % 20 == 0:
             rate = lessons / (time.monotonic() - start)
-            length = [batch.tokens.shape[1] for batch in batches]
+            length = [batch.tokens.shape[1] for batch in micro_batches]
             log(f"base: step {state.step}/{recipe.steps} loss {loss:.3f} {rate:.0f}/s {length}")
         if state.step % recipe.eval_steps == 0 and state.step < recipe.steps:
             _report(state, recipe, tokenizer, out, loss)
@@ -91,9 +85,7 @@ class _State:
                 )
                 for part in range(MUON_PARTS)
             ),
-            torch.optim.AdamW(
-                others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0
-            ),
+            torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
 
@@ -122,19 +114,22 @@ def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
 
 
 def _step(
-    state: _State, batches: list[MicroBatch], recipe: BaseRecipe, pool: ThreadPoolExecutor
+    state: _State, micro_batches: list[MicroBatch], recipe: BaseRecipe, pool: ThreadPoolExecutor
 ) -> float:
     """Take one optimizer step; the loss is the weighted mean over the whole batch's answers.
 
     Each micro-batch runs on one thread: on a busy machine, threads that share every operation
     wait for each other all the time. Gradients are added in a fixed order.
     """
-    total = sum(float(batch.weights.sum()) for batch in batches)
-    longest_first = reversed(batches)
+    total = sum(float(batch.weights.sum()) for batch in micro_batches)
+    longest_first = reversed(micro_batches)
     parts = list(pool.map(lambda batch: _gradients(state.model, batch, total), longest_first))
-    for number, parameter in enumerate(state.model.parameters()):
-        gradients = [part[1][number] for part in parts if part[1][number] is not None]
-        parameter.grad = sum(gradients[1:], gradients[0]) if gradients else None
+    for parameter, *gradients in zip(
+        state.model.parameters(), *(part[1] for part in parts), strict=True
+    ):
+        # Without any picture in the batch, the vision tower has no gradient.
+        found = [gradient for gradient in gradients if gradient is not None]
+        parameter.grad = torch.stack(found).sum(dim=0) if found else None
     torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
     rate = recipe.learning_rate * learning_rate_factor(recipe, state.step)
     for optimizer in state.optimizers:
@@ -145,8 +140,9 @@ def _step(
     # Early weights are soon wrong: average over a tenth of the run at most.
     keep = min(recipe.ema_decay, 1 - 10 / (10 + state.step))
     with torch.no_grad():
-        averages, currents = list(state.average.parameters()), list(state.model.parameters())
-        torch._foreach_lerp_(averages, currents, 1 - keep)
+        pairs = zip(state.average.parameters(), state.model.parameters(), strict=True)
+        for average, current in pairs:
+            average.lerp_(current, 1 - keep)
     return sum(part[0] for part in parts)
 
 
@@ -166,56 +162,6 @@ def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
     warm = (step + 1) / max(1, recipe.warmup_steps)
     left = (recipe.steps - step) / max(1, recipe.decay_steps)
     return min(1.0, warm, left)
-
-
-def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBatch]:
-    """Make one step's batch; (seed, step) decide it."""
-    rng = np.random.default_rng((recipe.seed, step))
-    phase = phase_at(recipe.curriculum, step)
-    shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
-    lessons = [make_lesson(rng, phase.objects, *shares) for _ in range(recipe.batch_size)]
-    return micro_batches(lessons, encoder, recipe.micro_batches)
-
-
-def _batches(
-    recipe: BaseRecipe, tokenizer: Tokenizer, start: int
-) -> Iterator[list[MicroBatch]]:
-    """Yield the batches from `start` on, made ahead by workers (or here, without any)."""
-    if not recipe.workers:
-        encoder = Encoder(tokenizer)
-        for step in range(start, recipe.steps):
-            yield make_batch(recipe, encoder, step)
-        return
-    pool = ProcessPoolExecutor(
-        recipe.workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(tokenizer.to_str(), recipe),
-    )
-    with pool:
-        waiting: deque[Future[Any]] = deque()
-        for step in range(start, recipe.steps):
-            while len(waiting) < AHEAD * recipe.workers and step + len(waiting) < recipe.steps:
-                waiting.append(pool.submit(_work, step + len(waiting)))
-            yield _from_numpy(waiting.popleft().result())
-
-
-_worker: dict[str, Any] = {}
-
-
-def _start_worker(tokenizer: str, recipe: BaseRecipe) -> None:
-    torch.set_num_threads(1)
-    _worker.update(encoder=Encoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
-
-
-def _work(step: int) -> list[tuple[Any, ...]]:
-    """Make a batch as numpy arrays: tensors would travel through shared memory files."""
-    made = make_batch(_worker["recipe"], _worker["encoder"], step)
-    return [(*(tensor.numpy() for tensor in batch[:4]), batch.spans) for batch in made]
-
-
-def _from_numpy(made: list[tuple[Any, ...]]) -> list[MicroBatch]:
-    return [MicroBatch(*map(torch.from_numpy, parts[:4]), parts[4]) for parts in made]
 
 
 def _tokenizer(recipe: BaseRecipe, place: Path) -> Tokenizer:
@@ -243,21 +189,10 @@ def save_student(
     model: Qwen3VLForConditionalGeneration, tokenizer: Tokenizer, folder: Path
 ) -> None:
     """Write model (bfloat16), tokenizer, processor and chat template into a folder."""
-    weights = {name: value.to(torch.bfloat16) for name, value in model.state_dict().items()}
-    half = type(model)(model.config).to(torch.bfloat16)
-    half.load_state_dict(weights)
-    half.generation_config = model.generation_config
+    half = copy.deepcopy(model).bfloat16()
     folder.mkdir(parents=True, exist_ok=True)
     half.save_pretrained(folder)
     build_processor(tokenizer).save_pretrained(folder)
-
-
-def _compile(model: Qwen3VLForConditionalGeneration) -> None:
-    from world import base_model
-
-    base_model.vision_features = torch.compile(base_model.vision_features, dynamic=True)
-    for layer in model.model.language_model.layers:
-        layer.compile(dynamic=True)
 
 
 def _keep_memory() -> None:

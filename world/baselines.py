@@ -21,7 +21,7 @@ from unime.readers.instructions import Instructions, known_tasks
 from unime.records import Item
 from world import compositional
 from world.text_only import caption_classifier
-from world.towers import Input, Reference, Senses, train
+from world.towers import Input, Reference, Senses, train, words_of
 
 MODELS = {
     "image_blind": Senses(pictures=False),
@@ -60,9 +60,12 @@ def report(folder: str, seed: int, epochs: int, output: str | None) -> str:
         model = Reference(_vocabulary(tasks), root, senses)
         console.log(f"training the baseline {name}")
         train(model, tasks, epochs, np.random.default_rng(seed))
-        row = _row(name, {task: hits(model, queries) for task, queries in evaluation.items()}, facts)
+        row = _row(
+            name, {task: hits(model, queries) for task, queries in evaluation.items()}, facts
+        )
         row["compositional"] = {
-            category: accuracy(_similarities(model, items, facts)) for category, items in pairs.items()
+            category: accuracy(_similarities(model, items, facts))
+            for category, items in pairs.items()
         }
         rows.append(row)
     rows[1]["compositional"] = text_only_accuracy(pairs)
@@ -98,7 +101,7 @@ def _vocabulary(tasks: Tasks) -> dict[str, int]:
     for pairs in tasks.values():
         for pair in pairs:
             for side in pair:
-                counts.update(f"{side.instruction} {side.item.text}".lower().split())
+                counts.update(words_of(side))
     return {word: number for number, word in enumerate(sorted(counts), start=2)}
 
 
@@ -164,7 +167,9 @@ def _classifier(category: str, count: int = 3000) -> Callable[[str], float]:
 
 
 def _chance(
-    evaluation: Mapping[str, Sequence[EvalQuery]], pairs: Mapping[str, Any], facts: Mapping[str, Any]
+    evaluation: Mapping[str, Sequence[EvalQuery]],
+    pairs: Mapping[str, Any],
+    facts: Mapping[str, Any],
 ) -> Row:
     scores = {
         task: 100 * float(np.mean([1 / len(query.candidates) for query in queries]))

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from unime import console
 from unime.records import Item
 
-WORDS = 40
-"""Most words an item may have, instruction included."""
+WORDS = 32
+"""Most words an item may have, its instruction being one."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,11 @@ class Input:
     instruction: str
 
 
+def words_of(side: Input, texts: bool = True) -> list[str]:
+    """Return an item's words after its instruction, which is a word of its own."""
+    return [f"<{side.instruction}>", *(side.item.text.lower().split() if texts else ())]
+
+
 class Tower(nn.Module):
     """Words and 16 patches in, a unit vector out."""
 
@@ -49,9 +54,9 @@ class Tower(nn.Module):
         self.words = nn.Embedding(words, width, padding_idx=0)
         self.word_places = nn.Parameter(torch.randn(WORDS, width) * 0.02)
         self.stem = nn.Sequential(
-            nn.Conv2d(3, 48, 8, stride=4, padding=2),
+            nn.Conv2d(3, 64, 8, stride=8),
             nn.GELU(),
-            nn.Conv2d(48, width, 4, stride=4),
+            nn.Conv2d(64, width, 2, stride=2),
         )
         self.patch_places = nn.Parameter(torch.randn(16, width) * 0.02)
         layer = nn.TransformerEncoderLayer(
@@ -88,10 +93,10 @@ class Reference:
 
     def embed(self, inputs: Sequence[Input]) -> Float[Tensor, "batch dim"]:
         """Embed items of one kind: all with a picture, or none."""
-        texts = [f"{i.instruction} {i.item.text if self.senses.texts else ''}" for i in inputs]
-        rows = [[self.vocabulary.get(w, 1) for w in text.lower().split()][:WORDS] for text in texts]
-        # An item of nothing (a blanked text) still needs one token.
-        rows = [row or [1] for row in rows]
+        rows = [
+            [self.vocabulary.get(word, 1) for word in words_of(i, self.senses.texts)][:WORDS]
+            for i in inputs
+        ]
         words = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
         for row, ids in zip(words, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)

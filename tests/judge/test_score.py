@@ -158,7 +158,7 @@ def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
 
 
 def test_three_real_kills_change_nothing(folders):
-    options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.02}}}
+    options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.04}}}
     execute("judge.score", recipe_for(folders, output=str(folders / "whole"), **options))
     path = recipe_for(folders, **options)
     words = [sys.executable, "-m", "judge", "score", str(path)]

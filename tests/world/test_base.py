@@ -15,7 +15,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from unime.provenance import open_output
-from world import base, base_train
+from world import base, base_feed, base_train
 from world.base import BaseRecipe, Phase
 from world.base_batch import Encoder, micro_batches, patches_of
 from world.base_evaluate import held_lessons
@@ -55,7 +55,9 @@ def lessons(number: int, text_share: float = 0.3) -> list[Lesson]:
 
 def messages(lesson: Lesson) -> list[dict]:
     """Write a lesson as chat messages."""
-    chat = [{"role": "system", "content": lesson.system}] if lesson.system else []
+    chat: list[dict] = []
+    if lesson.system:
+        chat.append({"role": "system", "content": lesson.system})
     for number, turn in enumerate(lesson.turns):
         image = [{"type": "image"}] if number == 0 and lesson.picture is not None else []
         chat.append({"role": "user", "content": [*image, {"type": "text", "text": turn.question}]})
@@ -66,7 +68,7 @@ def messages(lesson: Lesson) -> list[dict]:
 def processed(processor: Qwen3VLProcessor, lesson: Lesson) -> dict[str, torch.Tensor]:
     text = processor.apply_chat_template(messages(lesson), tokenize=False)
     images = None if lesson.picture is None else [lesson.picture]
-    return dict(processor(text=[text], images=images, return_tensors="pt"))
+    return dict(processor(text=[text], images=images, return_tensors="pt"))  # type: ignore[call-arg]
 
 
 def test_patches_equal_the_processor(processor: Qwen3VLProcessor) -> None:
@@ -76,9 +78,7 @@ def test_patches_equal_the_processor(processor: Qwen3VLProcessor) -> None:
     torch.testing.assert_close(patches_of(pictures).flatten(0, 1), stock["pixel_values"])
 
 
-def test_pieces_equal_the_chat_template(
-    tokenizer: Tokenizer, processor: Qwen3VLProcessor
-) -> None:
+def test_pieces_equal_the_chat_template(tokenizer: Tokenizer, processor: Qwen3VLProcessor) -> None:
     encoder = Encoder(tokenizer)
     for lesson in lessons(40):
         ids = processed(processor, lesson)["input_ids"][0].tolist()
@@ -155,8 +155,8 @@ def toy(folder: Path, **changes: object) -> BaseRecipe:
 
 def test_batches_are_decided_by_seed_and_step(tokenizer: Tokenizer, tmp_path: Path) -> None:
     recipe = toy(tmp_path, batch_size=16)
-    first, again = (base_train.make_batch(recipe, Encoder(tokenizer), 5) for _ in range(2))
-    other = base_train.make_batch(recipe, Encoder(tokenizer), 6)
+    first, again = (base_feed.make_batch(recipe, Encoder(tokenizer), 5) for _ in range(2))
+    other = base_feed.make_batch(recipe, Encoder(tokenizer), 6)
     for one, two in zip(first, again, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4], strict=True))
         assert one.spans == two.spans

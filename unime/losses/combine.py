@@ -50,12 +50,13 @@ def combine(terms: Sequence[LossTerm], record: type[Record]) -> LossFunction:
     """
     if not terms:
         raise RecipeError("losses: the list is empty; name at least one loss")
-    for term in terms:
-        _check(term, record.__name__)
+    options = [_checked_options(term, record.__name__) for term in terms]
     names = _distinct([term.name for term in terms])
 
     def total(batch: Record) -> Combined:
-        values = [LOSSES[term.name](batch, **term.options) for term in terms]
+        values = [
+            LOSSES[term.name](batch, **chosen) for term, chosen in zip(terms, options, strict=True)
+        ]
         weighted = [term.weight * value for term, value in zip(terms, values, strict=True)]
         parts = {name: value.detach() for name, value in zip(names, values, strict=True)}
         return Combined(sum(weighted[1:], start=weighted[0]), parts)
@@ -63,24 +64,25 @@ def combine(terms: Sequence[LossTerm], record: type[Record]) -> LossFunction:
     return total
 
 
-def _check(term: LossTerm, record: str) -> None:
+def _checked_options(term: LossTerm, record: str) -> dict[str, Any]:
     loss = lookup(LOSSES, term.name, "loss")
     if record_of(loss) != record:
         fitting = ", ".join(sorted(n for n, other in LOSSES.items() if record_of(other) == record))
         raise RecipeError(
             f"loss '{term.name}' takes a {record_of(loss)}, this stage has a {record}; use {fitting}"
         )
-    known = _options(loss)
+    known, checked = _options(loss), {}
     for option, value in term.options.items():
         if option not in known:
             raise RecipeError(
                 f"loss '{term.name}' has no option '{option}'{did_you_mean(option, known)}"
             )
         try:
-            TypeAdapter(known[option]).validate_python(value)
+            checked[option] = TypeAdapter(known[option]).validate_python(value)
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise RecipeError(f"loss '{term.name}', {option}: {problem} (got {value!r})") from None
+    return checked
 
 
 def _options(loss: Loss) -> dict[str, Any]:

@@ -21,8 +21,10 @@ from unime.config import ModelConfig
 from unime.console import log, progress
 from unime.errors import ModelError
 from unime.files import read_json
+from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.rendering import Encode, Renderer
+from unime.models.vision import speed_up_vision
 from unime.prompts import EmbedPrompt, load_prompt
 
 if TYPE_CHECKING:
@@ -39,6 +41,7 @@ class Embedder:
         self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
     ) -> None:
         self.module = module
+        self._shared = SharedPrefix(module)
         self.config = config
         self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
@@ -117,7 +120,7 @@ class Embedder:
             key: value.to(self.device) if isinstance(value, Tensor) else value
             for key, value in features.items()
         }
-        return self.module(inputs)["sentence_embedding"].float()
+        return self._shared(inputs)["sentence_embedding"].float()
 
     def encode(
         self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
@@ -220,6 +223,7 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the model {config.id}: {error}") from error
+    speed_up_vision(transformer.model)
     prepare_processor(transformer.processor, config, "right", images_first=True)
     follow_grids(transformer.model.config, transformer.processor)
     transformer.processing_kwargs = {"text": {"max_length": config.max_length}}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import pyarrow.compute as pc
 import torch
@@ -19,28 +19,6 @@ from unime.train.step import Chunk, Features
 
 if TYPE_CHECKING:
     from unime.models import Encode
-
-
-class Indices(Protocol):
-    """Turns the embeddings of a batch's distinct encodes into a loss's record."""
-
-    def record(self, embeddings: Tensor) -> ContrastBatch | RelationBatch:
-        """Return the record."""
-        ...
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What a loader hands to the training step."""
-
-    chunks: list[Chunk]
-    kept: int
-    """How many of the last chunks keep their graph; see `unime.train.plan`."""
-    indices: Indices
-    name: str
-    """Task and rows, for messages."""
-    counts: dict[str, float]
-    """Numbers for the log."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +55,20 @@ class RelationIndices:
     def record(self, embeddings: Float[Tensor, "batch dim"]) -> RelationBatch:
         """Return the record for the losses."""
         return RelationBatch(embeddings, self.teacher.to(embeddings.device))
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a loader hands to the training step."""
+
+    chunks: list[Chunk]
+    kept: int
+    """How many of the last chunks keep their graph; see `unime.train.plan`."""
+    indices: ContrastIndices | RelationIndices
+    name: str
+    """Task and rows, for messages."""
+    counts: dict[str, int | float]
+    """Numbers for the log."""
 
 
 class ItemSizes:

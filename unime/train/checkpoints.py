@@ -86,7 +86,7 @@ def load_trainable(module: nn.Module, path: Path) -> None:
         parameter.copy_(saved[name])
 
 
-def load_best(module: nn.Module, path: Path) -> dict[str, float]:
+def load_best(module: nn.Module, path: Path) -> dict[str, int | float]:
     """Load the best weights, if an evaluation has kept any, and return their step and hit@1."""
     if not path.is_file():
         return {}

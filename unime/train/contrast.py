@@ -88,7 +88,7 @@ def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str,
         known=known,
         contents=contents,
         sizes=ItemSizes(data, recipe.model, recipe.budget),
-        embedder=embedder,
+        features=embedder.features,
         wrong_labels=recipe.wrong_labels,
     )
     log(

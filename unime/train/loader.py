@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Sampler
 from unime.train.batch import Prepared
 
 
+@runtime_checkable
 class Source(Protocol):
     """Batch number -> batch."""
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from unime.errors import DataError
-from unime.models import Embedder, Encode
+from unime.models import Encode
 from unime.tables import DataFolder
 from unime.train.batch import ContrastIndices, ItemSizes, Prepared, prepare_chunks
 from unime.train.masks import KnownPositives
 from unime.train.plan import plan_chunks
 from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import Draw, TaskBatches
+from unime.train.step import Features
 
 
 class Distinct(NamedTuple):
@@ -36,7 +38,7 @@ class ContrastSource:
         known: all known positives.
         contents: content number of each item.
         sizes: estimated size of each item, and the budget.
-        embedder: its `features` prepare the inputs.
+        features: tokenises and preprocesses encodes, as `Embedder.features` does.
         wrong_labels: how many targets of the task serve as negatives where a task has
             `in_batch: false` and a row brings none.
     """
@@ -50,13 +52,13 @@ class ContrastSource:
         known: KnownPositives,
         contents: np.ndarray,
         sizes: ItemSizes,
-        embedder: Embedder,
+        features: Callable[[Sequence[Encode]], Features],
         wrong_labels: int,
     ) -> None:
         self.data, self.rows, self.batches = data, rows, batches
         self.columns = PairColumns.of(data)
         self._known, self._contents, self._sizes = known, contents, sizes
-        self._features = embedder.features
+        self._features = features
         self._labels = {
             name: self._task_labels(places)
             for name, places in rows.by_task(self.columns).items()

@@ -1,0 +1,219 @@
+"""Rows, masks, batches and whole runs of the contrast stage on a small drawn data set."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from tests.families import FAMILIES, build_family
+from tests.train.folder import FolderBuilder, drawn_folder
+from unime.config import ModelConfig
+from unime.errors import DataError
+from unime.models import Embedder, Encode
+from unime.provenance import open_output
+from unime.tables import ROWS, DataFolder, write_table
+from unime.train import contrast
+from unime.train.batch import ContrastIndices, ItemSizes, Prepared
+from unime.train.contrast import ContrastRecipe
+from unime.train.evaluate import hit_at_1
+from unime.train.masks import KnownPositives, content_numbers
+from unime.train.plan import Budget
+from unime.train.rows import PairColumns, TrainingRows
+from unime.train.sampler import TaskBatches
+from unime.train.source import ContrastSource
+
+
+def no_features(encodes: Sequence[Encode]) -> dict:
+    """Prepare inputs without a model: a chunk's encodes are its features."""
+    return {"encodes": list(encodes)}
+
+
+def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = None, **values):
+    rows = rows or TrainingRows.own(data, 4)
+    contents = content_numbers(data.items)
+    return ContrastSource(
+        data=data,
+        rows=rows,
+        batches=TaskBatches(rows.by_task(PairColumns.of(data)), batch_size, 0),
+        known=KnownPositives(data, contents),
+        contents=contents,
+        sizes=ItemSizes(data, ModelConfig(id="x"), Budget()),
+        features=no_features,
+        wrong_labels=values.get("wrong_labels", 5),
+    )
+
+
+def encodes_of(batch: Prepared) -> list[Encode]:
+    """The distinct encodes in their order in the batch."""
+    placed = {
+        int(place): encode
+        for chunk in batch.chunks
+        for place, encode in zip(chunk.places, chunk.features["encodes"], strict=True)
+    }
+    assert sorted(placed) == list(range(len(placed)))
+    return [placed[place] for place in range(len(placed))]
+
+
+def indices_of(batch: Prepared) -> ContrastIndices:
+    assert isinstance(batch.indices, ContrastIndices)
+    return batch.indices
+
+
+def batch_of(source: ContrastSource, task: str) -> Prepared:
+    number = next(n for n in range(50) if source.batches[n].task == task)
+    return source[number]
+
+
+def test_class_names_are_encoded_once_and_masked_where_right(tmp_path):
+    source = make_source(drawn_folder(tmp_path / "d"), 16)
+    batch = batch_of(source, "colour")
+    encodes, indices = encodes_of(batch), indices_of(batch)
+    width = indices.allowed.shape[1]
+    labels = [encode.text for encode in encodes[-width:]]
+    assert len(set(labels)) == len(labels) < 16
+    # Three pictures share a colour, so a colour is no negative of any of them.
+    for row in range(16):
+        blocked = (~indices.allowed[row]).nonzero().flatten().tolist()
+        assert blocked == [int(indices.positive[row])]
+
+
+def test_both_captions_of_a_picture_are_masked_and_take_turns_as_positive(tmp_path):
+    source = make_source(drawn_folder(tmp_path / "d"), 20)
+    seen = set()
+    for number in range(20):
+        if source.batches[number].task != "i2t":
+            continue
+        batch = source[number]
+        indices, encodes = indices_of(batch), encodes_of(batch)
+        texts = [encode.text for encode in encodes[-indices.allowed.shape[1] :]]
+        seen |= set(texts)
+        assert torch.equal(indices.allowed.sum(1), torch.full((20,), 19))
+    assert len(seen) == 40
+
+
+def test_same_content_under_two_instructions_is_two_encodes_and_one_mask(tmp_path):
+    builder = FolderBuilder(tmp_path / "d")
+    target = builder.item("the target")
+    for number in range(4):
+        builder.pair(
+            "t",
+            builder.item(f"query {number}"),
+            [target],
+            target_instruction=f"way {number % 2}",
+        )
+    batch = make_source(builder.write(), 4)[0]
+    assert [e.text for e in encodes_of(batch)].count("the target") == 2
+    assert not indices_of(batch).allowed.any()
+
+
+def test_without_in_batch_only_own_negatives_count(tmp_path):
+    data = drawn_folder(tmp_path / "d", in_batch={"colour": False})
+    rows = TrainingRows.own(data, 4)
+    colours = [i for i in range(len(data.items)) if data.items.item(i).text in ("red", "white")]
+    negatives = np.full((len(rows.pair), 2), -1, dtype=np.int32)
+    negatives[:, 0], negatives[::2, 1] = colours[0], colours[1]
+    scores = np.full((len(rows.pair), 3), np.nan, dtype=np.float32)
+    batch = batch_of(make_source(data, 8, TrainingRows(rows.pair, negatives, scores)), "colour")
+    indices, encodes = indices_of(batch), encodes_of(batch)
+    texts = [encode.text for encode in encodes[-indices.allowed.shape[1] :]]
+    for row in range(8):
+        allowed = {texts[i] for i in indices.allowed[row].nonzero().flatten().tolist()}
+        named = {texts[int(i)] for i in indices.negatives[row] if i >= 0}
+        assert allowed == named - {texts[int(indices.positive[row])]}
+
+
+def test_without_in_batch_and_negatives_wrong_labels_are_drawn(tmp_path):
+    source = make_source(drawn_folder(tmp_path / "d", in_batch={"colour": False}), 8)
+    indices = indices_of(batch_of(source, "colour"))
+    assert indices.negatives.shape == (8, 5)
+    assert indices.allowed.sum(1).min() >= 4
+    assert not indices.allowed.gather(1, indices.positive[:, None]).any()
+
+
+def test_batches_are_equal_when_asked_again(tmp_path):
+    data = drawn_folder(tmp_path / "d")
+    first, again = make_source(data, 8)[5], make_source(data, 8)[5]
+    assert first.name == again.name
+    assert [(e.text, e.side) for e in encodes_of(first)] == [
+        (e.text, e.side) for e in encodes_of(again)
+    ]
+    assert torch.equal(indices_of(first).allowed, indices_of(again).allowed)
+
+
+def test_hit_at_1_counts_ties_against_and_leaves_other_positives_out():
+    gold = np.array([[True, False, False]] * 4)
+    allowed = np.array([[False, True, True]] * 3 + [[False, False, True]])
+    similarity = np.array([[0.9, 0.1, 0.2], [0.5, 0.5, 0.1], [0.1, 0.2, 0.3], [0.5, 0.9, 0.1]])
+    assert hit_at_1(similarity, gold, allowed) == 0.5
+
+
+def test_own_negatives_and_scores_are_taken_from_the_pairs(tmp_path):
+    builder = FolderBuilder(tmp_path / "d")
+    a, b, c, d = (builder.item(text) for text in "abcd")
+    builder.pair("t", a, [b], negatives=[c, d], scores=[0.9, 0.2, 0.1])
+    builder.pair("t", b, [c], negatives=[d])
+    rows = TrainingRows.own(builder.write(), 8)
+    assert rows.negatives.tolist() == [[c, d], [d, -1]]
+    assert rows.scores[0].tolist() == pytest.approx([0.9, 0.2, 0.1])
+    assert np.isnan(rows.scores[1]).all()
+
+
+def test_soft_labels_without_scores_are_refused(tmp_path):
+    drawn_folder(tmp_path / "d")
+    recipe = small_recipe(tmp_path, losses=[{"name": "soft_label"}])
+    with pytest.raises(DataError, match="needs judge scores, but no row of"):
+        contrast.run(recipe, open_output(recipe, {}))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_passes_through(family, tmp_path):
+    """Two steps with judged rows, soft labels, an adapter with dropout, and several chunks."""
+    data = drawn_folder(tmp_path / "d")
+    pair = data.split("train")
+    others = np.stack(
+        [np.roll([data.pair(p).positives[0] for p in pair.tolist()], k) for k in (3, 6)], 1
+    )
+    table = {
+        "pair": pair,
+        "negatives": others.tolist(),
+        "scores": [[0.9, 0.3, math.nan]] * len(pair),
+    }
+    write_table(tmp_path / "rows" / "rows.parquet", pa.table(table, schema=ROWS))
+    recipe = small_recipe(
+        tmp_path,
+        family=family,
+        rows=str(tmp_path / "rows"),
+        losses=[{"name": "info_nce"}, {"name": "soft_label", "weight": 0.5}],
+        budget={"items": 5},
+        tune={"parts": ["language", "projector"], "r": 4, "lora_dropout": 0.1},
+        training={"per_device_train_batch_size": 6, "max_steps": 2, "learning_rate": 1e-3,
+                  "eval_steps": 2, "save_steps": 2, "logging_steps": 1},
+    )  # fmt: skip
+    contrast.run(recipe, open_output(recipe, {}))
+    lines = [json.loads(x) for x in (tmp_path / "out/train.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == [1, 2]
+    assert all(math.isfinite(line["soft_label"]) for line in lines if "loss" in line)
+    trained = Embedder.load(ModelConfig(id=str(tmp_path / "out/model")), "cpu")
+    before = Embedder.load(recipe.model, "cpu")
+    texts = [Encode("a red circle"), Encode("a green square")]
+    assert not np.allclose(trained.encode(texts), before.encode(texts), atol=1e-6)
+    assert not (tmp_path / "out/checkpoints").exists()
+
+
+def small_recipe(folder: Path, family: str = "qwen2_vl", **values) -> ContrastRecipe:
+    build_family(family, folder / "base")
+    values.setdefault("training", {"max_steps": 1})
+    return ContrastRecipe(
+        stage="contrast",
+        output=str(folder / "out"),
+        model=ModelConfig(id=str(folder / "base")),
+        data=str(folder / "d"),
+        **values,
+    )

@@ -1,0 +1,106 @@
+"""Two exact savings in the vision towers of the Qwen families, for every device.
+
+* Without flash attention their towers attend picture by picture, in a Python loop. Pictures with
+  equally many patches can go through one call.
+* Their patch embedding is a convolution whose kernel is the whole patch: a matrix product, which
+  is much faster where convolutions are not tuned for that shape (CPUs).
+
+Weights, module names and results stay as they are.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+# transformers hands whole batches and their borders (`cu_seq_lens_q`) to an implementation only if
+# its name contains "flash"; to any other it hands one picture at a time.
+GROUPED = "unime_grouped_flash"
+
+
+def speed_up_vision(model: nn.Module) -> bool:
+    """Let a model's vision tower use both savings, if it is built that way.
+
+    Args:
+        model: a transformers model; changed in place.
+
+    Returns:
+        Whether it is.
+    """
+    tower = getattr(model, "visual", None) or getattr(getattr(model, "model", None), "visual", None)
+    if tower is None or not hasattr(tower, "patch_embed") or not hasattr(tower, "blocks"):
+        return False
+    projection = getattr(tower.patch_embed, "proj", None)
+    if isinstance(projection, nn.Conv3d) and projection.kernel_size == projection.stride:
+        projection.__class__ = PatchProjection
+    if tower.config._attn_implementation == "sdpa":
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(GROUPED, grouped_attention)
+        tower.config._attn_implementation = GROUPED
+    return True
+
+
+class PatchProjection(nn.Conv3d):
+    """A convolution over inputs that are one kernel large."""
+
+    def forward(
+        self, input: Float[Tensor, "patches channels time height width"]  # noqa: A002
+    ) -> Float[Tensor, "patches features 1 1 1"]:
+        """Return the product with the flattened kernel."""
+        if tuple(input.shape[2:]) != tuple(self.kernel_size):
+            return super().forward(input)
+        product = functional.linear(input.flatten(1), self.weight.flatten(1), self.bias)
+        return product[:, :, None, None, None]
+
+
+def grouped_attention(
+    module: nn.Module,
+    query: Float[Tensor, "1 heads patches dim"],
+    key: Float[Tensor, "1 heads patches dim"],
+    value: Float[Tensor, "1 heads patches dim"],
+    attention_mask: None = None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    cu_seq_lens_q: Int[Tensor, " borders"],
+    **_: Any,
+) -> tuple[Float[Tensor, "1 patches heads dim"], None]:
+    """Attend within each picture; pictures with equally many patches go through one call.
+
+    Args:
+        module: the attention layer, unused.
+        query: the patches of all pictures, one after the other; `key` and `value` alike.
+        attention_mask: always None.
+        scaling: of the products.
+        dropout: probability.
+        cu_seq_lens_q: where pictures begin, and the end.
+    """
+    del module, attention_mask
+    borders = cu_seq_lens_q.tolist()
+    by_length: dict[int, list[int]] = defaultdict(list)
+    for start, end in zip(borders, borders[1:], strict=False):
+        by_length[end - start].append(start)
+    parts = [part[0].transpose(0, 1) for part in (query, key, value)]
+    mixed = torch.empty_like(parts[0])
+    for length, starts in by_length.items():
+        whole = len(by_length) == 1
+        rows = None if whole else _rows(starts, length, query.device)
+        blocks = [
+            (part if rows is None else part[rows]).unflatten(0, (-1, length)).transpose(1, 2)
+            for part in parts
+        ]
+        out = functional.scaled_dot_product_attention(*blocks, dropout_p=dropout, scale=scaling)
+        flat = out.transpose(1, 2).flatten(0, 1)
+        mixed = flat if rows is None else mixed.index_copy(0, rows, flat)
+    return mixed.unsqueeze(0), None
+
+
+def _rows(starts: list[int], length: int, device: torch.device) -> Int[Tensor, " rows"]:
+    begin = torch.tensor(starts, device=device)
+    return (begin[:, None] + torch.arange(length, device=device)).flatten()

@@ -1,0 +1,67 @@
+"""The stream of batches: each decided by (seed, step), made ahead of time by other processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import Any
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from world.base import BaseRecipe, phase_at
+from world.base_batch import Encoder, MicroBatch, micro_batches
+from world.base_lessons import make_lesson
+
+AHEAD = 6  # batches made ahead by each worker
+
+
+def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBatch]:
+    """Make one step's batch; (seed, step) decide it."""
+    rng = np.random.default_rng((recipe.seed, step))
+    phase = phase_at(recipe.curriculum, step)
+    shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
+    lessons = [make_lesson(rng, phase.objects, *shares) for _ in range(recipe.batch_size)]
+    return micro_batches(lessons, encoder, recipe.micro_batches)
+
+
+def batches(recipe: BaseRecipe, tokenizer: Tokenizer, start: int) -> Iterator[list[MicroBatch]]:
+    """Yield the batches from `start` on, made ahead by workers (or here, without any)."""
+    if not recipe.workers:
+        encoder = Encoder(tokenizer)
+        for step in range(start, recipe.steps):
+            yield make_batch(recipe, encoder, step)
+        return
+    pool = ProcessPoolExecutor(
+        recipe.workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(tokenizer.to_str(), recipe),
+    )
+    with pool:
+        waiting: deque[Future[Any]] = deque()
+        for step in range(start, recipe.steps):
+            while len(waiting) < AHEAD * recipe.workers and step + len(waiting) < recipe.steps:
+                waiting.append(pool.submit(_work, step + len(waiting)))
+            yield _from_numpy(waiting.popleft().result())
+
+
+_worker: dict[str, Any] = {}
+
+
+def _start_worker(tokenizer: str, recipe: BaseRecipe) -> None:
+    torch.set_num_threads(1)
+    _worker.update(encoder=Encoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
+
+
+def _work(step: int) -> list[tuple[Any, ...]]:
+    """Make a batch as numpy arrays: tensors would travel through shared memory files."""
+    made = make_batch(_worker["recipe"], _worker["encoder"], step)
+    return [(*(tensor.numpy() for tensor in batch[:4]), batch.spans) for batch in made]
+
+
+def _from_numpy(made: list[tuple[Any, ...]]) -> list[MicroBatch]:
+    return [MicroBatch._make((*map(torch.from_numpy, parts[:4]), parts[4])) for parts in made]
