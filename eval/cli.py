@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,3 +34,13 @@ def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     from eval.check import check_recipe
 
     typer.echo(check_recipe(recipe, overrides or []))
+
+
+@app.command()
+def table(
+    results: Annotated[Path, typer.Argument(help="A results.json.")],
+) -> None:
+    """Print a result file as the Markdown table that README shows."""
+    from eval.markdown import markdown_table
+
+    typer.echo(markdown_table(results), nl=False)

@@ -80,28 +80,37 @@ def result_row(
     }
     if any(incomplete.values()):
         row["incomplete"] = {key: groups for key, groups in incomplete.items() if groups}
-    for benchmark, scores in benchmarks.items():
-        tasks = {task: facts["score"] for task, facts in scores["tasks"].items()}
-        if scores["role"] == "compositional":
-            row["compositional"].update(tasks)
-        elif scores["role"] == "retrieval":
-            row.setdefault("retrieval", {})[benchmark] = {
-                task: facts["metrics"] for task, facts in scores["tasks"].items()
-            }
-        else:
-            assert row["overall"] is None, "two benchmarks with the role overall"
-            row["datasets"] = tasks
-            row.update(_overall(scores["means"]))
+    row |= _shares(benchmarks, "score", "metrics")
+    row["chance"] = _shares(benchmarks, "chance", "chance_by_metric")
     return row
 
 
-def _overall(means: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _shares(
+    benchmarks: Mapping[str, Mapping[str, Any]], value: str, metrics: str
+) -> dict[str, Any]:
+    """Return one kind of value ("score" or "chance") of all benchmarks, each at its place."""
+    found: dict[str, Any] = {"compositional": {}}
+    for benchmark, scores in benchmarks.items():
+        tasks = {task: facts[value] for task, facts in scores["tasks"].items()}
+        if scores["role"] == "compositional":
+            found["compositional"].update(tasks)
+        elif scores["role"] == "retrieval":
+            found.setdefault("retrieval", {})[benchmark] = {
+                task: facts[metrics] for task, facts in scores["tasks"].items()
+            }
+        else:
+            assert "overall" not in found, "two benchmarks with the role overall"
+            found |= {"datasets": tasks, **_overall(scores["means"], value)}
+    return found
+
+
+def _overall(means: Mapping[str, Mapping[str, Any]], value: str) -> dict[str, Any]:
     return {
-        "overall": means["overall"]["score"],
-        "ind": means.get("split/ind", {}).get("score"),
-        "ood": means.get("split/ood", {}).get("score"),
+        "overall": means["overall"][value],
+        "ind": means.get("split/ind", {}).get(value),
+        "ood": means.get("split/ood", {}).get(value),
         "meta_task": {
-            group.removeprefix("meta_task/"): mean["score"]
+            group.removeprefix("meta_task/"): mean[value]
             for group, mean in means.items()
             if group.startswith("meta_task/")
         },

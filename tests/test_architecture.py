@@ -51,7 +51,9 @@ def test_the_judge_needs_torch_in_one_engine_only(path: Path):
 
 def test_light_modules_import_without_torch():
     code = f"import {', '.join(sorted(TORCH_FREE))}, sys; sys.exit('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 

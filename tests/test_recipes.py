@@ -35,7 +35,9 @@ def test_a_dry_run_of_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize(
-    "folder", sorted({path.parent for path in RECIPES if path.parts[1] != "start_anywhere"}), ids=str
+    "folder",
+    sorted({path.parent for path in RECIPES if path.parts[1] != "start_anywhere"}),
+    ids=str,
 )
 def test_folders_with_a_table_of_contents(folder: Path):
     script = ROOT / folder / "run.sh"
@@ -51,7 +53,9 @@ def test_what_a_stage_reads_an_earlier_one_of_its_folder_writes(monkeypatch: pyt
         written: set[str] = set()
         for path in recipes_in(folder):
             for word in dry_run(path).replace('"', " ").split():
-                if word.startswith("runs/") and not word.startswith(("runs/teacher", "runs/photos/raw")):
+                if word.startswith("runs/") and not word.startswith(
+                    ("runs/teacher", "runs/photos/raw")
+                ):
                     place = "/".join(word.rstrip(",").split("/")[:3])
                     if not place.endswith((".json", path.stem)):
                         assert place in written, f"{path} reads {word}"

@@ -30,7 +30,7 @@ TASKS: dict[str, Task] = {
 class WorldRecipe(Recipe):
     """What to build."""
 
-    stage: Literal["world"] = "world"
+    stage: str = "world"
     seed: int = 0
     train_pairs: int = Field(default=2500, gt=0)
     """Training pairs of each task that has any."""

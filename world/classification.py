@@ -9,11 +9,22 @@ from functools import lru_cache
 
 import numpy as np
 
+from world import words
 from world.examples import Content, Example, Family, Picture, Plan, Task
 from world.language import pick
 from world.planting import Synonyms
 from world.sample import is_held_colour, partition_of, sample_thing, sprite_names
-from world.scene import BACKGROUNDS, CELLS, COLOURS, NATURAL, SHAPES, TEXTURES, Scene, Thing, ThingSpec
+from world.scene import (
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    NATURAL,
+    SHAPES,
+    TEXTURES,
+    Scene,
+    Thing,
+    ThingSpec,
+)
 from world.truth import Meaning
 
 CLASSES = 100
@@ -41,7 +52,9 @@ def _coloured_sprite(rng: np.random.Generator) -> Thing:
 @lru_cache(maxsize=1)
 def sprite_classes() -> tuple[str, ...]:
     """The sprites whose names are labels."""
-    return tuple(sorted(sprite_names("train"), key=lambda name: zlib.crc32(name.encode()))[:CLASSES])
+    return tuple(
+        sorted(sprite_names("train"), key=lambda name: zlib.crc32(name.encode()))[:CLASSES]
+    )
 
 
 @lru_cache(maxsize=1)
@@ -54,7 +67,7 @@ def coloured_sprite_classes() -> tuple[tuple[str, str], ...]:
 def standing_out(rng: np.random.Generator, partition: str, make: MakeThing) -> tuple[Scene, int]:
     """Draw a scene with one large thing among small ones; return it and the large one's index."""
     while True:
-        number = int(rng.integers(2, 5))
+        number = int(rng.integers(2, 6))
         cells = rng.permutation(9)[:number].tolist()
         things = [
             dataclasses.replace(sample_thing(rng, partition, cell, 0.0), size="small")
@@ -94,8 +107,12 @@ def _kind(scene: Scene, index: int) -> tuple[str, Meaning, Meaning]:
 
 
 def _layout(scene: Scene, index: int) -> tuple[str, Meaning, Meaning]:
-    text = f"{CELLS[scene.things[index].cell]} on {scene.background}"
+    text = _place(CELLS[scene.things[index].cell], len(scene.things) - 1)
     return text, text, text
+
+
+def _place(cell: str, others: int) -> str:
+    return f"{cell} with {words.NUMBERS[others]}"
 
 
 def _labels(pairs: Sequence[tuple[str, str]]) -> list[Content]:
@@ -103,7 +120,7 @@ def _labels(pairs: Sequence[tuple[str, str]]) -> list[Content]:
 
 
 def _layout_labels() -> list[Content]:
-    texts = [f"{cell} on {ground}" for cell in CELLS for ground in BACKGROUNDS]
+    texts = [_place(cell, others) for cell in CELLS for others in range(1, 5)]
     return [Content(text, None, text) for text in texts]
 
 
@@ -129,7 +146,7 @@ TASKS = [
     Task(
         name="layout",
         meta_task="classification",
-        query_instruction="Tell the place of the large object and the color behind it",
+        query_instruction="Tell the place of the large object and how many small ones there are",
         target_instruction="",
         generate=lambda plan: _generate(plan, _shape, _layout),
         in_batch=False,

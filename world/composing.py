@@ -7,9 +7,14 @@ import dataclasses
 import numpy as np
 
 from world import words
-
 from world.edits import (
-    add_thing, change_attribute, exchange_places, move_thing, remove_thing, reshift, swap_attribute,
+    add_thing,
+    change_attribute,
+    exchange_places,
+    move_thing,
+    remove_thing,
+    reshift,
+    swap_attribute,
 )  # fmt: skip
 from world.examples import Content, Example, Family, Picture, Plan, Task, picture_of
 from world.language import name, pick
@@ -17,13 +22,20 @@ from world.questions import full_name, refer
 from world.sample import sample_scene
 from world.scene import BACKGROUNDS, CELLS, NATURAL, Scene
 
-
 EDITS = ("colour", "kind", "texture", "add", "remove", "move", "background")
 FAMILY = 4
 WORDINGS = {
     "change": ("make the {a} {value}", "the {a} should be {value}", "turn the {a} {value}"),
-    "kind": ("turn the {a} into {value}", "replace the {a} by {value}", "{value} instead of the {a}"),
-    "add": ("add {value} in the {place}", "with {value} in the {place}", "put {value} at the {place}"),
+    "kind": (
+        "turn the {a} into {value}",
+        "replace the {a} by {value}",
+        "{value} instead of the {a}",
+    ),
+    "add": (
+        "add {value} in the {place}",
+        "with {value} in the {place}",
+        "put {value} at the {place}",
+    ),
     "remove": ("remove the {a}", "without the {a}", "take the {a} away"),
     "move": ("move the {a} to the {place}", "the {a} in the {place}", "put the {a} at the {place}"),
     "background": ("on a {value} background", "make the background {value}", "in front of {value}"),
@@ -70,7 +82,6 @@ def _composed(plan: Plan) -> list[Family]:
 def _example(
     scene: Scene, edit: Edit, text: str, near: tuple[tuple[str, Content], ...] = ()
 ) -> Example:
-    # A thing moved a pixel or two does not give the answer away, nor is it the same picture.
     query = Content(text, Picture(scene), edit.goal)
     return Example(query, picture_of(edit.goal), role="other_edit", near=near)
 
@@ -127,17 +138,25 @@ def _edit(scene: Scene, rng: np.random.Generator) -> Edit | None:
         value = pick(rng, [ground for ground in BACKGROUNDS if ground != scene.background])
         return Edit(kind, {"value": value}, Scene(scene.things, value))
     if kind == "add":
-        goal = add_thing(scene, rng) if len(scene.things) < 5 else None
-        if goal is None:
-            return None
-        new = goal.things[-1]
-        fields = {"value": words.article(full_name(new)), "place": CELLS[new.cell]}
-        return Edit(kind, fields, goal)
+        return _addition(scene, rng)
     index = int(rng.integers(len(scene.things)))
     spec = refer(scene, index, rng)
-    if spec is None:
+    return spec and _edit_of(scene, index, kind, {"a": name(spec, rng)}, rng)
+
+
+def _addition(scene: Scene, rng: np.random.Generator) -> Edit | None:
+    goal = add_thing(scene, rng) if len(scene.things) < 5 else None
+    if goal is None:
         return None
-    fields = {"a": name(spec, rng)}
+    new = goal.things[-1]
+    fields = {"value": words.article(full_name(new)), "place": CELLS[new.cell]}
+    return Edit("add", fields, goal)
+
+
+def _edit_of(
+    scene: Scene, index: int, kind: str, fields: dict[str, str], rng: np.random.Generator
+) -> Edit | None:
+    """Remove, move or change one thing."""
     if kind == "remove":
         goal = remove_thing(scene, index) if len(scene.things) > 2 else None
         return goal and Edit(kind, fields, goal)

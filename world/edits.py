@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
 import numpy as np
 
@@ -111,12 +110,3 @@ def _kept(changed: Scene, scene: Scene, field: str) -> tuple[Scene, str] | None:
     if len(looks) < len(changed.things) or partition_of(changed) != partition_of(scene):
         return None
     return changed, field
-
-
-def until(make: Callable[[], Scene | None], tries: int = 40) -> Scene | None:
-    """Repeat a random change until it is allowed."""
-    for _ in range(tries):
-        made = make()
-        if made is not None:
-            return made
-    return None

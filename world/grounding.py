@@ -6,7 +6,17 @@ from functools import partial
 
 from world import words
 from world.edits import reshift
-from world.examples import Content, Example, Family, Picture, Plan, Task, crop_meaning, crop_of, picture_of
+from world.examples import (
+    Content,
+    Example,
+    Family,
+    Picture,
+    Plan,
+    Task,
+    crop_meaning,
+    crop_of,
+    picture_of,
+)
 from world.language import name, pick, relation_is_held
 from world.questions import refer
 from world.sample import sample_scene
@@ -61,7 +71,9 @@ def _related(scene: Scene, index: int, plan: Plan, held: bool) -> str | None:
         meant = [thing for thing in scene.things if holds(side, thing, scene.things[anchor])]
         spec = refer(scene, anchor, plan.rng)
         if spec is not None and len(meant) == 1:
-            return f"the object {pick(plan.rng, words.PREPOSITIONS[side])} the {name(spec, plan.rng)}"
+            return (
+                f"the object {pick(plan.rng, words.PREPOSITIONS[side])} the {name(spec, plan.rng)}"
+            )
     return None
 
 

@@ -5,15 +5,28 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from world import words
 from world.sample import is_held_relation
 from world.scene import (
-    BACKGROUNDS, CELLS, COLOURS, NATURAL, OPPOSITE, SHAPES, SIZES, TEXTURES,
-    Scene, Spec, Thing, ThingSpec, fits, matches, relations,
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    NATURAL,
+    OPPOSITE,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Spec,
+    Thing,
+    ThingSpec,
+    fits,
+    matches,
+    relations,
 )  # fmt: skip
 
 T = TypeVar("T")
@@ -192,7 +205,7 @@ def many(what: ThingSpec, rng: np.random.Generator, synonyms: float = 0.0) -> st
 
 
 def statement(
-    scene: Scene, rng: np.random.Generator, partition: str, held: bool = False, **options: float
+    scene: Scene, rng: np.random.Generator, partition: str, held: bool = False, **options: Any
 ) -> tuple[str, bool, str]:
     """Say something true or, as often, something nearly true.
 
@@ -233,35 +246,61 @@ def corrupt(spec: Spec, scene: Scene, rng: np.random.Generator, how: str) -> Spe
 def _changed(spec: Spec, rng: np.random.Generator, how: str) -> Spec | None:
     """Apply one corruption, true or not."""
     if how in _CHOICES:
-        having = [i for i, thing in enumerate(spec.things) if getattr(thing, how)]
-        if not having:
-            return None
-        index, old = pick(rng, having), None
-        old = getattr(spec.things[index], how)
-        new = pick(rng, [value for value in _CHOICES[how] if value != old])
-        return with_thing(spec, index, **{how: new})
-    if how == "background" and spec.background:
-        other = [ground for ground in BACKGROUNDS if ground != spec.background]
-        return dataclasses.replace(spec, background=pick(rng, other))
-    if how == "count" and spec.counts:
-        what, number = spec.counts[0]
-        new = pick(rng, [n for n in (number - 1, number + 1) if 0 <= n < len(words.NUMBERS)])
-        return dataclasses.replace(spec, counts=((what, new),))
-    if how == "cell" and spec.things and spec.things[0].cell >= 0:
-        return with_thing(spec, 0, cell=int(rng.integers(9)))
-    if how == "relation" and spec.relations:
-        first, relation, second = spec.relations[0]
-        return dataclasses.replace(spec, relations=((first, OPPOSITE[relation], second),))
-    if how == "exchange" and spec.relations:
-        first, relation, second = spec.relations[0]
-        return dataclasses.replace(spec, relations=((second, relation, first),))
-    if how == "swap" and len(spec.things) > 1:
-        return _swapped(spec, rng)
-    return None
+        return _replaced(spec, rng, how)
+    return _CHANGES[how](spec, rng)
+
+
+def _replaced(spec: Spec, rng: np.random.Generator, field: str) -> Spec | None:
+    """Give a thing another value in a field that it mentions."""
+    having = [i for i, thing in enumerate(spec.things) if getattr(thing, field)]
+    if not having:
+        return None
+    index = pick(rng, having)
+    old = getattr(spec.things[index], field)
+    return with_thing(
+        spec, index, **{field: pick(rng, [value for value in _CHOICES[field] if value != old])}
+    )
+
+
+def _other_background(spec: Spec, rng: np.random.Generator) -> Spec | None:
+    if not spec.background:
+        return None
+    other = [ground for ground in BACKGROUNDS if ground != spec.background]
+    return dataclasses.replace(spec, background=pick(rng, other))
+
+
+def _miscounted(spec: Spec, rng: np.random.Generator) -> Spec | None:
+    if not spec.counts:
+        return None
+    what, number = spec.counts[0]
+    new = pick(rng, [n for n in (number - 1, number + 1) if 0 <= n < len(words.NUMBERS)])
+    return dataclasses.replace(spec, counts=((what, new),))
+
+
+def _moved(spec: Spec, rng: np.random.Generator) -> Spec | None:
+    if not spec.things or spec.things[0].cell < 0:
+        return None
+    return with_thing(spec, 0, cell=int(rng.integers(9)))
+
+
+def _turned(spec: Spec, rng: np.random.Generator) -> Spec | None:
+    if not spec.relations:
+        return None
+    first, relation, second = spec.relations[0]
+    return dataclasses.replace(spec, relations=((first, OPPOSITE[relation], second),))
+
+
+def _exchanged(spec: Spec, rng: np.random.Generator) -> Spec | None:
+    if not spec.relations:
+        return None
+    first, relation, second = spec.relations[0]
+    return dataclasses.replace(spec, relations=((second, relation, first),))
 
 
 def _swapped(spec: Spec, rng: np.random.Generator) -> Spec | None:
     """Exchange one attribute that both of the first two things mention."""
+    if len(spec.things) < 2:
+        return None
     first, second = spec.things[:2]
     fields = [f for f in ("colour", "size", "texture") if getattr(first, f) and getattr(second, f)]
     if not fields:
@@ -269,6 +308,12 @@ def _swapped(spec: Spec, rng: np.random.Generator) -> Spec | None:
     field = pick(rng, fields)
     spec = with_thing(spec, 0, **{field: getattr(second, field)})
     return with_thing(spec, 1, **{field: getattr(first, field)})
+
+
+_CHANGES = {
+    "background": _other_background, "count": _miscounted, "cell": _moved,
+    "relation": _turned, "exchange": _exchanged, "swap": _swapped,
+}  # fmt: skip
 
 
 def with_thing(spec: Spec, index: int, **changes: object) -> Spec:

@@ -46,7 +46,9 @@ class Pictures:
     def content_id(self, content: Content) -> bytes:
         """Return the identity that the readers will give a content."""
         self.name(content.picture)
-        return content_id(content.text, self._bytes.get(content.picture) if content.picture else None)
+        return content_id(
+            content.text, self._bytes.get(content.picture) if content.picture else None
+        )
 
 
 def draw(picture: Picture) -> np.ndarray:
@@ -84,7 +86,9 @@ def eval_table(task: Task, listed: Sequence[Listed], pictures: Pictures) -> pa.T
             "qry_text": [text_of(row.query, task.query_instruction) for row in listed],
             "qry_img_path": [pictures.name(row.query.picture) for row in listed],
             "tgt_text": [texts(row) for row in listed],
-            "tgt_img_path": [[pictures.name(c.picture) for _, c in row.candidates] for row in listed],
+            "tgt_img_path": [
+                [pictures.name(c.picture) for _, c in row.candidates] for row in listed
+            ],
             "tgt_kind": [[kind for kind, _ in row.candidates] for row in listed],
         }
     )
@@ -127,5 +131,3 @@ def write_truth(folder: Path, parts: Sequence[Path]) -> None:
     for name in ("truth", "planted"):
         found = [tables.read_table(part / f"{name}.parquet") for part in parts]
         tables.write_table(folder / f"{name}.parquet", pa.concat_tables(found).combine_chunks())
-
-

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -10,7 +9,16 @@ import numpy as np
 from world import words
 from world.language import corrupt, many, mention, name, pick, relation_is_held
 from world.scene import (
-    CELLS, COLOURS, NATURAL, Scene, Spec, Thing, ThingSpec, fits, holds, relations,
+    CELLS,
+    COLOURS,
+    NATURAL,
+    Scene,
+    Spec,
+    Thing,
+    ThingSpec,
+    fits,
+    holds,
+    relations,
 )  # fmt: skip
 
 KINDS = tuple(words.QUESTIONS)
@@ -113,7 +121,9 @@ def _background(scene: Scene, rng: np.random.Generator, kind: str, held: bool) -
 def _count(scene: Scene, rng: np.random.Generator, kind: str, held: bool) -> _Made:
     """Count things of a colour or a kind, now and then of an absent one."""
     thing = pick(rng, scene.things)
-    what = pick(rng, (ThingSpec(), ThingSpec(kind=thing.kind), ThingSpec(colour=pick(rng, COLOURS))))
+    what = pick(
+        rng, (ThingSpec(), ThingSpec(kind=thing.kind), ThingSpec(colour=pick(rng, COLOURS)))
+    )
     if thing.colour != NATURAL and rng.random() < 0.5:
         what = ThingSpec(colour=thing.colour)
     number = sum(fits(what, other) for other in scene.things)

@@ -14,9 +14,6 @@ from world.planting import Corpus
 from world.sample import is_held_colour, sample_scene, sprite_names
 from world.scene import Scene, Spec, matches, relations
 
-FAMILY = 4
-"""A scene and three edits of it: an attribute off, two attributes swapped, a relation flipped."""
-
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
@@ -31,7 +28,9 @@ class Told:
 def _captions(plan: Plan, to_picture: bool, held: bool) -> list[Family]:
     """Pair scenes and captions; evaluation gets families, training planted false negatives."""
     make = _eval_families if plan.partition == "eval" else _training_families
-    return [[_example(told, to_picture) for told in family] for family in make(plan, held, to_picture)]
+    return [
+        [_example(told, to_picture) for told in family] for family in make(plan, held, to_picture)
+    ]
 
 
 def _example(told: Told, to_picture: bool) -> Example:
@@ -52,7 +51,10 @@ def _eval_families(plan: Plan, held: bool, to_picture: bool) -> list[list[Told]]
 
 
 def _family(plan: Plan, held: bool) -> list[Told]:
-    """Draw a scene, edit two of its things, and caption all so that no caption fits another."""
+    """Draw a scene, edit two of its things, and caption all so that no caption fits another.
+
+    The edits: a relation flipped, two attributes swapped, one attribute off.
+    """
     rng = plan.rng
     scene = sample_scene(rng, plan.partition, ood=held)
     focus = _focus(scene, rng, held)
@@ -84,7 +86,11 @@ def _focus(scene: Scene, rng: np.random.Generator, held: bool) -> tuple[int, int
         novel = any(t.is_sprite and is_held_colour(t.kind, t.colour) for t in pair)
         if unnamed & {thing.kind for thing in pair}:
             continue
-        if relation_is_held(scene, relation) or novel if held else not relation_is_held(scene, relation):
+        if (
+            relation_is_held(scene, relation) or novel
+            if held
+            else not relation_is_held(scene, relation)
+        ):
             found.append((relation[0], relation[2]))
     return pick(rng, found) if found else None
 
@@ -102,7 +108,11 @@ def _tell(
 
 
 def pair_spec(
-    scene: Scene, focus: tuple[int, int], rng: np.random.Generator, detail: float, held: bool = False
+    scene: Scene,
+    focus: tuple[int, int],
+    rng: np.random.Generator,
+    detail: float,
+    held: bool = False,
 ) -> Spec | None:
     """Say how two things stand to each other, now and then with a third one and the background."""
     found = [r for r in relations(scene) if (r[0], r[2]) == focus]

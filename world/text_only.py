@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def _features(text: str) -> Iterator[str]:
     """Yield words, pairs of neighbouring words, and one mark a word that adds up to the length."""
     words = ["<", *text.split(), ">"]
     yield from words
-    yield from (f"{one} {two}" for one, two in zip(words, words[1:], strict=False))
+    yield from (f"{one} {two}" for one, two in pairwise(words))
     yield from ("length" for _ in words)
 
 

@@ -1,4 +1,4 @@
-"""The reference model behind the baselines: one small transformer over words and patches, for both sides."""
+"""The reference model behind the baselines: words and a small convolutional eye, for both sides."""
 
 from __future__ import annotations
 
@@ -46,41 +46,53 @@ def words_of(side: Input, texts: bool = True) -> list[str]:
 
 
 class Tower(nn.Module):
-    """Words and 16 patches in, a unit vector out."""
+    """A few convolutions over the picture, steered by the words; one unit vector out."""
 
-    def __init__(self, words: int, senses: Senses, width: int = 128, layers: int = 2) -> None:
+    def __init__(self, words: int, senses: Senses, width: int = 256, planes: int = 96) -> None:
         super().__init__()
         self.senses = senses
         self.words = nn.Embedding(words, width, padding_idx=0)
-        self.word_places = nn.Parameter(torch.randn(WORDS, width) * 0.02)
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, 64, 8, stride=8),
+        self.phrases = nn.Conv1d(width, width, 3, padding=1)
+        self.eyes = nn.Sequential(
+            nn.Conv2d(3, 48, 8, stride=4, padding=2),
             nn.GELU(),
-            nn.Conv2d(64, width, 2, stride=2),
+            nn.Conv2d(48, planes, 3, stride=2, padding=1),
         )
-        self.patch_places = nn.Parameter(torch.randn(16, width) * 0.02)
-        layer = nn.TransformerEncoderLayer(
-            width, 4, 2 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+        self.norm = nn.GroupNorm(8, planes)
+        self.steer = nn.Linear(width, 2 * planes)
+        self.places = nn.Conv2d(planes, 32, 3, padding=1)
+        self.see = nn.Linear(32 * 64, width)
+        self.read_norm, self.see_norm = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.head = nn.Sequential(
+            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, 128)
         )
-        self.encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
-        self.head = nn.Linear(width, width)
-        self.scale = nn.Parameter(torch.tensor(3.0))
+        self.scale = nn.Parameter(torch.tensor(2.7))
 
     def forward(
-        self, words: Int[Tensor, "batch length"], pictures: Float[Tensor, "batch 3 side side"] | None
+        self,
+        words: Int[Tensor, "batch length"],
+        pictures: Float[Tensor, "batch 3 side side"] | None,
     ) -> Float[Tensor, "batch dim"]:
         """Embed a batch of which all items have a picture, or none."""
+        text = self._read(words)
+        seen = torch.zeros_like(text) if pictures is None else self._look(pictures, text)
+        return F.normalize(self.head(torch.cat([text, seen], dim=1)), dim=-1)
+
+    def _read(self, words: Int[Tensor, "batch length"]) -> Float[Tensor, "batch width"]:
+        """Average the words; where order counts, phrases of three words with them."""
+        kept = (words != 0).unsqueeze(-1).float()
         tokens = self.words(words)
         if self.senses.order:
-            tokens = tokens + self.word_places[: words.shape[1]]
-        ignored = words == 0
-        if pictures is not None:
-            patches = self.stem(pictures).flatten(2).transpose(1, 2) + self.patch_places
-            tokens = torch.cat([patches, tokens], dim=1)
-            ignored = torch.cat([ignored.new_zeros(patches.shape[:2]), ignored], dim=1)
-        hidden = self.encoder(tokens, src_key_padding_mask=ignored)
-        kept = (~ignored).unsqueeze(-1).to(hidden.dtype)
-        return F.normalize(self.head((hidden * kept).sum(1) / kept.sum(1)), dim=-1)
+            tokens = tokens + F.gelu(self.phrases(tokens.transpose(1, 2))).transpose(1, 2)
+        return self.read_norm((tokens * kept).sum(1))
+
+    def _look(
+        self, pictures: Float[Tensor, "batch 3 side side"], text: Float[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch width"]:
+        """Scale and shift what the eyes see by what the words ask for (FiLM, arXiv:1709.07871)."""
+        scale, shift = self.steer(text)[..., None, None].chunk(2, dim=1)
+        planes = F.gelu(self.norm(self.eyes(pictures)) * (1 + scale) + shift)
+        return self.see_norm(self.see(F.gelu(self.places(planes)).flatten(1)))
 
 
 class Reference:
@@ -144,4 +156,3 @@ def train(
         loss.backward()
         optimizer.step()
         schedule.step()
-    console.log(f"baseline: last loss {loss.item():.3f}")

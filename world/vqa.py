@@ -12,7 +12,16 @@ from world.planting import Synonyms
 from world.questions import Question, ask, full_name
 from world.sample import sample_scene, sprite_names
 from world.scene import (
-    BACKGROUNDS, CELLS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Thing, ThingSpec,
+    BACKGROUNDS,
+    CELLS,
+    COLOURS,
+    NATURAL,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Thing,
+    ThingSpec,
 )  # fmt: skip
 from world.truth import Meaning
 

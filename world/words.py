@@ -16,14 +16,25 @@ SYNONYMS = {
     "ring": "hoop", "moon": "crescent", "triangle": "wedge", "arrow": "pointer",
     "small": "little", "large": "big", "solid": "plain", "striped": "banded", "dotted": "spotted",
 }  # fmt: skip
-LABELS = {"top": "upper", "bottom": "lower", "center": "middle", "left": "leftmost", "right": "rightmost"}
+LABELS = {
+    "top": "upper",
+    "bottom": "lower",
+    "center": "middle",
+    "left": "leftmost",
+    "right": "rightmost",
+}
 """Second names that only labels and answers use: in a sentence they would read differently."""
 CANONICAL = {word: word for word in (*COLOURS, *SHAPES, *SIZES, *TEXTURES)}
 CANONICAL |= {synonym: word for word, synonym in SYNONYMS.items()}
 NUMBERS = ("no", "one", "two", "three", "four", "five")
 IRREGULAR = {"cross": "crosses", "box": "boxes", "plus": "pluses", "fish": "fish", "sheep": "sheep"}
 
-GROUPS = {"base": ("base",), "judge": ("judge",), "train": ("base", "judge"), "eval": ("base", "judge")}
+GROUPS = {
+    "base": ("base",),
+    "judge": ("judge",),
+    "train": ("base", "judge"),
+    "eval": ("base", "judge"),
+}
 
 LISTS = {
     "base": ("{list}", "a picture of {list}", "there is {list}", "the image shows {list}"),

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +53,7 @@ def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = N
 
 def encodes_of(batch: Prepared) -> list[Encode]:
     """The distinct encodes in their order in the batch."""
-    placed = {
+    placed: dict[int, Any] = {
         int(place): encode
         for chunk in batch.chunks
         for place, encode in zip(chunk.places, chunk.features["encodes"], strict=True)

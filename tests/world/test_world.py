@@ -115,7 +115,11 @@ def test_answers_are_right():
         for question, answer, kind in questions(scene, rng, "base"):
             if kind == "background":
                 assert answer == scene.background
-            if kind == "count" and question.endswith("objects are there ?") and "many objects" in question:
+            if (
+                kind == "count"
+                and question.endswith("objects are there ?")
+                and "many objects" in question
+            ):
                 assert answer == words.NUMBERS[len(scene.things)]
                 counted += 1
             if kind == "colour":

@@ -118,10 +118,15 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
         "image": {key: value for key, value in sorted(image.items()) if key not in ignored},
         "template": hashlib.sha256(processor.chat_template.encode()).hexdigest(),
         "padding_side": processor.tokenizer.padding_side,
-        "tokenizer": hashlib.sha256(
-            processor.tokenizer.backend_tokenizer.to_str().encode()
-        ).hexdigest(),
+        "tokenizer": _hash_tokenizer(processor.tokenizer),
     }
+
+
+def _hash_tokenizer(tokenizer: Any) -> str:
+    values = json.loads(tokenizer.backend_tokenizer.to_str())
+    # The last call leaves its padding and truncation behind; they are no part of the model.
+    values["padding"] = values["truncation"] = None
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def _keeps_system_text(processor: Any, template: str, name: str) -> bool:

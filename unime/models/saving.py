@@ -34,6 +34,9 @@ def save_embedder(embedder: Embedder, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with whole_model(embedder) as model:
         model.save_pretrained(folder)
+    # The last call's padding would be saved with the tokenizer, and make equal models differ.
+    embedder.tokenizer.backend_tokenizer.no_padding()
+    embedder.tokenizer.backend_tokenizer.no_truncation()
     embedder.processor.save_pretrained(folder)
     write_json(folder / "unime.json", description(embedder))
 

@@ -11,6 +11,7 @@ Weights, module names and results stay as they are.
 from __future__ import annotations
 
 from collections import defaultdict
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -50,7 +51,8 @@ class PatchProjection(nn.Conv3d):
     """A convolution over inputs that are one kernel large."""
 
     def forward(
-        self, input: Float[Tensor, "patches channels time height width"]  # noqa: A002
+        self,
+        input: Float[Tensor, "patches channels time height width"],  # noqa: A002
     ) -> Float[Tensor, "patches features 1 1 1"]:
         """Return the product with the flattened kernel."""
         if tuple(input.shape[2:]) != tuple(self.kernel_size):
@@ -75,7 +77,9 @@ def grouped_attention(
 
     Args:
         module: the attention layer, unused.
-        query: the patches of all pictures, one after the other; `key` and `value` alike.
+        query: the patches of all pictures, one after the other.
+        key: in the same order.
+        value: in the same order.
         attention_mask: always None.
         scaling: of the products.
         dropout: probability.
@@ -84,7 +88,7 @@ def grouped_attention(
     del module, attention_mask
     borders = cu_seq_lens_q.tolist()
     by_length: dict[int, list[int]] = defaultdict(list)
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in pairwise(borders):
         by_length[end - start].append(start)
     parts = [part[0].transpose(0, 1) for part in (query, key, value)]
     mixed = torch.empty_like(parts[0])
