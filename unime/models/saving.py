@@ -8,6 +8,7 @@ the training started from.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,7 +69,7 @@ def whole_model(embedder: Embedder) -> Iterator[Any]:
     with merged(backbone):
         try:
             with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(backbone.config)
+                model = AutoModelForImageTextToText.from_config(_plain_config(backbone))
         except ValueError:
             log(f"{embedder.config.id}: no generative class for this model; saved without head")
             yield backbone
@@ -83,6 +84,18 @@ def whole_model(embedder: Embedder) -> Iterator[Any]:
         left = [name for name, value in model.named_parameters() if value.is_meta]
         assert not left, f"weights outside backbone and head: {left}"
         yield model
+
+
+def _plain_config(backbone: Any) -> Any:
+    """Return the configuration without our own attention (`unime.models.vision`).
+
+    By its name the auto classes take it for an installed flash attention, and refuse.
+    """
+    config = copy.deepcopy(backbone.config)
+    config._attn_implementation = "sdpa"
+    for name in config.sub_configs:
+        getattr(config, name)._attn_implementation = "sdpa"
+    return config
 
 
 def _head(embedder: Embedder, model: Any) -> nn.Linear | None:
