@@ -70,14 +70,9 @@ def execute(
         restart: move an existing output aside and begin anew.
         echo: where the dry run's description goes.
     """
+    _check_stage(module, recipe_path)
     stage = cast("Stage", importlib.import_module(module))
     recipe = load_recipe(recipe_path, stage.RECIPE, overrides)
-    expected = next((n for n, m in _modules().items() if m == module), recipe.stage)
-    if recipe.stage != expected:
-        raise RecipeError(
-            f"{recipe_path} is a recipe for stage '{recipe.stage}', "
-            f"this command runs '{expected}'; use {command_line(recipe.stage, recipe_path)}"
-        )
     inputs = stage.inputs(recipe)
     if dry_run:
         echo(_description(recipe, inputs))
@@ -123,8 +118,16 @@ def stage_of(recipe_path: Path | str) -> str:
     return stage
 
 
-def _modules() -> dict[str, str]:
-    return {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
+def _check_stage(module: str, recipe_path: Path | str) -> None:
+    """Refuse a recipe for another stage before its keys are called wrong."""
+    stages = {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
+    found = stage_of(recipe_path)
+    if stages[found] != module:
+        expected = next((name for name, other in stages.items() if other == module), module)
+        raise RecipeError(
+            f"{recipe_path} is a recipe for stage '{found}', this command runs '{expected}'; "
+            f"use {command_line(found, recipe_path)}"
+        )
 
 
 def _description(recipe: Recipe, inputs: dict[str, Path]) -> str:

@@ -87,19 +87,26 @@ def _example(
 
 
 def _training(plan: Plan) -> list[Family]:
-    """Draw edits with distinct goals, but for those planted two by two."""
+    """Draw edits with distinct goals, but for those planted two by two.
+
+    Every other edit starts where the one before it ended: so pictures that are somebody's query stand
+    in the corpus, as the query's own picture does in evaluation lists.
+    """
     kinds = [k for k in plan.false_negative_kinds if k in ("paraphrase", "near_duplicate")]
     wanted = plan.false_negative_rate * plan.pairs if kinds else 0
     seen: set[tuple[object, ...]] = set()
     examples: list[Example] = []
     planted = 0
+    before: Scene | None = None
     while len(examples) < plan.pairs:
-        scene = sample_scene(plan.rng, plan.partition, objects=(2, 4))
+        scene = before or sample_scene(plan.rng, plan.partition, objects=(2, 4))
+        before = None
         edit = _edit(scene, plan.rng)
         if edit is None or edit.goal.graph in seen:
             continue
-        seen.add(edit.goal.graph)
+        seen |= {scene.graph, edit.goal.graph}
         examples.append(_example(scene, edit, edit.text(plan.rng)))
+        before = edit.goal if plan.rng.random() < 0.5 else None
         if planted < wanted * len(examples) / plan.pairs and len(examples) < plan.pairs:
             kind = kinds[planted // 2 % len(kinds)]
             again = _again(plan, scene, edit, examples[-1].query.text, kind)

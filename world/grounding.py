@@ -24,6 +24,8 @@ from world.scene import OPPOSITE, Scene, holds, relations
 from world.truth import Crop
 
 FAMILY = 3
+WHOLE = 0.25
+"""How often a training scene is also asked for as a whole."""
 WORDINGS = ("the {a}", "{a}", "where the {a} is")
 
 
@@ -78,29 +80,50 @@ def _related(scene: Scene, index: int, plan: Plan, held: bool) -> str | None:
 
 
 def _training(plan: Plan) -> list[Family]:
-    """Draw references to distinct crops, but for those planted two by two."""
-    kinds = [k for k in plan.false_negative_kinds if k == "near_duplicate"]
-    wanted = plan.false_negative_rate * plan.pairs if kinds else 0
+    """Draw references to distinct crops, but for those planted two by two.
+
+    Of every scene two things are asked for and, now and then, the whole: so crops of the same picture
+    and whole pictures stand in the corpus, as they do in evaluation lists.
+    """
+    wanted = plan.false_negative_rate * plan.pairs
+    if "near_duplicate" not in plan.false_negative_kinds:
+        wanted = 0
     seen: set[Crop] = set()
     examples: list[Example] = []
     planted = 0
     while len(examples) < plan.pairs:
         scene = sample_scene(plan.rng, plan.partition, objects=(2, 5))
-        index = int(plan.rng.integers(len(scene.things)))
-        crop = crop_meaning(scene, index)
-        text = _training_text(scene, index, plan)
-        if text is None or crop in seen:
+        found = [
+            _example(scene, index, text)
+            for index in plan.rng.permutation(len(scene.things)).tolist()[:2]
+            if (text := _training_text(scene, index, plan)) is not None
+        ]
+        if not found or any(example.target.meaning in seen for example in found):
             continue
-        seen.add(crop)
-        examples.append(_example(scene, index, text))
-        if planted < wanted * len(examples) / plan.pairs and len(examples) < plan.pairs:
-            twin = _training_text(scene, index, plan)
-            if twin is not None:
-                examples.append(_example(reshift(scene, plan.rng), index, twin))
-                planted += 2
-                for one, other in (examples[-2:], examples[:-3:-1]):
-                    plan.planted.append((one.query, other.target, "near_duplicate"))
-    return [[example] for example in examples]
+        seen.update(crop_meaning(scene, index) for index in range(len(scene.things)))
+        if plan.rng.random() < WHOLE:
+            found.append(_whole(scene, plan))
+        if planted < wanted * len(examples) / plan.pairs:
+            found.append(_again(scene, found[0], plan))
+            planted += 2
+            for one, other in ((found[0], found[-1]), (found[-1], found[0])):
+                plan.planted.append((one.query, other.target, "near_duplicate"))
+        examples += found
+    return [[example] for example in examples[: plan.pairs]]
+
+
+def _whole(scene: Scene, plan: Plan) -> Example:
+    """Ask for the picture as it is."""
+    query = Content(pick(plan.rng, ("the whole picture", "everything")), Picture(scene), scene)
+    return Example(query, picture_of(scene))
+
+
+def _again(scene: Scene, example: Example, plan: Plan) -> Example:
+    """Ask for the same thing of the same scene in other pixels."""
+    assert example.target.picture is not None and example.target.picture.thing is not None
+    index = example.target.picture.thing
+    text = _training_text(scene, index, plan) or example.query.text
+    return _example(reshift(scene, plan.rng), index, text)
 
 
 def _training_text(scene: Scene, index: int, plan: Plan) -> str | None:

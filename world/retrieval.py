@@ -15,6 +15,9 @@ from world.sample import is_held_colour, sample_scene, sprite_names
 from world.scene import Scene, Spec, matches, relations
 
 
+OBJECTS = (2, 4)
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Told:
     """A scene and its caption."""
@@ -56,7 +59,7 @@ def _family(plan: Plan, held: bool) -> list[Told]:
     The edits: a relation flipped, two attributes swapped, one attribute off.
     """
     rng = plan.rng
-    scene = sample_scene(rng, plan.partition, ood=held)
+    scene = sample_scene(rng, plan.partition, ood=held, objects=OBJECTS)
     focus = _focus(scene, rng, held)
     if focus is None:
         return []
@@ -137,7 +140,7 @@ def _training_families(plan: Plan, held: bool, to_picture: bool) -> list[list[To
     wanted = plan.false_negative_rate * plan.pairs if plan.false_negative_kinds else 0
     planted = 0
     while len(told) < plan.pairs:
-        scene = sample_scene(plan.rng, plan.partition)
+        scene = sample_scene(plan.rng, plan.partition, objects=OBJECTS)
         focus = _focus(scene, plan.rng, held)
         spec = focus and pair_spec(scene, focus, plan.rng, 0.5)
         if not spec or corpus.matches(scene, spec):

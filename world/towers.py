@@ -32,6 +32,16 @@ class Senses:
     """Without it a text is a bag of words."""
 
 
+def _jolt(
+    pictures: Float[Tensor, "batch 3 side side"], most: int = 3
+) -> Float[Tensor, "batch 3 side side"]:
+    """Shift a batch of pictures by a few pixels: they are few, and would be learnt by heart."""
+    down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()
+    side = pictures.shape[-1]
+    padded = F.pad(pictures, (most,) * 4, mode="replicate")
+    return padded[..., down : down + side, right : right + side]
+
+
 @dataclass(frozen=True, slots=True)
 class Input:
     """One side of a pair."""
@@ -64,7 +74,7 @@ class Tower(nn.Module):
         self.see = nn.Linear(32 * 64, width)
         self.read_norm, self.see_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.head = nn.Sequential(
-            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Linear(2 * width, 128)
+            nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, 128)
         )
         self.scale = nn.Parameter(torch.tensor(2.7))
 
@@ -116,11 +126,14 @@ class Reference:
         if inputs[0].item.image and self.senses.pictures:
             stacked = np.stack([self._pixels(i.item.image) for i in inputs])
             pictures = torch.from_numpy(stacked).float() / 127.5 - 1
+            if self.tower.training:
+                pictures = _jolt(pictures)
         return self.tower(words, pictures)
 
     @torch.no_grad()
     def embed_all(self, inputs: Sequence[Input], batch: int = 512) -> dict[Input, Tensor]:
         """Embed every distinct input once."""
+        self.tower.eval()
         found: dict[Input, Tensor] = {}
         for pictured in (False, True):
             group = [i for i in dict.fromkeys(inputs) if bool(i.item.image) == pictured]
@@ -140,7 +153,8 @@ def train(
     """Train by in-batch contrast, one task a batch; equal targets are no negatives of each other."""
     batches = [name for name, pairs in tasks.items() for _ in range(epochs * len(pairs) // batch)]
     batches = [batches[i] for i in generator.permutation(len(batches))]
-    optimizer = torch.optim.AdamW(model.tower.parameters(), lr=1.5e-3, weight_decay=0.01)
+    model.tower.train()
+    optimizer = torch.optim.AdamW(model.tower.parameters(), lr=1.5e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.5e-3, total_steps=len(batches))
     for name in console.progress(batches, len(batches), "baseline", "steps"):
         pairs = tasks[name]
@@ -151,7 +165,8 @@ def train(
         same = torch.tensor([numbers[target.item] for _, target in chosen])
         logits = query @ target.T * model.tower.scale.exp().clamp(max=100)
         twin = (same[:, None] == same[None, :]) & ~torch.eye(len(chosen), dtype=torch.bool)
-        loss = F.cross_entropy(logits.masked_fill(twin, -1e4), torch.arange(len(chosen)))
+        logits, gold = logits.masked_fill(twin, -1e4), torch.arange(len(chosen))
+        loss = F.cross_entropy(logits, gold) + F.cross_entropy(logits.T, gold)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
