@@ -103,13 +103,14 @@ def _training(plan: Plan) -> list[Family]:
         seen.update(crop_meaning(scene, index) for index in range(len(scene.things)))
         if plan.rng.random() < WHOLE:
             found.append(_whole(scene, plan))
-        if planted < wanted * len(examples) / plan.pairs:
+        left = plan.pairs - len(examples)
+        if left > len(found) and planted < wanted * len(examples) / plan.pairs:
             found.append(_again(scene, found[0], plan))
             planted += 2
             for one, other in ((found[0], found[-1]), (found[-1], found[0])):
                 plan.planted.append((one.query, other.target, "near_duplicate"))
-        examples += found
-    return [[example] for example in examples[: plan.pairs]]
+        examples += found[:left]
+    return [[example] for example in examples]
 
 
 def _whole(scene: Scene, plan: Plan) -> Example:

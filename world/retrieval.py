@@ -14,7 +14,6 @@ from world.planting import Corpus
 from world.sample import is_held_colour, sample_scene, sprite_names
 from world.scene import Scene, Spec, matches, relations
 
-
 OBJECTS = (2, 4)
 
 

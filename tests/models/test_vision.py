@@ -40,7 +40,7 @@ def test_embeddings_and_gradients_are_the_familys_own(
     features = embedder.features(encodes)
     fast, fast_gradients = gradients(embedder, features)
 
-    tower.patch_embed.proj.__class__ = torch.nn.Conv3d
+    tower.patch_embed.proj.__class__ = torch.nn.Conv3d  # type: ignore[assignment]
     assert tower.config._attn_implementation == GROUPED
     tower.config._attn_implementation = "sdpa"
     slow, slow_gradients = gradients(embedder, features)
