@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from unime import files
 from unime.config import Section
@@ -78,6 +78,13 @@ class BenchmarkChoice(Section):
     """Only these tasks; means are then marked incomplete."""
     limit: int | None = None
     """Only the first queries of each task; means are then marked incomplete."""
+
+    @field_validator("name")
+    @classmethod
+    def _known_name(cls, name: str) -> str:
+        if not name.endswith(".yaml"):
+            lookup(known_benchmarks(), name, "benchmark")
+        return name
 
 
 def known_benchmarks() -> dict[str, Path]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from unime import stage as stages
-from unime.errors import RecipeError
+from unime.errors import UnimeError
 from unime.run import recipes_in
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,13 +75,13 @@ def test_what_a_stage_reads_an_earlier_one_of_its_folder_writes(monkeypatch: pyt
         ("4_judge", "engine=orakle", "unknown engine 'orakle'; did you mean 'oracle'?"),
         ("5_select", "rule=eiter", "unknown rule 'eiter'; did you mean 'either'?"),
         ("9_eval", "benchmarks.0.name=mini_mmbe", "unknown benchmark 'mini_mmbe'; did you mean 'mini_mmeb'?"),
-        ("3_mine", "model.prompt=embed/hierarchical.v2", "unknown prompt 'embed/hierarchical.v2'; did you mean 'embed/hierarchical.v1'?"),
+        ("3_mine", "model.prompt=embed/hierarchical.v2", "no prompt 'embed/hierarchical.v2'; did you mean 'embed/hierarchical.v1'?"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_found_before_anything_runs(
     monkeypatch: pytest.MonkeyPatch, recipe: str, override: str, sentence: str
 ):
     monkeypatch.chdir(ROOT)
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(UnimeError) as caught:
         dry_run(Path(f"recipes/mini/{recipe}.yaml"), override)
     assert sentence in str(caught.value)

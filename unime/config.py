@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from unime.errors import RecipeError, did_you_mean
 
@@ -48,6 +48,14 @@ class ModelConfig(Section):
     max_pixels: int = Field(default=28 * 28 * 1280, gt=0)
     max_length: int = Field(default=4096, gt=0)
     """Tokens; longer user texts are cut, image block and assistant header are kept."""
+
+    @field_validator("prompt")
+    @classmethod
+    def _known_prompt(cls, prompt: str) -> str:
+        from unime.prompts import load_judge_prompt, load_prompt
+
+        (load_judge_prompt if prompt.startswith("judge/") else load_prompt)(prompt)
+        return prompt
 
 
 def load_recipe(path: Path | str, schema: type[R], overrides: Sequence[str] = ()) -> R:

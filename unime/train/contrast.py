@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unime.config import ModelConfig, Recipe
 from unime.console import log
@@ -51,6 +51,12 @@ class ContrastRecipe(Recipe):
     """Dev rows a task in the evaluation that chooses the best weights; 0 keeps the last."""
     budget: Budget = Budget()
     """What one forward pass, and what all kept graphs together, may hold."""
+
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: list[LossTerm]) -> list[LossTerm]:
+        combine(losses, ContrastBatch)
+        return losses
 
 
 RECIPE = ContrastRecipe

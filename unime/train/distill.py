@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unime.config import ModelConfig, Recipe
 from unime.console import log
@@ -50,6 +50,12 @@ class DistillRecipe(Recipe):
     training: TrainingSection
     budget: Budget = Budget()
     """What one forward pass, and what all kept graphs together, may hold."""
+
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: list[LossTerm]) -> list[LossTerm]:
+        combine(losses, RelationBatch)
+        return losses
 
 
 RECIPE = DistillRecipe
