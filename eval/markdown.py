@@ -50,7 +50,7 @@ def _overall(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[st
 
 def _retrieval(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[list[str]]]:
     tasks = {
-        (benchmark, task): list(metrics)
+        (benchmark, task): sorted(metrics, key=lambda metric: int(metric.partition("@")[2] or 0))
         for benchmark, found in rows[0]["retrieval"].items()
         for task, metrics in found.items()
     }
