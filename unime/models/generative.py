@@ -7,6 +7,7 @@ from typing import Any
 from unime.config import ModelConfig
 from unime.errors import ModelError
 from unime.models.processor import follow_grids, prepare_processor
+from unime.models.vision import speed_up_vision
 
 
 def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any, Any, Any]:
@@ -39,5 +40,6 @@ def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any
         raise ModelError(f"cannot load the model {config.id}: {error}") from error
     prepare_processor(processor, config, "left", images_first=False)
     follow_grids(model.config, processor)
+    speed_up_vision(model)
     model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
     return model, processor, processor.tokenizer

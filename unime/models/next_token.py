@@ -1,0 +1,233 @@
+"""Next-token logits of prompts that begin alike: what they share is computed once.
+
+A judge or a reranker asks about many candidates of one query; a listwise reranker about many orders.
+The longest common beginning of such prompts (system text, instruction, query, query image) goes
+through the model once, its keys and values serve all of them, and each prompt pays for its own end
+alone. The results are those of independent runs.
+
+Three traps, each silent: Qwen's positions must be computed on the whole prompt; a beginning must
+not end within different pictures' equal image tokens; LLaVA-OneVision's token block of a picture
+depends on how many pictures the prompt has.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unime.models.pictures import Picture, Pictures, Seen, vision_output
+
+SHORTEST = 8
+"""Shorter beginnings are not worth a call of their own."""
+
+
+class Prompt(NamedTuple):
+    """A whole prompt, rendered by the wrapped chat template."""
+
+    text: str
+    """One placeholder for each picture."""
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """A prompt as the language model reads it."""
+
+    ids: Int[Tensor, " length"]
+    owner: Int[Tensor, " length"]
+    """At image tokens which picture they show, and at which of the prompt's places, as a number that
+    all prompts of a call share; 0 elsewhere."""
+    seen: tuple[Seen, ...]
+
+    def __len__(self) -> int:
+        """Return the number of tokens."""
+        return len(self.ids)
+
+
+class NextToken:
+    """Asks a generative model what comes next.
+
+    Args:
+        model: a vision-language model with its head, in evaluation mode.
+        processor: with the wrapped chat template.
+        batch_size: prompts in one forward pass.
+        cache_gb: vision output that is remembered between calls.
+    """
+
+    def __init__(
+        self, model: Any, processor: Any, batch_size: int = 16, cache_gb: float = 1.0
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.batch_size = batch_size
+        self._pictures = Pictures(model, processor, cache_gb)
+
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[Tokens]:
+        """Return the tokens of prompts, each placeholder replaced by its picture's block."""
+        if not prompts:
+            return []
+        begin = self.processor.tokenizer.bos_token
+        rows = self.processor.tokenizer(
+            [prompt.text for prompt in prompts],
+            # A template that writes the begin token itself gets no second one.
+            add_special_tokens=begin is None or not prompts[0].text.startswith(begin),
+            verbose=False,
+        )["input_ids"]
+        seen = self._pictures.see([prompt.pictures for prompt in prompts])
+        numbers: dict[tuple[bytes, int], int] = {}
+        return [
+            self._place(row, prompt, pictures, numbers)
+            for row, prompt, pictures in zip(rows, prompts, seen, strict=True)
+        ]
+
+    def logits(
+        self, prompts: Sequence[Tokens]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "batch vocab"]]]:
+        """Yield places of prompts and their next-token logits, until all prompts are done.
+
+        Args:
+            prompts: the more they begin alike, the less is computed.
+        """
+        # A family that puts pictures first begins differently with every number of them.
+        places = sorted(range(len(prompts)), key=lambda p: (len(prompts[p].seen), len(prompts[p])))
+        for _, group in itertools.groupby(places, key=lambda place: len(prompts[place].seen)):
+            chosen = list(group)
+            shared = shared_length([prompts[place] for place in chosen])
+            if shared < SHORTEST or len(chosen) == 1:
+                shared = 0
+            cache = self._prefill(prompts[chosen[0]], shared) if shared else None
+            for start in range(0, len(chosen), self.batch_size):
+                batch = chosen[start : start + self.batch_size]
+                yield batch, self._continue([prompts[place] for place in batch], shared, cache)
+
+    def _place(
+        self,
+        row: list[int],
+        prompt: Prompt,
+        seen: list[Seen],
+        numbers: dict[tuple[bytes, int], int],
+    ) -> Tokens:
+        """Put the pictures' blocks where their placeholders are.
+
+        A block begins and ends with special tokens, at which a tokenizer splits: the ids on both
+        sides are those of the whole text.
+        """
+        ids = torch.tensor(row)
+        places = (ids == self._pictures.token_id).nonzero().flatten().tolist()
+        assert len(places) == len(seen), f"{len(places)} placeholders, {len(seen)} pictures"
+        parts, owners, start = [], [], 0
+        for count, (place, block) in enumerate(zip(places, seen, strict=True)):
+            # By place too: the same picture twice in a row is still two blocks.
+            key = (prompt.pictures[count].key, count)
+            number = numbers.setdefault(key, len(numbers) + 1)
+            parts += [ids[start:place], block.tokens]
+            owners += [torch.zeros(place - start, dtype=torch.long)]
+            owners += [(block.tokens == self._pictures.token_id).long() * number]
+            start = place + 1
+        parts.append(ids[start:])
+        owners.append(torch.zeros(len(ids) - start, dtype=torch.long))
+        return Tokens(torch.cat(parts), torch.cat(owners), tuple(seen))
+
+    @torch.inference_mode()
+    def _prefill(self, tokens: Tokens, length: int) -> Any:
+        """Return the keys and values of a beginning."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        self._forward([tokens], 0, length, cache)
+        return cache
+
+    @torch.inference_mode()
+    def _continue(
+        self, rows: Sequence[Tokens], shared: int, cache: Any | None
+    ) -> Float[Tensor, "batch vocab"]:
+        if cache is not None:
+            # The model appends to the cache it is given.
+            repeated: Any = copy.deepcopy(cache)
+            repeated.batch_repeat_interleave(len(rows))
+            cache = repeated
+        hidden = self._forward(rows, shared, max(map(len, rows)), cache)
+        last = torch.tensor([len(row) - shared - 1 for row in rows], device=hidden.device)
+        ends = hidden[torch.arange(len(rows), device=hidden.device), last]
+        return self.model.get_output_embeddings()(ends)
+
+    def _forward(
+        self, rows: Sequence[Tokens], start: int, stop: int, cache: Any | None
+    ) -> Float[Tensor, "batch length dim"]:
+        """Return the hidden states of positions `start` to `stop`, those before in the cache.
+
+        Rows are padded on the right: attention is causal, so padding changes nothing before it.
+        """
+        device = self.model.device
+        width = max(map(len, rows))
+        # The assistant header's last token: any but the image token, which models count.
+        ids = rows[0].ids[-1].repeat(len(rows), width)
+        mask = torch.zeros(len(rows), width, dtype=torch.long)
+        for number, row in enumerate(rows):
+            ids[number, : len(row)] = row.ids
+            mask[number, : len(row)] = 1
+        ids, mask = ids.to(device), mask.to(device)
+        extra: dict[str, Any] = {}
+        inside = [seen for row in rows for seen in _within(row, start, stop)]
+        if inside:
+            extra["mm_encoder_outputs"] = {"image": vision_output(inside)}
+        return self._backbone(
+            input_ids=ids[:, start:stop],
+            attention_mask=mask[:, :stop],
+            position_ids=self._positions(rows, ids, mask)[..., start:stop],
+            past_key_values=cache,
+            use_cache=cache is not None,
+            **extra,
+        ).last_hidden_state
+
+    @property
+    def _backbone(self) -> Any:
+        return getattr(self.model, self.model.base_model_prefix)
+
+    def _positions(self, rows: Sequence[Tokens], ids: Tensor, mask: Tensor) -> Tensor:
+        """Return the position ids of whole prompts, as the model itself would number them."""
+        get_rope_index = getattr(self._backbone, "get_rope_index", None)
+        if get_rope_index is None:
+            return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+        grids = [seen.grid for row in rows for seen in row.seen if seen.grid is not None]
+        return get_rope_index(
+            input_ids=ids,
+            mm_token_type_ids=(ids == self._pictures.token_id).int(),
+            image_grid_thw=torch.stack(grids).to(ids.device) if grids else None,
+            attention_mask=mask,
+        )[0]
+
+
+def shared_length(rows: Sequence[Tokens]) -> int:
+    """Return how many tokens all rows begin with in common; at least one of each stays outside.
+
+    Image tokens are equal where they show the same picture. No picture is cut: where rows differ
+    in a picture, they differ from its first token on.
+    """
+    most = min(map(len, rows)) - 1
+    first = rows[0]
+    same = torch.ones(most, dtype=torch.bool)
+    for row in rows[1:]:
+        same &= (row.ids[:most] == first.ids[:most]) & (row.owner[:most] == first.owner[:most])
+    return int(same.long().cumprod(dim=0).sum())
+
+
+def _within(row: Tokens, start: int, stop: int) -> list[Seen]:
+    """Return the pictures whose tokens lie in a part of a prompt; none lies in two parts."""
+    counts = [len(seen.features) for seen in row.seen]
+    before = int((row.owner[:start] > 0).sum())
+    until = int((row.owner[:stop] > 0).sum())
+    ends = list(itertools.accumulate(counts))
+    inside = [
+        seen
+        for seen, count, end in zip(row.seen, counts, ends, strict=True)
+        if before <= end - count and end <= until
+    ]
+    assert sum(len(seen.features) for seen in inside) == until - before, "a picture was cut"
+    return inside

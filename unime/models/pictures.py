@@ -1,0 +1,170 @@
+"""Pictures as a language model sees them: a block of tokens, and the vision tower's output.
+
+A picture costs its preprocessing and its pass through the tower once, however many prompts show it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unime.errors import ModelError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+AT_ONCE = 16
+"""Pictures in one pass of the vision tower."""
+
+
+class Picture(NamedTuple):
+    """An image that is opened when it is needed."""
+
+    key: bytes
+    """Equal where the pixels are equal."""
+    open: Callable[[], Image]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a model reads in place of one image's placeholder."""
+
+    tokens: Int[Tensor, " block"]
+    """Image tokens, and whatever the family puts around and between them; on the CPU."""
+    features: Float[Tensor, "image_tokens dim"]
+    deep: tuple[Float[Tensor, "image_tokens dim"], ...]
+    """Features for deeper layers (Qwen3-VL)."""
+    grid: Int[Tensor, " axes"] | None
+    """Patches in time, height and width, where positions depend on them (Qwen)."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it holds on to."""
+        return sum(part.nbytes for part in (self.features, *self.deep))
+
+
+class VisionOutput(NamedTuple):
+    """What transformers takes in place of pixels (`mm_encoder_outputs`)."""
+
+    pooler_output: list[Tensor]
+    deepstack_features: list[list[Tensor]]
+
+
+class Pictures:
+    """Looks at pictures, and remembers the last ones.
+
+    Args:
+        model: a generative vision-language model.
+        processor: its processor.
+        cache_gb: how much vision output is remembered beyond one call.
+    """
+
+    def __init__(self, model: Any, processor: Any, cache_gb: float = 1.0) -> None:
+        self._backbone = getattr(model, model.base_model_prefix)
+        self._processor = processor
+        self.token = processor.image_token
+        self.token_id = int(processor.tokenizer.convert_tokens_to_ids(self.token))
+        self._capacity = int(cache_gb * 1e9)
+        self._seen: OrderedDict[tuple[bytes, bool], Seen] = OrderedDict()
+
+    def see(self, prompts: Sequence[Sequence[Picture]]) -> list[list[Seen]]:
+        """Return what each picture of each prompt becomes.
+
+        LLaVA-OneVision cuts a picture into tiles only where it is the prompt's only one.
+        """
+        missing: dict[tuple[bytes, bool], Picture] = {}
+        for pictures in prompts:
+            for picture in pictures:
+                key = (picture.key, len(pictures) == 1)
+                if key not in self._seen:
+                    missing.setdefault(key, picture)
+        fresh: dict[tuple[bytes, bool], Seen] = {}
+        for alone in (True, False):
+            keys = [key for key in missing if key[1] == alone]
+            for start in range(0, len(keys), AT_ONCE):
+                chosen = keys[start : start + AT_ONCE]
+                images = [missing[key].open() for key in chosen]
+                fresh |= dict(zip(chosen, self._look(images, alone=alone), strict=True))
+        found = [
+            [self._take((picture.key, len(pictures) == 1), fresh) for picture in pictures]
+            for pictures in prompts
+        ]
+        self._forget()
+        return found
+
+    def _take(self, key: tuple[bytes, bool], fresh: dict[tuple[bytes, bool], Seen]) -> Seen:
+        if key not in self._seen:
+            self._seen[key] = fresh[key]
+        self._seen.move_to_end(key)
+        return self._seen[key]
+
+    def _forget(self) -> None:
+        held = sum(seen.nbytes for seen in self._seen.values())
+        while held > self._capacity and self._seen:
+            held -= self._seen.popitem(last=False)[1].nbytes
+
+    def _look(self, images: list[Image], *, alone: bool) -> list[Seen]:
+        batch = self._process([self.token] * len(images), [[image] for image in images])
+        if not alone and "batch_num_images" in batch:
+            # A prompt of many pictures, at least two, shows each in the way of several.
+            batch = self._process([self.token * (len(images) + 1)], [[*images, images[-1]]])
+            rows = None
+        else:
+            rows = [
+                ids[mask.bool()]
+                for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+            ]
+        text = ("input_ids", "attention_mask", "mm_token_type_ids")
+        inputs = {
+            name: value.to(self._backbone.device)
+            for name, value in batch.items()
+            if name not in text
+        }
+        with torch.inference_mode():
+            output = self._backbone.get_image_features(**inputs, return_dict=True)
+        deep = getattr(output, "deepstack_features", None) or []
+        grids = batch.get("image_grid_thw")
+        seen = []
+        for number in range(len(images)):
+            features = output.pooler_output[number]
+            tokens = torch.full((len(features),), self.token_id) if rows is None else rows[number]
+            if int((tokens == self.token_id).sum()) != len(features):
+                raise ModelError(
+                    f"a picture has {int((tokens == self.token_id).sum())} image tokens and "
+                    f"{len(features)} features; this family's processor is not supported"
+                )
+            seen.append(
+                Seen(
+                    tokens,
+                    features,
+                    tuple(layer[number] for layer in deep),
+                    None if grids is None else grids[number],
+                )
+            )
+        return seen
+
+    def _process(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
+        return dict(
+            self._processor(
+                text=texts,
+                images=images,
+                padding=True,
+                add_special_tokens=False,
+                return_tensors="pt",
+            )
+        )
+
+
+def vision_output(pictures: Sequence[Seen]) -> VisionOutput:
+    """Join the pictures of a batch, in the order of their tokens."""
+    layers = len(pictures[0].deep)
+    return VisionOutput(
+        [seen.features for seen in pictures],
+        [[seen.deep[layer] for seen in pictures] for layer in range(layers)],
+    )
