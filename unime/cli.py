@@ -78,11 +78,17 @@ def run(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="An exported model.")],
+    server: Annotated[
+        str | None, typer.Option(help="A vLLM server of it, such as http://127.0.0.1:8000.")
+    ] = None,
+    python: Annotated[
+        str | None, typer.Option(help="The interpreter of another environment to load it in.")
+    ] = None,
 ) -> None:
     """Compare an exported model's embeddings over every way of loading it."""
     from unime.verify import verify_folder
 
-    typer.echo(verify_folder(folder))
+    typer.echo(verify_folder(folder, server, python))
 
 
 def main(application: typer.Typer = app) -> None:

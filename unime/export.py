@@ -86,7 +86,7 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
         recipe: what the card says.
     """
     from unime.models.saving import description, whole_model
-    from unime.verify import reference_embeddings
+    from unime.verify.probes import reference_embeddings
 
     module = embedder.module
     prompts: dict[str, str | None] = {

@@ -14,14 +14,15 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import FAMILIES, build_family
 from tests.models.test_adapters import scramble_adapters
-from unime import verify
 from unime.config import ModelConfig
 from unime.errors import ModelError
 from unime.export import ExportRecipe, export_embedder, manifest_chain
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.template import unwrap_template
 from unime.stage import execute
-from unime.verify import compare, job_of, probes, run_elsewhere, verify_folder
+from unime.verify import SEAL, compare, elsewhere, verify_folder
+from unime.verify.elsewhere import job_of, run_elsewhere
+from unime.verify.probes import probes
 
 PROMPTS = {"qwen2_vl": "embed/plain.v1", "smolvlm": "embed/one_word.v1"}
 """Families that are exported a second time, with another prompt than the default."""
@@ -62,11 +63,16 @@ def test_clean_process_gives_the_trained_models_embeddings(
         embedder = Embedder.load(ModelConfig(id=str(folder), **facts["model"]), "cpu")
         jobs.append(job_of(embedder, folder, probes(embedder), folder.parent / "pictures"))
     results = dict(zip(map(str, folders), run_elsewhere(jobs), strict=True))
-    monkeypatch.setattr(verify, "run_elsewhere", lambda jobs: [results[jobs[0]["folder"]]])
+    monkeypatch.setattr(
+        elsewhere, "run_elsewhere", lambda jobs, _: [results[jobs[0]["folder"]]]
+    )
     for folder in folders:
         report = verify_folder(folder.parent)  # finds embedder/ in a stage's output
-        cosines = [float(line.split()[0]) for line in report.splitlines()[1:-1]]
-        assert 25 <= len(cosines) <= 26
+        cosines = [float(line.split()[0]) for line in report.splitlines()[1:-2]]
+        assert 34 <= len(cosines) <= 35
+        assert set(json.loads((folder / SEAL).read_text())["worst_cosine"]) == {
+            "unime", "sentence-transformers", "transformers"
+        }  # fmt: skip
         assert cosines == sorted(cosines)
         assert min(cosines) >= 0.9999
         assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= {
@@ -77,7 +83,7 @@ def test_clean_process_gives_the_trained_models_embeddings(
 @pytest.fixture
 def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A correct export, with the clean process left out for speed."""
-    monkeypatch.setattr(verify, "_embed_elsewhere", lambda *_: {})
+    monkeypatch.setattr(elsewhere, "in_clean_process", lambda *_: {})
     folder = exported("qwen2_vl", tmp_path)
     verify_folder(folder)
     return folder
@@ -117,13 +123,36 @@ def add_a_pickle(folder: Path) -> None:
     torch.save({}, folder / "extra.pt")
 
 
+def cut_off_the_weights(folder: Path) -> None:
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def forget_a_prompt(folder: Path) -> None:
+    path = folder / "config_sentence_transformers.json"
+    content = json.loads(path.read_text())
+    del content["prompts"]["query"]
+    path.write_text(json.dumps(content))
+
+
+def ask_for_code(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "auto_map": {"AutoModel": "x.Y"}}))
+
+
+def halve_the_precision(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    halved = {name: weight.half() for name, weight in weights.items()}
+    save_file(halved, folder / "model.safetensors", {"format": "pt"})
+
+
 @pytest.mark.parametrize(
     ("tamper", "message"),
     [
         (edit_json("tokenizer_config.json", "padding_side", value="left"), "padding_side is left"),
         (
             edit_json("config_sentence_transformers.json", "prompts", "query", value="Hello."),
-            "prompts .*Hello",
+            "prompts.query is 'Hello.', expected 'You turn",
         ),
         (edit_json("1_Pooling/config.json", "pooling_mode", value="mean"), "pooling_mode is mean"),
         (
@@ -134,6 +163,16 @@ def add_a_pickle(folder: Path) -> None:
         (drop_the_system_text, "query prompt appears 0 times"),
         (change_a_weight, "over unime: cosine"),
         (add_a_pickle, "extra.pt may hold a pickle"),
+        (cut_off_the_weights, "model.safetensors is truncated: [0-9]+ bytes, its header announces"),
+        (forget_a_prompt, "the prompt 'query' is missing, expected 'You turn"),
+        (ask_for_code, "auto_map asks for code"),
+        (halve_the_precision, "weights are stored as F16, expected F32"),
+        (
+            edit_json(
+                "sentence_bert_config.json", "processing_kwargs", "text", "max_length", value=120
+            ),
+            "texts are cut at 120 tokens, expected 200",
+        ),
     ],
 )
 def test_tampering_is_caught(export: Path, tamper: Callable[[Path], None], message: str) -> None:
@@ -144,10 +183,16 @@ def test_tampering_is_caught(export: Path, tamper: Callable[[Path], None], messa
 
 def test_what_only_other_libraries_read_is_caught_in_the_clean_process(tmp_path: Path) -> None:
     folder = exported("qwen2_vl", tmp_path)
-    key = ("processing_kwargs", "text", "max_length")
-    edit_json("sentence_bert_config.json", *key, value=120)(folder)
-    with pytest.raises(ModelError, match="long text over sentence-transformers: cosine"):
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[1]["path"] = "elsewhere"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "elsewhere").mkdir()
+    pooling = json.loads((folder / "1_Pooling/config.json").read_text())
+    pooling["pooling_mode"] = "mean"
+    (folder / "elsewhere/config.json").write_text(json.dumps(pooling))
+    with pytest.raises(ModelError, match="over sentence-transformers: cosine"):
         verify_folder(folder)
+    assert not (folder / SEAL).exists()
 
 
 def test_no_export_is_an_error(tmp_path: Path) -> None:

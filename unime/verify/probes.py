@@ -1,0 +1,63 @@
+"""The fixed inputs that every way of loading a model has to agree on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unime.models import Embedder, Encode
+
+_MANY_SCRIPTS = "\u6d77\u8fb9\u6709\u4e24\u53ea\u72d7 \u0434\u0432\u0435 \u0441\u043e\u0431\u0430\u043a\u0438 \u0643\u0644\u0628\u0627\u0646 \U0001f415"
+
+
+def probes(embedder: Embedder) -> dict[str, Encode]:
+    """Return the fixed inputs, by name."""
+    from unime.models import Encode
+    from unime.models.processor import special_tokens
+
+    instruction = "Find a picture that matches the description."
+    sentence = "Two brown dogs run along a beach while a boat passes behind them. "
+    tokens = len(embedder.tokenizer(sentence, add_special_tokens=False)["input_ids"])
+    long = sentence * (embedder.config.max_length * 5 // 4 // tokens + 1)
+    special = special_tokens(embedder.processor)
+    # Few, so that text and image fit into a short max_length together.
+    dangerous = [str(embedder.processor.image_token), str(embedder.tokenizer.eos_token)]
+    return {
+        "text": Encode(sentence, None, "target", ""),
+        "text with instruction": Encode(sentence, None, "query", instruction),
+        "image": Encode("", probe_image(64, 48), "target", ""),
+        "wide image with instruction": Encode("", probe_image(120, 40), "query", instruction),
+        "extremely wide image": Encode("", probe_image(420, 6), "target", ""),
+        "extremely tall image": Encode("", probe_image(6, 420), "target", ""),
+        "image and text": Encode(sentence, probe_image(48, 64), "query", instruction),
+        "long text": Encode(long, None, "query", instruction),
+        "almost empty": Encode(".", None, "target", ""),
+        "non-Latin": Encode(_MANY_SCRIPTS, None, "query", ""),
+        "special tokens": Encode(f"a {''.join(special)} b", None, "query", ""),
+        "special tokens beside an image": Encode(
+            " ".join(dangerous), probe_image(48, 48), "target", ""
+        ),
+    }
+
+
+def probe_image(width: int, height: int) -> Image:
+    """Return a colourful picture made of arithmetic, the same everywhere."""
+    from PIL import Image
+
+    rows, columns = np.mgrid[0:height, 0:width]
+    channels = (rows * 5 + columns, columns * 3, (rows // 8 + columns // 8) % 2 * 200)
+    return Image.fromarray((np.stack(channels, axis=-1) % 256).astype(np.uint8))
+
+
+def reference_embeddings(embedder: Embedder) -> dict[str, list[float]]:
+    """Return the trained model's embeddings of the probes, by name."""
+    named = probes(embedder)
+    vectors = embedder.encode(list(named.values()), label="probes")
+    return {
+        name: [round(float(value), 7) for value in vector]
+        for name, vector in zip(named, vectors, strict=True)
+    }
