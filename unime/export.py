@@ -7,14 +7,18 @@ transformers and vLLM, and gives the embeddings it gave in training.
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field, model_validator
 
 from unime import files
 from unime.config import ModelConfig, Recipe
 from unime.console import log
 from unime.errors import ModelError
+from unime.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
 from unime.provenance import Output, differences
 
 if TYPE_CHECKING:
@@ -27,12 +31,38 @@ class ExportRecipe(Recipe):
     stage: str = "export"
     model: ModelConfig
     """The trained model, with the preprocessing it was trained with."""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """How the weights are stored; as they were trained unless said otherwise."""
+    max_shard_size: str = "4GB"
+    """Weights are cut into files of at most this size."""
+    adapter: bool = False
+    """Write `adapter/` beside `embedder/`: the stages' LoRA adapters as one, without the base."""
+    matryoshka_dims: list[int] | None = None
+    """Lengths an embedding may be cut to; as trained unless said otherwise."""
+    data: str | None = None
+    """Held-out pairs for the calibration of short vectors; the training's unless said otherwise."""
+    calibration: int = Field(default=500, ge=0)
+    """About how many pairs are embedded for it; 0 for none."""
     title: str = "unime-embedder"
     """The model's name in its card."""
+    repo: str | None = None
+    """The Hub id it will have, for the examples of its card."""
     license: str | None = None
     """An identifier such as apache-2.0; the starting checkpoint's licence usually decides."""
+    licenses: dict[Literal["base", "teacher", "judge", "data"], str] = Field(default_factory=dict)
+    """The licences of what the model was made from."""
     base_model: str | None = None
     """The Hub id of the checkpoint the training started from."""
+    datasets: list[str] = Field(default_factory=list)
+    """Hub ids of the training data, for the card."""
+    benchmark: str = "unime"
+    """The Hub id of the evaluation data, for the card's results."""
+
+    @model_validator(mode="after")
+    def _lengths_are_lengths(self) -> ExportRecipe:
+        if any(dim <= 0 for dim in self.matryoshka_dims or []):
+            raise ValueError("matryoshka_dims: expected numbers above 0")
+        return self
 
 
 RECIPE = ExportRecipe
@@ -43,19 +73,30 @@ SIDES = {"query": "query", "document": "target"}
 
 def inputs(recipe: ExportRecipe) -> dict[str, Path]:
     """Return what the stage reads."""
-    return {"model": Path(recipe.model.id)}
+    found = {"model": Path(recipe.model.id)}
+    if data := _data(recipe):
+        found["data"] = Path(data)
+    return found
 
 
 def run(recipe: ExportRecipe, out: Output) -> None:
-    """Write `embedder/` into the output.
+    """Write `embedder/`, and `adapter/` if asked for, into the output.
 
     Raises:
-        ModelError: when the recipe's preprocessing is not the one the model was trained with.
+        ModelError: when the recipe's preprocessing is not the one the model was trained with, or
+            an adapter is asked for that the training did not leave.
     """
     from unime.models import Embedder
+    from unime.models.adapter_files import NAME, combine_adapters
 
     embedder = Embedder.load(recipe.model)
     check_as_trained(embedder)
+    chain = manifest_chain(Path(recipe.model.id))
+    if recipe.adapter and not out.file(NAME).is_dir():
+        models = [Path(link["recipe"]["output"]) / "model" for link in reversed(chain)]
+        base = recipe.base_model or made_from(chain)["base"]
+        with files.atomic_folder(out.file(NAME)) as folder:
+            combine_adapters(models, base, folder)
     with files.atomic_folder(out.file("embedder")) as folder:
         export_embedder(embedder, folder, recipe)
     out.facts(fingerprint=embedder.fingerprint, prompt=embedder.prompt.id, dim=embedder.dim)
@@ -81,12 +122,45 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     """Write the whole sentence-transformers folder.
 
     Args:
-        embedder: as trained.
+        embedder: as trained; cast to the recipe's dtype.
         folder: an existing, empty folder.
-        recipe: what the card says.
+        recipe: what is written, and what the card says.
     """
-    from unime.models.saving import description, whole_model
+    from unime.models.card import licence_chain, warnings, write_card
+    from unime.models.saving import description
     from unime.verify.probes import reference_embeddings
+
+    chain = manifest_chain(Path(embedder.config.id))
+    dims = _dims(recipe, chain, embedder.dim)
+    # The reference is the model as it was trained, whatever it is stored as.
+    reference = reference_embeddings(embedder)
+    _calibrate(embedder, dims, folder, recipe)
+    if recipe.dtype is not None:
+        embedder = _cast(embedder, recipe.dtype)
+    rendered = _save_modules(embedder, folder, recipe.max_shard_size)
+    if dims:
+        # The names vLLM reads; without them it refuses `dimensions`.
+        config = files.read_json(folder / "config.json")
+        config |= {"is_matryoshka": True, "matryoshka_dimensions": [*dims, embedder.dim]}
+        files.write_json(folder / "config.json", config)
+    about = ("title", "repo", "license", "licenses", "base_model", "datasets", "benchmark")
+    facts = {
+        **description(embedder),
+        "rendered": rendered,
+        "chain": chain,
+        "made": made_from(chain),
+        "card": {**{key: getattr(recipe, key) for key in about}, "dim": embedder.dim, "dims": dims},
+    }
+    files.write_json(folder / "unime.json", facts)
+    files.write_json(folder / "unime_probes.json", reference)
+    write_card(folder)
+    for warning in warnings(licence_chain(facts), recipe.license):
+        log(f"licence: {warning}")
+
+
+def _save_modules(embedder: Embedder, folder: Path, max_shard_size: str) -> dict[str, str | None]:
+    """Write model, processor and modules; return the named prompts."""
+    from unime.models.saving import whole_model
 
     module = embedder.module
     prompts: dict[str, str | None] = {
@@ -98,39 +172,50 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     backbone = embedder.backbone
     with whole_model(embedder) as model:
         module[0].model = model
+        # sentence-transformers passes no shard size on.
+        model.save_pretrained = functools.partial(
+            model.save_pretrained, max_shard_size=max_shard_size
+        )
         try:
             module.save(str(folder), create_model_card=False)
         finally:
+            del model.save_pretrained
             module[0].model = backbone
-    facts = {
-        **description(embedder),
-        "rendered": prompts,
-        "chain": manifest_chain(Path(embedder.config.id)),
-    }
-    files.write_json(folder / "unime.json", facts)
-    files.write_json(folder / "unime_probes.json", reference_embeddings(embedder))
-    (folder / "README.md").write_text(_card(embedder, recipe), encoding="utf-8")
+    return prompts
 
 
-def manifest_chain(model: Path) -> list[dict[str, Any]]:
-    """Return the manifests a model came from: its own stage's first, then that of its start."""
-    chain: list[dict[str, Any]] = []
-    seen: set[Path] = set()
-    while (path := model.parent / "manifest.json").is_file() and path not in seen:
-        seen.add(path)
-        manifest = files.read_json(path)
-        chain.append({"folder": model.parent.name, "sha256": files.sha256_file(path), **manifest})
-        model = Path(str(manifest.get("recipe", {}).get("model", {}).get("id", "")))
-    return chain
+def _cast(embedder: Embedder, dtype: str) -> Embedder:
+    """Return the embedder with other weights' type, and a configuration that says so."""
+    import torch
+
+    from unime.models import Embedder
+
+    embedder.module.to(getattr(torch, dtype))
+    config = embedder.config.model_copy(update={"dtype": dtype})
+    return Embedder(embedder.module, config, embedder.prompt)
 
 
-def _card(embedder: Embedder, recipe: ExportRecipe) -> str:
-    from unime.models.card import card
+def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:
+    from unime import short_vectors
+    from unime.tables import DataFolder
 
-    front = ""
-    for key, value in (("license", recipe.license), ("base_model", recipe.base_model)):
-        if value:
-            front += f"{key}: {json.dumps(value)}\n"
-    length, fingerprint = embedder.config.max_length, embedder.fingerprint
-    text = card(recipe.title, embedder.dim, length, fingerprint, embedder.prompt)
-    return text.substitute(front=front)
+    data = _data(recipe)
+    if data is None:
+        log("no calibration of short vectors: calibration is 0, or no training data is known")
+        return
+    probe = short_vectors.make_probe(embedder, DataFolder.open(data), recipe.calibration)
+    short_vectors.save(probe, dims, folder)
+
+
+def _data(recipe: ExportRecipe) -> str | None:
+    if not recipe.calibration:
+        return None
+    return recipe.data or data_folder(manifest_chain(Path(recipe.model.id)))
+
+
+def _dims(recipe: ExportRecipe, chain: list[dict[str, Any]], whole: int) -> list[int]:
+    given = recipe.matryoshka_dims
+    dims = matryoshka_dims(chain) if given is None else sorted(set(given), reverse=True)
+    if dims and dims[0] >= whole:
+        raise ModelError(f"matryoshka_dims: {dims[0]} is not below the embedding's {whole}")
+    return dims

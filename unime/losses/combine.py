@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unime.config import Section
 from unime.errors import RecipeError, did_you_mean, lookup
+from unime.losses.matryoshka import at_lengths
 from unime.losses.records import ContrastBatch, RelationBatch
 from unime.losses.table import LOSSES, Loss, record_of
 
@@ -25,6 +26,8 @@ class LossTerm(Section):
     weight: float = Field(default=1.0, gt=0)
     options: dict[str, Any] = Field(default_factory=dict)
     """Keyword options of the loss function."""
+    matryoshka_dims: list[int] = Field(default_factory=list)
+    """Short vectors: the loss is the mean over the whole embedding and its first numbers."""
 
 
 class Combined(NamedTuple):
@@ -55,7 +58,8 @@ def combine(terms: Sequence[LossTerm], record: type[Record]) -> LossFunction:
 
     def total(batch: Record) -> Combined:
         values = [
-            LOSSES[term.name](batch, **chosen) for term, chosen in zip(terms, options, strict=True)
+            at_lengths(LOSSES[term.name], batch, term.matryoshka_dims, **chosen)
+            for term, chosen in zip(terms, options, strict=True)
         ]
         weighted = [term.weight * value for term, value in zip(terms, values, strict=True)]
         parts = {name: value.detach() for name, value in zip(names, values, strict=True)}

@@ -88,7 +88,7 @@ def train_parts(model: nn.Module, section: LoraSection) -> None:
 
 def merge_lora(embedder: Embedder) -> None:
     """Add the adapters to the weights they adapt, in float32, and remove them."""
-    for parent, name, layer in _adapted(embedder.backbone):
+    for parent, name, layer in adapted_layers(embedder.backbone):
         base = layer.get_base_layer()
         base.weight.data = _merged_weight(layer)
         setattr(parent, name, base)
@@ -101,7 +101,7 @@ def merged(model: nn.Module) -> Iterator[None]:
     """Let the model be its own merged version for a while; the adapters come back untouched."""
     replaced: list[tuple[nn.Module, str, Any, Tensor]] = []
     try:
-        for parent, name, layer in list(_adapted(model)):
+        for parent, name, layer in list(adapted_layers(model)):
             base = layer.get_base_layer()
             replaced.append((parent, name, layer, base.weight.data))
             base.weight.data = _merged_weight(layer)
@@ -179,7 +179,7 @@ def _inject(model: nn.Module, section: LoraSection, targets: list[str]) -> None:
             parameter.requires_grad_(True)
 
 
-def _adapted(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
+def adapted_layers(model: nn.Module) -> Iterator[tuple[nn.Module, str, Any]]:
     """Yield (parent, attribute name, adapted layer) of every layer with an adapter."""
     from peft.tuners.lora import LoraLayer
 

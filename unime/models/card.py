@@ -1,98 +1,193 @@
-"""The README of an exported embedder: how to call it, exactly, without this package."""
+"""The README of an exported embedder, made from its `unime.json` and, when known, its results."""
 
 from __future__ import annotations
 
-from string import Template
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
 
+from unime import files, short_vectors
+from unime.errors import DataError, did_you_mean
 from unime.prompts import EMBED_SIDES, KINDS, EmbedPrompt
 
-_CARD = Template("""\
----
-library_name: sentence-transformers
-pipeline_tag: sentence-similarity
-tags:
-- sentence-transformers
-- feature-extraction
-- multimodal
-$front---
-
-# $title
-
-A universal embedding model: texts, images and both, in one space of $dim dimensions. It was made
-with unime, and needs nothing but sentence-transformers >= 6.2:
-
-```python
-from sentence_transformers import SentenceTransformer
-
-model = SentenceTransformer("$title")
-queries = model.encode([{"text": "$example"}], prompt_name="query")
-documents = model.encode([picture, {"image": picture, "text": "a caption"}], prompt_name="document")
-scores = model.similarity(queries, documents)
-```
-
-## What to write where
-
-`prompt_name` chooses the system text (`query` or `document`). The task instruction belongs to the
-text of the input. Inputs are joined as follows; `\\n` is one newline:
-
-| side | input | user text with an instruction | without |
-|---|---|---|---|
-$rows
-
-Where the text is empty, pass the image alone. Pass texts as `{"text": ...}`: sentence-transformers
-takes a bare string that looks like the address of a picture for that picture.
-
-The embedding is the L2-normalised last hidden state behind the assistant header. The chat template
-in this folder always ends in that header, and makes special tokens in texts ordinary text, so
-transformers (`AutoModel`, `AutoProcessor`) and vLLM (`vllm serve FOLDER --runner pooling`, chat
-messages) give the same embeddings.
-
-## Limits
-
-Texts are cut at $max_length tokens. A text beside an image must fit into that length together with
-the image: sentence-transformers cuts the end of such an input, assistant header included.
-
-## Provenance
-
-Preprocessing fingerprint `$fingerprint`, prompt `$prompt`. `unime.json` holds the rendered prompts,
-the preprocessing and the recipes this model came from. `unime verify FOLDER` compares this folder's
-embeddings over every way of loading it.
-""")
+TEMPLATE = Path(__file__).with_name("card.md.jinja")
+LINKS = ("base", "teacher", "judge", "data")
+"""What a model's licence hangs on."""
+_NON_COMMERCIAL = ("-nc", "noncommercial", "non-commercial", "research-only")
 
 
-def card(title: str, dim: int, max_length: int, fingerprint: str, prompt: EmbedPrompt) -> Template:
-    """Return the card, to be completed with its front matter.
+class Link(NamedTuple):
+    """One link of the licence chain."""
+
+    name: str
+    what: str
+    license: str
+
+
+class Line(NamedTuple):
+    """One line of the table of results."""
+
+    name: str
+    value: str
+    interval: str
+    chance: str
+
+
+def write_card(folder: Path, results: Mapping[str, Any] | None = None) -> None:
+    """Write README.md and, with results, `.eval_results/unime.yaml` into an export.
 
     Args:
-        title: the model's name.
-        dim: length of an embedding.
-        max_length: in tokens.
-        fingerprint: of the preprocessing.
-        prompt: its wording becomes the table of user texts.
+        folder: the export, with its `unime.json`.
+        results: a row of a run's `results.json`, chosen by `result_row`.
     """
-    example = prompt.render("query", "text", "two dogs on a beach", "Find the picture.").user
-    return Template(
-        _CARD.safe_substitute(
-            title=title,
-            dim=dim,
-            max_length=max_length,
-            fingerprint=fingerprint,
-            prompt=prompt.id,
-            example=_one_line(example),
-            rows="\n".join(_rows(prompt)).replace("$", "$$"),
-        )
+    facts = files.read_json(folder / "unime.json")
+    files.write_text(folder / "README.md", card(facts, folder, results))
+    if results is not None:
+        files.write_text(folder / ".eval_results" / "unime.yaml", _eval_results(results, facts))
+
+
+def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | None = None) -> str:
+    """Return the card as Markdown."""
+    import jinja2
+
+    about = facts["card"]
+    prompt = EmbedPrompt(**facts["prompt"])
+    links = licence_chain(facts)
+    costs = short_vectors.costs(folder)
+    environment = jinja2.Environment(  # noqa: S701  # Markdown, not HTML
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True
+    )
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        **{**about, "repo": about["repo"] or about["title"]},
+        example=prompt.render("query", "text", "two dogs on a beach", "Find the picture.").user,
+        prompts=facts["rendered"],
+        rows=list(_rows(prompt)),
+        made=facts["made"],
+        links=links,
+        warnings=warnings(links, about["license"]),
+        costs=costs,
+        probe=short_vectors.probe_size(folder) if costs else {},
+        results=results,
+        result_lines=list(_result_lines(results or {})),
+        fingerprint=facts["fingerprint"],
+        prompt_id=prompt.id,
+        max_length=facts["model"]["max_length"],
     )
 
 
-def _rows(prompt: EmbedPrompt) -> list[str]:
-    rows = []
+def licence_chain(facts: Mapping[str, Any]) -> list[Link]:
+    """Return base, teacher, judge and data with the licences the recipe states."""
+    made, stated = facts["made"], facts["card"]["licenses"]
+    what = {
+        "base": facts["card"]["base_model"] or made["base"],
+        "teacher": made["teacher"],
+        "judge": made["judge"],
+        "data": ", ".join(data["folder"] for data in made["data"]),
+    }
+    return [
+        Link(name, str(what[name]), stated.get(name, "not stated"))
+        for name in LINKS
+        if what[name] or name in stated
+    ]
+
+
+def warnings(links: list[Link], license: str | None) -> list[str]:  # noqa: A002
+    """Return what a reader must know of the licences: non-commercial links, unknown ones."""
+    found = [
+        f"The {link.name} ({link.what}) is licensed {link.license}: non-commercial. Whether a model "
+        f"trained on it may be used commercially is doubtful"
+        + (f", whatever its own licence ({license}) says." if license else ".")
+        for link in links
+        if any(mark in link.license.lower() for mark in _NON_COMMERCIAL)
+    ]
+    unknown = [link.name for link in links if link.license == "not stated"]
+    if unknown:
+        found.append(f"The licence of {', '.join(unknown)} is not stated; find out before use.")
+    return found
+
+
+def result_row(path: Path, name: str | None) -> dict[str, Any]:
+    """Return a row of a run's results.json: the named one, else the last.
+
+    Raises:
+        DataError: when there is no such file or row.
+    """
+    if not path.is_file():
+        raise DataError(f"no results {path}; run the evaluation first")
+    rows = files.read_json(path)["rows"]
+    if not rows:
+        raise DataError(f"{path} holds no rows")
+    if name is None:
+        return rows[-1]
+    found = [row for row in rows if row["name"] == name]
+    if not found:
+        names = [row["name"] for row in rows]
+        raise DataError(f"{path} has no row '{name}'{did_you_mean(name, names)}")
+    return found[0]
+
+
+def _rows(prompt: EmbedPrompt) -> Iterator[dict[str, str]]:
     for side, kind in ((side, kind) for side in EMBED_SIDES for kind in KINDS):
         text = "" if kind == "image" else "TEXT"
-        user = prompt.render(side, kind, text, "INSTRUCTION").user
-        bare = prompt.render(side, kind, text, "").user
-        name = "document" if side == "target" else side
-        rows.append(f"| {name} | {kind} | `{_one_line(user)}` | `{_one_line(bare)}` |")
-    return rows
+        yield {
+            "side": "document" if side == "target" else side,
+            "kind": kind,
+            "user": _one_line(prompt.render(side, kind, text, "INSTRUCTION").user),
+            "bare": _one_line(prompt.render(side, kind, text, "").user),
+        }
+
+
+def _result_lines(row: Mapping[str, Any]) -> Iterator[Line]:
+    """Yield overall, IND, OOD, meta-tasks, retrieval recalls and compositional categories."""
+    chance, interval = row.get("chance") or {}, row.get("interval") or {}
+    for name, value in _flat(row):
+        low_high = _at(interval, name)
+        yield Line(
+            name.replace("/", ", "),
+            f"{value:.1f}",
+            f"{low_high[0]:.1f} to {low_high[1]:.1f}" if isinstance(low_high, list) else "",
+            f"{below:.1f}" if isinstance(below := _at(chance, name), int | float) else "",
+        )
+
+
+def _flat(row: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for group in ("overall", "ind", "ood", "meta_task", "retrieval", "compositional"):
+        yield from _leaves(row.get(group), group)
+
+
+def _leaves(value: Any, name: str) -> Iterator[tuple[str, float]]:
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            yield from _leaves(inner, f"{name}/{key}")
+    elif isinstance(value, int | float):
+        yield name, float(value)
+
+
+def _at(values: Any, name: str) -> Any:
+    for key in name.split("/"):
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def _eval_results(row: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Return the Hub's own form of results, one entry a data set."""
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    groups = {"": row.get("datasets") or {}, "compositional": row.get("compositional") or {}}
+    entries = [
+        EvalResultEntry(
+            dataset_id=facts["card"]["benchmark"],
+            task_id=f"{group}/{name}".strip("/"),
+            value=value,
+            notes=f"unime, prompt {facts['prompt']['id']}, hit@1 in percent"
+            if not group
+            else "unime, pairwise accuracy in percent",
+        )
+        for group, values in groups.items()
+        for name, value in _leaves(values, "")
+    ]
+    return yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False)
 
 
 def _one_line(text: str) -> str:

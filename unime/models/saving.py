@@ -26,15 +26,18 @@ if TYPE_CHECKING:
 
 
 def save_embedder(embedder: Embedder, folder: Path) -> None:
-    """Write merged weights, processor, wrapped template and `unime.json` into a folder.
+    """Write merged weights, adapter, processor, wrapped template and `unime.json` into a folder.
 
     Args:
         embedder: unchanged afterwards.
         folder: created when missing; the caller makes the whole atomic where that matters.
     """
+    from unime.models.adapter_files import NAME, save_adapter
+
     folder.mkdir(parents=True, exist_ok=True)
     with whole_model(embedder) as model:
         model.save_pretrained(folder)
+    save_adapter(embedder, folder / NAME)
     # The last call's padding would be saved with the tokenizer, and make equal models differ.
     embedder.tokenizer.backend_tokenizer.no_padding()
     embedder.tokenizer.backend_tokenizer.no_truncation()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unime import files
+from unime import files, short_vectors
 from unime.config import ModelConfig
 from unime.errors import ModelError
 from unime.verify import checks, elsewhere
@@ -69,6 +69,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
         if not c.cosine >= MIN_COSINE
     ]
     report = _report(folder, comparisons, server)
+    report = "\n".join([report, *short_vectors.report(short_vectors.costs(folder))])
     _fail(folder, problems, report)
     files.write_json(folder / SEAL, seal(folder, comparisons))
     return report + f"\nall {len(comparisons)} comparisons and the file checks passed"
@@ -107,11 +108,12 @@ def seal(folder: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
 
 
 def hashes(folder: Path) -> dict[str, str]:
-    """Return the sha256 of every file of an export by name, the seal left out."""
+    """Return the sha256 of every file that decides an embedding, by name: all but the words."""
+    found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {
-        path.relative_to(folder).as_posix(): files.sha256_file(path)
-        for path in sorted(p for p in folder.rglob("*") if p.is_file())
-        if path.name != SEAL
+        name: files.sha256_file(path)
+        for name, path in sorted(found.items())
+        if name not in (SEAL, "README.md") and not name.startswith(".")
     }
 
 

@@ -67,7 +67,9 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
             {"default_prompt_name": _default(facts), "similarity_fn_name": "cosine"},
         ),
         *_expect(
-            "tokenizer_config.json", read(folder, "tokenizer_config.json"), {"padding_side": "right"}
+            "tokenizer_config.json",
+            read(folder, "tokenizer_config.json"),
+            {"padding_side": "right"},
         ),
         *_expect("1_Pooling", read(folder, "1_Pooling/config.json"), {"pooling_mode": "lasttoken"}),
     ]

@@ -50,9 +50,7 @@ def job_of(
             image = str(temporary / f"{number}.png")
             encode.image.save(image)
         text = user_text(embedder, encode)
-        jobs.append(
-            {"name": name, "prompt_name": side_name(encode), "text": text, "image": image}
-        )
+        jobs.append({"name": name, "prompt_name": side_name(encode), "text": text, "image": image})
     return {"folder": str(folder.resolve()), "device": str(embedder.device), "probes": jobs}
 
 
