@@ -11,7 +11,7 @@ import typer
 
 from unime import stage as stages
 from unime.console import start_logging
-from unime.errors import UnimeError
+from unime.errors import DataError, UnimeError
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -58,7 +58,38 @@ def stage_command(module: str) -> Callable[..., None]:
 
 
 for _verb, _module in stages.STAGES.items():
-    app.command(_verb, help=HELP[_verb])(stage_command(_module))
+    if _verb != "data":
+        app.command(_verb, help=HELP[_verb])(stage_command(_module))
+
+
+@app.command(help=HELP["data"])
+def data(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A recipe; or your data, for a recipe of its own: a folder, a captions file, hub:OWNER/NAME."
+        ),
+    ],
+    overrides: Overrides = None,
+    dry_run: DryRun = False,
+    restart: Restart = False,
+    model: Annotated[
+        str | None, typer.Option(help="Own data: the model to start from, a folder or Hub id.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Own data: the recipe's folder; recipes/NAME by default.")
+    ] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Own data: which captions, where they come by language.")
+    ] = None,
+) -> None:
+    """Run the stage, or prepare own data."""
+    from unime.own_data import is_own_data, prepare
+
+    if is_own_data(source):
+        prepare(source, model, into, language, typer.echo)
+    else:
+        stage_command("unime.data")(Path(source), overrides, dry_run, restart)
 
 
 @app.command()
@@ -89,6 +120,34 @@ def verify(
     from unime.verify import verify_folder
 
     typer.echo(verify_folder(folder, server, python))
+
+
+@app.command()
+def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
+    folder: Annotated[Path, typer.Argument(help="A folder with images and text files.")],
+    query: Annotated[str, typer.Argument(help="What to look for.")] = "",
+    image: Annotated[Path | None, typer.Option(help="A picture to search with.")] = None,
+    model: Annotated[Path | None, typer.Option(help="An exported model.")] = None,
+    index: Annotated[
+        Path | None, typer.Option(help="Where the index lies; FOLDER/.unime-search by default.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many results.")] = 10,
+    instruction: Annotated[str | None, typer.Option(help="What the query asks for.")] = None,
+    serve: Annotated[bool, typer.Option("--serve", help="A local page with a search box.")] = False,
+    port: Annotated[int, typer.Option(help="Of that page; 0 takes any.")] = 8765,
+) -> None:
+    """Search a folder of images and texts: index it once, answer at once."""
+    from unime.search import open_search, show
+
+    if not serve and not query and image is None:
+        raise DataError("nothing to search for: give a query, --image PICTURE, or --serve")
+    found = open_search(folder, index, model)
+    if serve:
+        from unime.search.server import serve_forever
+
+        serve_forever(found, port, top)
+    else:
+        show(found, query, image, top, instruction, typer.echo)
 
 
 def main(application: typer.Typer = app) -> None:

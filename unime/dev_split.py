@@ -41,7 +41,7 @@ def groups_of_pairs(slots: Slots) -> np.ndarray:
     a = queries[slots.pair[linking]]
     b = slots.picture[linking] + first_picture
     nodes = first_picture + int(slots.picture.max(initial=-1)) + 1
-    return _components(a, b, nodes)[queries]
+    return components(a, b, nodes)[queries]
 
 
 def choose_dev(
@@ -104,7 +104,7 @@ def _take(
     return taken
 
 
-def _components(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
+def components(a: np.ndarray, b: np.ndarray, nodes: int) -> np.ndarray:
     """Return the least node of each node's component, for edges a-b; all int64."""
     labels = np.arange(nodes, dtype=np.int64)
     while True:

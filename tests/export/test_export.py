@@ -16,7 +16,8 @@ from tests.families import FAMILIES, build_family
 from tests.models.test_adapters import scramble_adapters
 from unime.config import ModelConfig
 from unime.errors import ModelError
-from unime.export import ExportRecipe, export_embedder, manifest_chain
+from unime.export import ExportRecipe, export_embedder
+from unime.lineage import manifest_chain
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.template import unwrap_template
 from unime.stage import execute
@@ -63,9 +64,7 @@ def test_clean_process_gives_the_trained_models_embeddings(
         embedder = Embedder.load(ModelConfig(id=str(folder), **facts["model"]), "cpu")
         jobs.append(job_of(embedder, folder, probes(embedder), folder.parent / "pictures"))
     results = dict(zip(map(str, folders), run_elsewhere(jobs), strict=True))
-    monkeypatch.setattr(
-        elsewhere, "run_elsewhere", lambda jobs, _: [results[jobs[0]["folder"]]]
-    )
+    monkeypatch.setattr(elsewhere, "run_elsewhere", lambda jobs, _: [results[jobs[0]["folder"]]])
     for folder in folders:
         report = verify_folder(folder.parent)  # finds embedder/ in a stage's output
         cosines = [float(line.split()[0]) for line in report.splitlines()[1:-2]]
@@ -233,7 +232,8 @@ def test_the_stage_keeps_what_was_trained(tmp_path: Path) -> None:
     card = (out / "embedder/README.md").read_text()
     assert 'license: "apache-2.0"' in card
     assert "`INSTRUCTION\\nTEXT`" in card
-    assert "$" not in card
+    assert "{{" not in card and "{%" not in card
+    assert "The licence of base is not stated" in card
 
 
 def test_chain_follows_the_models_a_model_came_from(tmp_path: Path) -> None:

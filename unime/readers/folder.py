@@ -1,8 +1,9 @@
 """A folder of images with captions: a captions file, or one .txt beside each image.
 
-The file is `captions.*` or `metadata.*` (jsonl, csv, tsv, parquet) with the image's path relative
-to the folder in `image` or `file_name`, and in `caption`, `captions` or `text` one caption, a list,
-or captions by language ({"en": ..., "de": ...}).
+The file is `captions.*` or `metadata.*` (jsonl, json, csv, tsv, parquet), or the folder's only file
+of such a kind, with the image's path relative to the folder in `image` (or another name of
+IMAGE_COLUMNS), and in `caption` (CAPTION_COLUMNS) one caption, a list, or captions by language
+({"en": ..., "de": ...}).
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from typing import Any
 
 from unime.errors import DataError
 from unime.readers import cells, rows
+from unime.readers.instructions import FILE_NAME
 from unime.readers.source import Job, Record, RowError
 from unime.records import Item, Pair
 
-IMAGE_COLUMNS = ("image", "file_name")
-CAPTION_COLUMNS = ("caption", "captions", "text")
+IMAGE_COLUMNS = ("image", "file_name", "image_path", "filename", "path", "file", "img")
+CAPTION_COLUMNS = ("caption", "captions", "text", "description", "title")
 CAPTION_FILES = ("captions", "metadata")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
@@ -47,7 +49,11 @@ def captions_file(path: Path) -> Path | None:
     if path.is_file():
         return path
     names = [f"{stem}{suffix}" for stem in CAPTION_FILES for suffix in rows.FORMATS]
-    return next((path / name for name in names if (path / name).is_file()), None)
+    named = next((path / name for name in names if (path / name).is_file()), None)
+    if named is not None or not path.is_dir():
+        return named
+    others = [p for p in path.iterdir() if p.suffix in rows.FORMATS and not p.name.startswith(".")]
+    return others[0] if len(others) == 1 and others[0].name != FILE_NAME else None
 
 
 def pairs(values: dict[str, Any], job: Job) -> list[Pair]:

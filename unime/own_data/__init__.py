@@ -1,0 +1,88 @@
+"""`unime data FOLDER`: from a folder of captioned pictures to a recipe that is ready to run.
+
+Reads whatever form the captions have, checks every picture, finds duplicates and near-duplicates,
+sets test pictures aside so that nothing of them is in training, and writes `recipes/NAME`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+from unime import files
+from unime.errors import DataError
+from unime.own_data.look import Look, look_at
+from unime.own_data.recipe import write_recipe
+from unime.own_data.split import Split, split_pictures
+from unime.own_data.statistics import report, statistics
+
+__all__ = ["Look", "Split", "is_own_data", "prepare"]
+
+TEST_SHARE = 0.15
+FEWEST = 12
+"""Pictures; fewer cannot be trained on and tested at once."""
+
+
+def is_own_data(place: str) -> bool:
+    """Tell whether the argument of `unime data` is data rather than a recipe."""
+    return place.startswith("hub:") or not place.endswith((".yaml", ".yml"))
+
+
+def prepare(
+    place: str,
+    model: str | None = None,
+    into: Path | None = None,
+    language: str | None = None,
+    echo: Callable[[str], None] = print,
+) -> Path:
+    """Check the data, split it, write the recipe; return the recipe's folder.
+
+    Args:
+        place: a folder, a captions file (CSV, TSV, JSON Lines, JSON, Parquet), or `hub:OWNER/NAME`.
+        model: a folder or Hub id to start from; the checkout's tiny student by default.
+        into: the recipe's folder; `recipes/NAME` by default.
+        language: which captions to take where they come by language.
+        echo: where the report goes.
+
+    Raises:
+        DataError: when there is nothing to read, too little is usable, or the recipe exists with
+            other contents.
+    """
+    name = _name(place)
+    recipe = into or Path("recipes") / name
+    raw = Path("runs") / recipe.name / "raw"
+    if (raw / "report.json").is_file() and any(recipe.glob("*.yaml")):
+        raise DataError(
+            f"{recipe} and {raw} are there already; run it with `unime run {recipe}`, or remove "
+            "both, or choose another place by --into"
+        )
+    look = look_at(place, raw, language)
+    if len(look.pictures) < FEWEST:
+        raise DataError(
+            f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
+            f"{FEWEST}; {len(look.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
+        )
+    split = split_pictures(look.pictures, TEST_SHARE)
+    look.write(raw, split)
+    start = model or _default_model()
+    facts = statistics(look, split, start)
+    write_recipe(recipe, start, look, split)
+    files.write_json(raw / "report.json", facts)
+    echo(report(facts, raw))
+    echo(f"recipe: {recipe} (model {start}). Next: unime run {recipe}")
+    return recipe
+
+
+def _default_model() -> str:
+    student = Path("assets/student")
+    return student.as_posix() if student.is_dir() else "Qwen/Qwen2-VL-2B-Instruct"
+
+
+def _name(place: str) -> str:
+    path = Path(place.removeprefix("hub:"))
+    stem = path.stem if path.suffix and not path.is_dir() else path.resolve().name
+    generic = stem.lower() in ("captions", "metadata", "train", "data")
+    if generic and not path.is_dir() and path.resolve().parent.name:
+        stem = path.resolve().parent.name
+    return re.sub(r"[^\w-]+", "_", stem.lower()).strip("_") or "own"

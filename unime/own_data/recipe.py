@@ -1,0 +1,166 @@
+"""The recipe that `unime data FOLDER` writes: warm-up, mining, hard negatives, export, evaluation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unime import files
+from unime.own_data.look import Look
+from unime.own_data.split import Split
+
+_DATA = """\
+# Written by `unime data {place}`: {train} pictures to train on, {test} to test with.
+# The pictures in raw/images are links to yours; raw/report.json says what was found.
+stage: data
+root: ${{run}}/raw
+sources:
+  - reader: folder
+    path: train.jsonl
+    task: image_to_text
+    meta_task: retrieval
+    direction: i2t
+    query_instruction: Find an image caption describing the given everyday image
+  - reader: folder
+    path: train.jsonl
+    task: text_to_image
+    meta_task: retrieval
+    direction: t2i
+    query_instruction: Find me an everyday image that matches the given caption
+    target_instruction: Represent the given image
+dev_share: 0.1
+"""
+
+_SMALL_MODEL = """\
+# The tiny model of the checkout: small pictures, float32, good enough to see the whole way on a CPU.
+model: {dtype: float32, min_pixels: 9216, max_pixels: 9216, max_length: 256}
+"""
+
+_LARGE_MODEL = """\
+# Every stage prepares its inputs alike: bfloat16, pictures of at most 672 x 672 pixels.
+model: {dtype: bfloat16, max_pixels: 451584, max_length: 2048}
+"""
+
+_WARMUP = """\
+# In-batch contrast. Steps are about {epochs} rounds through the pairs.
+extends: model.yaml
+stage: contrast
+model: {{id: {model}}}
+data: ${{run}}/0_data
+losses:
+  - {{name: info_nce, matryoshka_dims: {dims}, options: {{temperature: {temperature}}}}}
+tune: {tune}
+training: {{per_device_train_batch_size: {batch}, max_steps: {steps}, learning_rate: {rate}, warmup_steps: 0.1, lr_scheduler_type: cosine, eval_steps: {half}, save_steps: {half}{more}}}
+"""
+
+_MINE = """\
+# Each query's nearest wrong candidates, by the warm-up model.
+extends: model.yaml
+stage: mine
+model: {id: "${run}/2_warmup/model"}
+data: ${run}/0_data
+candidates: 20
+"""
+
+_SELECT = """\
+# Hard negatives as mined. With a judge (recipes/photos/4_judge.yaml), set judged: and drop rule:.
+stage: select
+mined: ${run}/3_mine
+rule: none
+"""
+
+_CONTRAST = """\
+# Stage 2: the same on hard negatives.
+extends: 2_warmup.yaml
+model: {{id: "${{run}}/2_warmup/model"}}
+rows: ${{run}}/5_select
+negatives: 4
+training: {{per_device_train_batch_size: {batch}, max_steps: {steps}, learning_rate: {rate}, eval_steps: {half}, save_steps: {half}}}
+"""
+
+_EXPORT = """\
+# The model for people who never install unime. Say what it may be used for: license, licenses.
+extends: model.yaml
+stage: export
+model: {{id: "${{run}}/6_contrast/model"}}
+title: {name}
+{base}"""
+
+_EVAL = """\
+# R@1, R@5, R@10 both ways on the {test} test pictures: runs/{name}/results.json.
+stage: eval
+results: ${{run}}/results.json
+benchmarks:
+  - {{name: captions, root: "${{run}}/raw", files: test.jsonl}}
+models:
+  - name: base
+    model: &base {{id: {model}, {prepare}}}
+  - name: after warm-up
+    model: {{<<: *base, id: "${{run}}/2_warmup/model"}}
+  - name: stage 2
+    model: {{<<: *base, id: "${{run}}/6_contrast/model"}}
+"""
+
+
+def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
+    """Write a recipe folder whose lengths and batches fit the data.
+
+    Args:
+        folder: new, or written before for the same data.
+        model: a folder or Hub id.
+        look: the data.
+        split: into training and test.
+    """
+    train = [p for p, is_test in zip(look.pictures, split.test, strict=True) if not is_test]
+    pairs = len(train) + sum(len(picture.captions) for picture in train)
+    tiny = _is_tiny(model)
+    values = _lengths(pairs, tiny) | {
+        "place": look.place,
+        "name": folder.name,
+        "model": model,
+        "train": len(train),
+        "test": int(split.test.sum()),
+    }
+    settings = _SMALL_MODEL if tiny else _LARGE_MODEL
+    prepare = settings.partition("{")[2].rpartition("}")[0]
+    base = "" if Path(model).is_dir() else f"base_model: {model}\n"
+    second = values | {"steps": max(10, int(values["steps"]) // 2), "rate": values["second_rate"]}
+    second["half"] = max(5, int(second["steps"]) // 2)
+    texts = {
+        "0_data": _DATA.format(**values),
+        "model": settings,
+        "2_warmup": _WARMUP.format(**values),
+        "3_mine": _MINE,
+        "5_select": _SELECT,
+        "6_contrast": _CONTRAST.format(**second),
+        "8_export": _EXPORT.format(**values, base=base),
+        "9_eval": _EVAL.format(**values, prepare=prepare),
+    }
+    for name, text in texts.items():
+        files.write_text(folder / f"{name}.yaml", text)
+
+
+def _lengths(pairs: int, tiny: bool) -> dict[str, object]:
+    """Return batch, steps and rates; a batch leaves room for several in every task."""
+    batch = max(4, min(64 if tiny else 256, pairs // 8))
+    epochs = 20 if tiny else 2
+    steps = max(40, min(400 if tiny else 4000, epochs * pairs // batch))
+    return {
+        "batch": batch,
+        "epochs": max(1, round(steps * batch / pairs)),
+        "steps": steps,
+        "half": max(5, steps // 2),
+        "temperature": 0.05 if tiny else 0.02,
+        "rate": 5e-4 if tiny else 1e-4,
+        "second_rate": 2e-4 if tiny else 5e-5,
+        "dims": [128, 64] if tiny else [512, 256],
+        "tune": "{method: full, parts: [language, vision, projector]}"
+        if tiny
+        else "{method: lora, parts: [language], r: 16, lora_alpha: 32}",
+        "more": "" if tiny else ", bf16: true, gradient_checkpointing: true",
+    }
+
+
+def _is_tiny(model: str) -> bool:
+    """Tell whether a model is small enough to be trained whole, in float32, on a CPU."""
+    weights = list(Path(model).glob("*.safetensors"))
+    return bool(weights) and sum(path.stat().st_size for path in weights) < 200_000_000

@@ -1,0 +1,271 @@
+"""A folder that can be searched: its files embedded once, and kept up to date."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from unime import files
+from unime.config import ModelConfig
+from unime.console import log, progress
+from unime.errors import DataError
+from unime.search import store
+from unime.search.store import Entry, State
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from unime.models import Embedder
+
+IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+TEXTS = (".txt", ".md", ".rst")
+FOR_TEXT = "Find me an everyday image that matches the given caption"
+FOR_IMAGE = "Find an image that shows the same as the given image"
+OF_IMAGE = "Represent the given image"
+PASSAGE = 800
+"""Characters of a text that are embedded together, at most."""
+BLOCK = 128
+"""Files that are written together; a killed update loses at most so many."""
+PIXELS = 40_000_000
+"""Pictures that are decoded at the same time have at most about so many pixels."""
+
+
+class Hit(NamedTuple):
+    """One result."""
+
+    path: str
+    similarity: float
+    text: str
+
+
+class Snapshot(NamedTuple):
+    """The searchable rows at one time; replaced as a whole."""
+
+    entries: list[Entry]
+    vectors: Float[np.ndarray, "rows dim"]
+
+
+@dataclass
+class SearchFolder:
+    """A folder, its index and the model; `open` makes all three fit."""
+
+    folder: Path
+    place: Path
+    embedder: Embedder
+    snapshot: Snapshot
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def open(cls, folder: Path, place: Path, model: Path) -> SearchFolder:
+        """Load the model and bring the index up to date.
+
+        Args:
+            folder: what is searched.
+            place: where the index lies.
+            model: an export's folder.
+
+        Raises:
+            DataError: when the folder holds nothing to search.
+        """
+        from unime.models import Embedder
+        from unime.prompts import EmbedPrompt
+
+        model = model / "embedder" if (model / "embedder").is_dir() else model
+        facts = _facts(model)
+        prompt = EmbedPrompt(**facts["prompt"])
+        config = ModelConfig(id=str(model), **facts["model"])
+        embedder = Embedder.load(config, prompt=prompt)
+        store.begin(place, model, _fingerprint(model, facts))
+        found = cls(folder, place, embedder, Snapshot([], np.empty((0, embedder.dim), np.float32)))
+        found.update()
+        if not found.snapshot.entries:
+            raise DataError(
+                f"{folder} holds nothing to search; expected images ({', '.join(IMAGES)}) or texts "
+                f"({', '.join(TEXTS)})"
+            )
+        return found
+
+    def update(self) -> bool:
+        """Embed what is new or changed, forget what is gone; tell whether there was anything."""
+        with self._lock:
+            fingerprint = files.read_json(self.place / store.MODEL)["fingerprint"]
+            known = store.load(self.place, fingerprint)
+            there = scan(self.folder, self.place)
+            fresh = {p: e for p, e in known.items() if p in there and e[0].state == there[p]}
+            todo = {path: state for path, state in there.items() if path not in fresh}
+            changed = bool(todo) or len(fresh) < len(known) or (self.place / "parts").exists()
+            if changed:
+                log(
+                    f"search: {len(there)} files, {len(fresh)} in the index, {len(todo)} new or "
+                    f"changed, {len(known.keys() - there.keys())} gone"
+                )
+                fresh |= self._embed(todo)
+                store.finish(self.place, (e for path in sorted(fresh) for e in fresh[path]))
+            if changed or not self.snapshot.entries:
+                self.snapshot = _snapshot(fresh, self.embedder.dim)
+                _report_problems(fresh)
+            return changed
+
+    def find(
+        self,
+        text: str = "",
+        image: Path | Image | None = None,
+        top: int = 10,
+        instruction: str | None = None,
+    ) -> list[Hit]:
+        """Return the nearest pictures and passages, one a file, best first.
+
+        A file that was deleted or changed since it was embedded is left out.
+        """
+        from unime.models import Encode
+
+        picture = _open(image) if isinstance(image, Path) else image
+        if instruction is None:
+            instruction = FOR_TEXT if picture is None else FOR_IMAGE
+        (vector,) = self.embedder.encode([Encode(text, picture, "query", instruction)])
+        entries, vectors = self.snapshot
+        similarities = vectors @ vector
+        hits: dict[str, Hit] = {}
+        for row in np.argsort(-similarities, kind="stable"):
+            entry = entries[row]
+            if entry.path not in hits and _state(self.folder / entry.path) == entry.state:
+                hits[entry.path] = Hit(entry.path, float(similarities[row]), entry.text)
+            if len(hits) == top:
+                break
+        return list(hits.values())
+
+    def _embed(self, todo: dict[str, State]) -> dict[str, list[Entry]]:
+        """Embed files block by block; each block is on disk before the next one begins."""
+        from unime.models import Encode
+
+        done: dict[str, list[Entry]] = {}
+        paths = sorted(todo)
+        blocks = [paths[start : start + BLOCK] for start in range(0, len(paths), BLOCK)]
+        for block in progress(blocks, label="search: embedding", unit="blocks"):
+            found: dict[str, list[Entry]] = {}
+            for batch in self._read(block, todo, found):
+                encodes = [
+                    Encode(text, image, "target", "" if image is None else OF_IMAGE)
+                    for _, text, image in batch
+                ]
+                vectors = self.embedder.encode(encodes, batch_size=32)
+                for (path, text, _), vector in zip(batch, vectors, strict=True):
+                    entry = Entry(path, todo[path], text, "", vector)
+                    found.setdefault(path, []).append(entry)
+            store.write_part(self.place, [e for path in block for e in found[path]])
+            done |= found
+        return done
+
+    def _read(
+        self, block: Sequence[str], states: dict[str, State], found: dict[str, list[Entry]]
+    ) -> Iterator[list[tuple[str, str, Image | None]]]:
+        """Yield (path, passage, picture) in batches of bounded pixels; note what is unreadable."""
+        from unime.images import load_rgb
+
+        batch: list[tuple[str, str, Image | None]] = []
+        pixels = 0
+        for path in block:
+            try:
+                if path.lower().endswith(TEXTS):
+                    batch += [(path, text, None) for text in passages(self.folder / path)]
+                else:
+                    image = load_rgb(self.folder, path)
+                    pixels += image.width * image.height
+                    batch.append((path, "", image))
+            except DataError as error:
+                found[path] = [Entry(path, states[path], "", str(error), ())]
+            if pixels > PIXELS:
+                yield batch
+                batch, pixels = [], 0
+        if batch:
+            yield batch
+
+
+def scan(folder: Path, place: Path) -> dict[str, State]:
+    """Return every searchable file below a folder; hidden ones and the index are left out."""
+    found: dict[str, State] = {}
+    ignored = place.resolve()
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f) != ignored]
+        for name in names:
+            if name.startswith(".") or not name.lower().endswith((*IMAGES, *TEXTS)):
+                continue
+            path = Path(parent, name)
+            state = _state(path)
+            if state is not None and path.parent.resolve() != ignored:
+                found[path.relative_to(folder).as_posix()] = state
+    return found
+
+
+def passages(path: Path) -> list[str]:
+    """Return a text file's passages: whole paragraphs, cut where they are too long.
+
+    Raises:
+        DataError: when it is no UTF-8 text, or empty.
+    """
+    try:
+        paragraphs = path.read_text(encoding="utf-8-sig").split("\n\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"not a text: {path.name}: {error}") from None
+    found: list[str] = []
+    for paragraph in (text for p in paragraphs if (text := p.strip())):
+        for start in range(0, len(paragraph), PASSAGE):
+            piece = paragraph[start : start + PASSAGE]
+            if found and len(found[-1]) + len(piece) + 2 <= PASSAGE:
+                found[-1] += "\n\n" + piece
+            else:
+                found.append(piece)
+    if not found:
+        raise DataError(f"not a text: {path.name} is empty")
+    return found
+
+
+def _state(path: Path) -> State | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return State(status.st_size, status.st_mtime_ns)
+
+
+def _facts(model: Path) -> dict:
+    from unime.verify.checks import read
+
+    return read(model, "unime.json")
+
+
+def _fingerprint(model: Path, facts: dict) -> str:
+    """Return what an index hangs on: preprocessing, and the weights by their sizes and times."""
+    states = [_state(path) for path in sorted(model.glob("*.safetensors"))]
+    return f"{facts['fingerprint']} {states}"
+
+
+def _snapshot(by_file: dict[str, list[Entry]], dim: int) -> Snapshot:
+    entries = [e for path in sorted(by_file) for e in by_file[path] if not e.problem]
+    vectors = np.array([e.vector for e in entries], dtype=np.float32).reshape(-1, dim)
+    return Snapshot(entries, vectors)
+
+
+def _report_problems(by_file: dict[str, list[Entry]]) -> None:
+    problems = [e for entries in by_file.values() for e in entries if e.problem]
+    for entry in problems[:5]:
+        log(f"search: left out {entry.problem}")
+    if len(problems) > 5:
+        log(f"search: ... {len(problems)} files in all cannot be read")
+
+
+def _open(path: Path) -> Image:
+    from unime.images import decode, to_rgb
+
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read the picture {path}: {error}") from None
+    return to_rgb(decode(data, str(path)))
