@@ -123,6 +123,39 @@ def verify(
 
 
 @app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="An exported, verified model.")],
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.")],
+    results: Annotated[
+        Path | None, typer.Option(help="A run's results.json, for the model card.")
+    ] = None,
+    row: Annotated[
+        str | None, typer.Option(help="Which row of it; the last unless said otherwise.")
+    ] = None,
+    private: Annotated[bool, typer.Option("--private")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only show what would change.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+) -> None:
+    """Show how an export differs from the Hub, then upload it."""
+    from unime.models.card import result_row, write_card
+    from unime.push import push as upload
+
+    if results is not None:
+        exported = folder / "embedder" if (folder / "embedder").is_dir() else folder
+        write_card(exported, result_row(results, row))
+    upload(
+        folder,
+        repo,
+        private=private,
+        dry_run=dry_run,
+        confirm=lambda sentence: yes or typer.confirm(sentence),
+        echo=typer.echo,
+    )
+
+
+@app.command()
 def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     folder: Annotated[Path, typer.Argument(help="A folder with images and text files.")],
     query: Annotated[str, typer.Argument(help="What to look for.")] = "",

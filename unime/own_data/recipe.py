@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from unime import files
 from unime.own_data.look import Look
@@ -123,8 +124,8 @@ def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
     settings = _SMALL_MODEL if tiny else _LARGE_MODEL
     prepare = settings.partition("{")[2].rpartition("}")[0]
     base = "" if Path(model).is_dir() else f"base_model: {model}\n"
-    second = values | {"steps": max(10, int(values["steps"]) // 2), "rate": values["second_rate"]}
-    second["half"] = max(5, int(second["steps"]) // 2)
+    second = values | {"steps": max(10, values["steps"] // 2), "rate": values["second_rate"]}
+    second["half"] = max(5, second["steps"] // 2)
     texts = {
         "0_data": _DATA.format(**values),
         "model": settings,
@@ -139,7 +140,7 @@ def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
         files.write_text(folder / f"{name}.yaml", text)
 
 
-def _lengths(pairs: int, tiny: bool) -> dict[str, object]:
+def _lengths(pairs: int, tiny: bool) -> dict[str, Any]:
     """Return batch, steps and rates; a batch leaves room for several in every task."""
     batch = max(4, min(64 if tiny else 256, pairs // 8))
     epochs = 20 if tiny else 2

@@ -76,7 +76,11 @@ def serve_forever(found: SearchFolder, port: int, top: int) -> None:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    server: SearchServer
+    @property
+    def search(self) -> SearchServer:
+        """The server this request came to."""
+        assert isinstance(self.server, SearchServer)
+        return self.server
 
     def do_GET(self) -> None:
         """Answer a page, JSON, a thumbnail or a file."""
@@ -112,8 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._send_text(HTTPStatus.BAD_REQUEST, str(error))
                 return
             start = time.perf_counter()
-            with self.server.turn:
-                hits = self.server.found.find("", image, self.server.top)
+            with self.search.turn:
+                hits = self.search.found.find("", image, self.search.top)
             self._send_page("", hits, time.perf_counter() - start)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -125,13 +129,13 @@ class _Handler(BaseHTTPRequestHandler):
         return host in ("127.0.0.1", "localhost")
 
     def _find(self, query: str) -> list[Hit]:
-        with self.server.turn:
-            return self.server.found.find(query, None, self.server.top)
+        with self.search.turn:
+            return self.search.found.find(query, None, self.search.top)
 
     def _send_page(self, query: str, hits: list[Hit], seconds: float | None) -> None:
         pictures = ["" if hit.text else f"/thumbnail/{quote(hit.path)}" for hit in hits]
         links = [f"/file/{quote(hit.path)}" for hit in hits]
-        found = self.server.found
+        found = self.search.found
         page = render(found, query, hits, pictures, links, serving=True, seconds=seconds)
         self._send(HTTPStatus.OK, "text/html; charset=utf-8", page.encode())
 
@@ -141,16 +145,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _send_file(self, kind: str, path: str) -> None:
         # Only what is in the index: no path leads anywhere else.
-        entry = next((e for e in self.server.found.snapshot.entries if e.path == path), None)
+        entry = next((e for e in self.search.found.snapshot.entries if e.path == path), None)
         if entry is None:
             self._send_text(HTTPStatus.NOT_FOUND, "no such file in the index")
             return
         try:
             if kind == "thumbnail":
-                data = self.server.thumbnail(entry.path, entry.state.modified)
+                data = self.search.thumbnail(entry.path, entry.state.modified)
                 self._send(HTTPStatus.OK, "image/jpeg", data)
                 return
-            data = (self.server.found.folder / entry.path).read_bytes()
+            data = (self.search.found.folder / entry.path).read_bytes()
         except (OSError, DataError):
             self._send_text(HTTPStatus.NOT_FOUND, "no such file any more")
             return
