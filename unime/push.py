@@ -55,7 +55,7 @@ def push(
         OutputError: when the Hub refuses or cannot be reached, with its words.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HTTPError  # of whichever client it uses
 
     folder = folder / "embedder" if (folder / "embedder").is_dir() else folder
     check_verified(folder)
@@ -71,7 +71,7 @@ def push(
             return changes
         api.create_repo(repo, private=private, exist_ok=True)
         _commit(folder, repo, todo, api)
-    except (HfHubHTTPError, OSError) as error:
+    except (HTTPError, OSError) as error:
         said = " ".join(str(error).split())[:400]
         raise OutputError(
             f"{repo} on {api.endpoint}: {said} (log in with `hf auth login`; HF_ENDPOINT names "

@@ -58,12 +58,12 @@ def test_weights_are_stored_as_asked(model: ModelConfig, tmp_path: Path):
     assert checks.settings(tmp_path / "export", facts) == []
     config = files.read_json(tmp_path / "export" / "config.json")
     assert config["is_matryoshka"]
-    assert config["matryoshka_dimensions"] == [16, 8, 64]
+    assert config["matryoshka_dimensions"] == [16, 8, 32]
 
 
 def test_a_length_that_is_none_is_refused(model: ModelConfig, tmp_path: Path):
-    with pytest.raises(ModelError, match="matryoshka_dims: 64 is not below the embedding's 64"):
-        export(model, tmp_path / "export", matryoshka_dims=[64])
+    with pytest.raises(ModelError, match="matryoshka_dims: 32 is not below the embedding's 32"):
+        export(model, tmp_path / "export", matryoshka_dims=[32])
 
 
 def test_adapters_of_two_stages_are_one_adapter_of_the_base(tmp_path: Path):

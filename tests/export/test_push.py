@@ -45,11 +45,14 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(data)
 
     def do_GET(self) -> None:
-        found = re.match(r"/api/models/([\w-]+/[\w-]+)/tree/main", self.path)
+        found = re.match(r"/api/models/([\w-]+/[\w-]+)(/tree/main)?", self.path)
         assert found, self.path
         repo = self.server.repos.get(found[1])
         if repo is None:
             self.answer({"error": "no such repository"}, 404, X_Error_Code="RepoNotFound")
+            return
+        if not found[2]:
+            self.answer({"id": found[1], "sha": "1" * 40, "siblings": []})
             return
         self.answer(
             [
@@ -70,6 +73,8 @@ class _Handler(BaseHTTPRequestHandler):
             name = f"{asked.get('organization', 'me')}/{asked['name']}"
             self.server.repos.setdefault(name, {})
             self.answer({"url": f"http://127.0.0.1:{self.server.server_port}/{name}", "name": name})
+        elif self.path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
         elif "/preupload/" in self.path:
             wanted = json.loads(body)["files"]
             self.answer(

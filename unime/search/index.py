@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float
 
 from unime import files
-from unime.config import ModelConfig
 from unime.console import log, progress
 from unime.errors import DataError
 from unime.search import store
@@ -74,15 +73,11 @@ class SearchFolder:
         Raises:
             DataError: when the folder holds nothing to search.
         """
-        from unime.models import Embedder
-        from unime.prompts import EmbedPrompt
+        from unime.models.exported import exported_folder, load_exported
 
-        model = model / "embedder" if (model / "embedder").is_dir() else model
-        facts = _facts(model)
-        prompt = EmbedPrompt(**facts["prompt"])
-        config = ModelConfig(id=str(model), **facts["model"])
-        embedder = Embedder.load(config, prompt=prompt)
-        store.begin(place, model, _fingerprint(model, facts))
+        model = exported_folder(model)
+        embedder = load_exported(model)
+        store.begin(place, model, _fingerprint(model))
         found = cls(folder, place, embedder, Snapshot([], np.empty((0, embedder.dim), np.float32)))
         found.update()
         if not found.snapshot.entries:
@@ -235,16 +230,10 @@ def _state(path: Path) -> State | None:
     return State(status.st_size, status.st_mtime_ns)
 
 
-def _facts(model: Path) -> dict:
-    from unime.verify.checks import read
-
-    return read(model, "unime.json")
-
-
-def _fingerprint(model: Path, facts: dict) -> str:
+def _fingerprint(model: Path) -> str:
     """Return what an index hangs on: preprocessing, and the weights by their sizes and times."""
     states = [_state(path) for path in sorted(model.glob("*.safetensors"))]
-    return f"{facts['fingerprint']} {states}"
+    return f"{files.read_json(model / 'unime.json')['fingerprint']} {states}"
 
 
 def _snapshot(by_file: dict[str, list[Entry]], dim: int) -> Snapshot:

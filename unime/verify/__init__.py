@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unime import files, short_vectors
-from unime.config import ModelConfig
 from unime.errors import ModelError
+from unime.models.exported import load_exported
 from unime.verify import checks, elsewhere
 from unime.verify.probes import probes
 
@@ -58,7 +58,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
     (folder / SEAL).unlink(missing_ok=True)
     facts = checks.read(folder, "unime.json")
     _fail(folder, checks.damage(folder))
-    embedder = _load(folder, facts)
+    embedder = load_exported(folder)
     # First, because other libraries would say the same in worse words.
     wrong = checks.settings(folder, facts) + checks.rendering(embedder, facts)
     _fail(folder, wrong + checks.final_norm(embedder))
@@ -131,14 +131,6 @@ def _fail(folder: Path, problems: Sequence[str], report: str = "") -> None:
     if problems:
         lines = [f"{folder} fails:", *(f"  {problem}" for problem in problems)]
         raise ModelError("\n".join([report, *lines] if report else lines))
-
-
-def _load(folder: Path, facts: Mapping[str, Any]) -> Embedder:
-    from unime.models import Embedder
-    from unime.prompts import EmbedPrompt
-
-    prompt = EmbedPrompt(**facts["prompt"])
-    return Embedder.load(ModelConfig(id=str(folder), **facts["model"]), prompt=prompt)
 
 
 def _cosine(one: Sequence[float] | np.ndarray, other: Sequence[float] | np.ndarray) -> float:

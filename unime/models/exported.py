@@ -1,0 +1,56 @@
+"""Loads what `unime export` wrote, exactly as it says it wants to be used."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from unime.config import ModelConfig
+from unime.errors import ModelError
+from unime.prompts import EmbedPrompt
+
+if TYPE_CHECKING:
+    from unime.models.embedder import Embedder
+
+
+def exported_folder(model: Path | str, revision: str | None = None) -> Path:
+    """Return the folder of an export: itself, an export stage's output, or a Hub id's snapshot.
+
+    Raises:
+        ModelError: when there is none.
+    """
+    folder = Path(model)
+    if (folder / "embedder").is_dir():
+        return folder / "embedder"
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(model), revision=revision))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{model} is no folder, and cannot be had from the Hub: {' '.join(str(error).split())}"
+        ) from None
+
+
+def load_exported(
+    model: Path | str, device: str | None = None, revision: str | None = None
+) -> Embedder:
+    """Load an export with the prompt and preprocessing that lie in it.
+
+    Args:
+        model: see `exported_folder`.
+        device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+        revision: of a Hub id.
+
+    Raises:
+        ModelError: when it is no export.
+    """
+    from unime.models.embedder import Embedder
+    from unime.verify.checks import read
+
+    folder = exported_folder(model, revision)
+    facts = read(folder, "unime.json")
+    config = ModelConfig(id=str(folder), **facts["model"])
+    return Embedder.load(config, device, EmbedPrompt(**facts["prompt"]))
