@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup test slow lint demo smoke photos base evidence clean
+.PHONY: help setup user-env test slow lint demo smoke photos base evidence clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -16,6 +16,13 @@ setup: .venv/ready  ## the environment, in .venv
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
 	@touch .venv/ready
+
+user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-user, for a slow test
+
+.venv-user/ready:
+	test -x .venv-user/bin/python || $(PYTHON) -m venv .venv-user
+	.venv-user/bin/python -m pip install --quiet 'sentence-transformers[image]>=6.2,<7'
+	@touch .venv-user/ready
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

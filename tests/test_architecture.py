@@ -87,7 +87,7 @@ def test_files_and_functions_stay_readable():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_every_path_a_page_names_exists(name: str):
-    rooms = "unime|judge|eval|world|prompts|recipes|tests|assets|results|benchmarks"
+    rooms = "unime|judge|eval|world|prompts|recipes|tests|assets|results|benchmarks|examples"
     paths = set(re.findall(rf"`((?:{rooms})/[\w./-]+)`", (ROOT / name).read_text()))
     assert paths
     missing = {path for path in paths if "NAME" not in path and not (ROOT / path).exists()}

@@ -34,7 +34,18 @@ def test_help_names_every_verb_and_imports_nothing_heavy():
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    for verb in ("data", "distill", "contrast", "mine", "select", "export", "verify", "run"):
+    for verb in (
+        "data",
+        "distill",
+        "contrast",
+        "mine",
+        "select",
+        "export",
+        "verify",
+        "push",
+        "search",
+        "run",
+    ):
         assert f" {verb} " in done.stdout
 
 

@@ -19,7 +19,9 @@ def batch_for(name: str) -> ContrastBatch | RelationBatch:
     return RelationBatch(torch.randn(6, 8), torch.randn(6, 5))
 
 
-CONTRASTS = [name for name in LOSSES if record_of(LOSSES[name]) in ("ContrastBatch", "RelationBatch")]
+CONTRASTS = [
+    name for name in LOSSES if record_of(LOSSES[name]) in ("ContrastBatch", "RelationBatch")
+]
 
 
 @pytest.mark.parametrize("name", CONTRASTS)

@@ -1,0 +1,127 @@
+"""The export where this package was never installed: a fresh environment, and a vLLM server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import ROOT
+from unime import files
+from unime.config import ModelConfig
+from unime.export import ExportRecipe, export_embedder
+from unime.models import Embedder
+from unime.verify import SEAL, verify_folder
+
+pytestmark = pytest.mark.slow
+
+MINUTES_TO_START = 15
+"""Half a minute on a free machine."""
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny student as the mini recipe exports it, in several shards."""
+    model = ModelConfig(
+        id=str(ROOT / "assets/student"),
+        dtype="float32",
+        min_pixels=4096,
+        max_pixels=4096,
+        max_length=256,
+    )
+    folder = tmp_path_factory.mktemp("export") / "embedder"
+    folder.mkdir()
+    recipe = ExportRecipe(
+        output="unused", model=model, max_shard_size="5MB", matryoshka_dims=[128, 64]
+    )
+    export_embedder(Embedder.load(model, "cpu"), folder, recipe)
+    return folder
+
+
+def test_a_fresh_environment_with_sentence_transformers_alone(export: Path):
+    made = subprocess.run(
+        ["make", "user-env"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    if made.returncode != 0:
+        pytest.skip(f"no package index to make .venv-user from: {made.stderr[-300:]}")
+    python = str(ROOT / ".venv-user/bin/python")
+    probe = [python, "-I", "-c", "import unime"]
+    assert subprocess.run(probe, capture_output=True, check=False).returncode != 0
+    verify_folder(export, python=python)
+    worst = files.read_json(export / SEAL)["worst_cosine"]
+    assert set(worst) == {"unime", "sentence-transformers", "transformers"}
+    assert min(worst.values()) >= 0.9999
+
+
+@pytest.fixture(scope="module")
+def server(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    python = ROOT / ".venv-judge/bin/python"
+    if not python.is_file():
+        pytest.skip("no vLLM here; run `make judge-env`")
+    log = tmp_path_factory.mktemp("vllm") / "server.log"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [
+        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(export), "--runner", "pooling",
+        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
+        "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "mini",
+    ]  # fmt: skip
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
+    with log.open("w") as output:
+        process = subprocess.Popen(words, env=env, stdout=output, stderr=output)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        _wait(process, address, log)
+        yield address
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(60)
+        process.kill()
+
+
+def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
+    for _ in range(MINUTES_TO_START * 30):
+        assert process.poll() is None, log.read_text()[-3000:]
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
+            return
+        time.sleep(2)
+    raise AssertionError(f"no server after {MINUTES_TO_START} minutes: {log.read_text()[-3000:]}")
+
+
+def ask(address: str, body: dict[str, Any]) -> dict[str, Any]:
+    request = urllib.request.Request(
+        address,
+        json.dumps({"model": "mini", **body}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=300) as answer:
+        return json.load(answer)
+
+
+def test_a_vllm_server_gives_the_same_embeddings(export: Path, server: str):
+    verify_folder(export, server=server)
+    worst = files.read_json(export / SEAL)["worst_cosine"]
+    assert worst["vLLM"] >= 0.999
+
+
+def test_a_vllm_server_scores_reranks_and_shortens(server: str):
+    texts = {"documents": ["a red circle", "a recipe for bread", "a blue square"]}
+    scores = ask(f"{server}/score", {"queries": "a red circle", **texts})["data"]
+    assert [row["index"] for row in scores] == [0, 1, 2]
+    ranked = ask(f"{server}/rerank", {"query": "a red circle", **texts})["results"]
+    # Equal to the query means similarity 1: nothing can be above it.
+    assert ranked[0]["index"] == 0 and ranked[0]["relevance_score"] == pytest.approx(1, abs=1e-3)
+    messages = [{"role": "user", "content": "a red circle"}]
+    short = ask(f"{server}/v1/embeddings", {"messages": messages, "dimensions": 64})
+    assert len(short["data"][0]["embedding"]) == 64
