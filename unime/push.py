@@ -55,7 +55,9 @@ def push(
         OutputError: when the Hub refuses or cannot be reached, with its words.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # of whichever client it uses
+
+    # The error of whichever HTTP client the library uses: no connection, no answer, a refusal.
+    from huggingface_hub.errors import HTTPError  # pyright: ignore[reportPrivateImportUsage]
 
     folder = folder / "embedder" if (folder / "embedder").is_dir() else folder
     check_verified(folder)

@@ -54,13 +54,14 @@ def test_mteb_runs_an_export(tmp_path: Path):
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    from unime.mteb_model import mteb_meta
+    from unime.mteb_model import ExportedEncoder, mteb_meta
 
     folder = exported("qwen2_vl", tmp_path)
     meta = mteb_meta(folder.parent)
     assert meta.embed_dim == 32
     assert meta.modalities == ["text", "image"]
     model = meta.load_model()
+    assert isinstance(model, ExportedEncoder)
     seen = []
     encode = model.embedder.encode
     model.embedder.encode = lambda encodes, *a: [seen.extend(encodes), encode(encodes, *a)][1]

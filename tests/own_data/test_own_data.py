@@ -48,8 +48,9 @@ def own_folder(folder: Path, form: str) -> Path:
     for number, names in enumerate(itertools.product(COLOURS, SHAPES, BACKGROUNDS)):
         draw(*names).save(folder / f"img/{number:03}.png")
         rows.append((f"img/{number:03}.png", f"a {names[0]} {names[1]} on {names[2]}"))
-    draw(*names).save(folder / "img/copy.png")
-    draw(*names).resize((128, 96)).save(folder / "img/larger.png")
+    last = draw(COLOURS[-1], SHAPES[-1], BACKGROUNDS[-1])
+    last.save(folder / "img/copy.png")
+    last.resize((128, 96)).save(folder / "img/larger.png")
     rows += [("img/copy.png", "once more"), ("img/larger.png", "a larger copy")]
     if form == "txt":
         for name, caption in rows:
