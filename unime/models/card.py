@@ -79,7 +79,7 @@ def licence_chain(facts: Mapping[str, Any]) -> list[Link]:
     """Return base, teacher, judge and data with the licences the recipe states."""
     made, stated = facts["made"], facts["card"]["licenses"]
     what = {
-        "base": facts["card"]["base_model"] or made["base"],
+        "base": facts["card"]["base_model"] or made["base"] or "not recorded",
         "teacher": made["teacher"],
         "judge": made["judge"],
         "data": ", ".join(data["folder"] for data in made["data"]),
