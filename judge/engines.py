@@ -8,6 +8,7 @@ from __future__ import annotations
 from judge.fake import FakeOptions
 from judge.oracle import OracleOptions
 from judge.transformers_engine import TransformersOptions
+from judge.vllm_engine import VllmOptions
 from unime.config import Section
 
 
@@ -16,6 +17,7 @@ class Engines(Section):
 
     oracle: OracleOptions = OracleOptions()
     transformers: TransformersOptions | None = None
+    vllm: VllmOptions | None = None
     fake: FakeOptions = FakeOptions()
 
 

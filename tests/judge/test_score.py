@@ -16,13 +16,15 @@ import pytest
 from judge import engines
 from judge import score as score_module
 from judge.fake import FakeEngine
-from judge.log import ScoreLog
+from judge.partial import score_part
+from judge.store import ScoreStore
+from judge.store.log import PATTERN, read_log
 from tests.conftest import ROOT
 from tests.mine.folders import write_data, write_mined
 from unime import files
-from unime.errors import DataError, RecipeError
+from unime.errors import RecipeError
 from unime.files import read_json
-from unime.records import Score, pair_key
+from unime.records import pair_key
 from unime.stage import execute
 from unime.tables import read_table
 
@@ -47,6 +49,7 @@ def recipe_for(folder: Path, **values) -> Path:
         "mined": str(folder / "mined"),
         "engine": "fake",
         "block_queries": 2,
+        "store": str(folder / "scores"),
         **values,
     }
     path = folder / "4_judge.yaml"
@@ -56,6 +59,15 @@ def recipe_for(folder: Path, **values) -> Path:
 
 def judged(folder: Path) -> list[dict]:
     return read_table(folder / "judged.parquet").to_pylist()
+
+
+def count_calls(monkeypatch) -> list:
+    asked = []
+    original = FakeEngine.score
+    monkeypatch.setattr(
+        FakeEngine, "score", lambda self, r: (asked.extend(r), original(self, r))[1]
+    )
+    return asked
 
 
 def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, monkeypatch):
@@ -86,11 +98,7 @@ def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, m
 
 
 def test_the_positive_of_a_query_is_asked_first(folders, monkeypatch):
-    asked = []
-    original = FakeEngine.score
-    monkeypatch.setattr(
-        FakeEngine, "score", lambda self, r: (asked.extend(r), original(self, r))[1]
-    )
+    asked = count_calls(monkeypatch)
     execute("judge.score", recipe_for(folders))
     first = {}
     for request in asked:
@@ -130,18 +138,29 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {**found, "manifest.json": str(manifest).encode()}
 
 
+def merged(store: Path) -> dict[str, bytes]:
+    """The shards of a store after merging: equal for equal scores."""
+    with ScoreStore(store) as opened:
+        opened.compact()
+    return {path.name: path.read_bytes() for path in (store / "shards").iterdir()}
+
+
 def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
     options = {"engines": {"fake": {"unscored": 0.2}}, "block_queries": 4}
     execute("judge.score", recipe_for(folders, **options))
-    whole = contents(folders / "out")
-    assert sum("scores.jsonl" in moment for moment in moments) == 2 * NUM_QUERIES / 4
+    whole, scores = contents(folders / "out"), merged(folders / "scores")
+    # Nine distinct queries are three blocks.
+    assert sum(moment.startswith("after log-") for moment in moments) == 3
+    assert any(moment.endswith(".parquet") for moment in moments)
 
+    asked = count_calls(monkeypatch)
     for stop in range(1, len(moments) + 1):
-        output = folders / f"stopped{stop}"
-        path = recipe_for(folders, output=str(output), **options)
+        output, store = folders / f"stopped{stop}", folders / f"scores{stop}"
+        path = recipe_for(folders, output=str(output), store=str(store), **options)
         left = stop
+        asked.clear()
 
         def die(moment):
             nonlocal left
@@ -155,43 +174,101 @@ def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
         monkeypatch.setattr(files, "on_commit", None)
         execute("judge.score", path)
         assert contents(output) == whole, moments[stop - 1]
+        assert merged(store) == scores, moments[stop - 1]
+        # Paid twice is at most the block that was under way.
+        assert len(asked) <= 9 * 6 + 4 * 6, moments[stop - 1]
 
 
+@pytest.mark.slow
 def test_three_real_kills_change_nothing(folders):
     options = {"engines": {"fake": {"unscored": 0.2, "seconds_per_request": 0.04}}}
-    execute("judge.score", recipe_for(folders, output=str(folders / "whole"), **options))
+    whole = recipe_for(
+        folders, output=str(folders / "whole"), store=str(folders / "whole_scores"), **options
+    )
+    execute("judge.score", whole)
     path = recipe_for(folders, **options)
     words = [sys.executable, "-m", "judge", "score", str(path)]
-    log = folders / "out" / "scores.jsonl"
-    for kill in range(3):
+
+    def blocks() -> int:
+        logs = (folders / "scores" / ".local").glob(PATTERN)
+        return sum(len(read_log(log)) for log in logs)
+
+    for _ in range(3):
         process = subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE)
-        # Killed in the middle of scoring: when its own first block has reached the log.
-        while process.poll() is None and len(files.read_lines(log)) < kill + 1:
+        # Killed in the middle of scoring: when its own first block has reached its log.
+        while process.poll() is None and not blocks():
             time.sleep(0.005)
         process.send_signal(signal.SIGKILL)
         process.communicate()
         assert process.returncode == -signal.SIGKILL
+        ScoreStore(folders / "scores")  # seals what the killed writer left
     done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert contents(folders / "out") == contents(folders / "whole")
+    assert merged(folders / "scores") == merged(folders / "whole_scores")
 
 
-def test_a_torn_line_is_a_block_that_was_not_scored(tmp_path):
-    path = tmp_path / "scores.jsonl"
-    log = ScoreLog(path)
-    log.add(0, [Score(b"a" * 16, 0.25), Score(b"b" * 16, float("nan"), "no answer")])
-    log.add(1, [Score(b"c" * 16, 0.1)])
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-5])
-    torn = ScoreLog(path)
-    assert torn.blocks == {0} and torn.reasons == {b"b" * 16: "no answer"}
-    torn.add(1, [Score(b"c" * 16, 0.1)])
-    assert path.read_bytes() == whole
-    assert ScoreLog(path).values[b"c" * 16] == np.float32(0.1)
+def test_what_the_store_knows_is_never_asked_again(folders, monkeypatch):
+    asked = count_calls(monkeypatch)
+    execute("judge.score", recipe_for(folders))
+    first = len(asked)
+    again = recipe_for(folders, output=str(folders / "again"), block_queries=5)
+    execute("judge.score", again)
+    assert len(asked) == first == 9 * 6
+    assert judged(folders / "again") == judged(folders / "out")
+    # Another judge's scores are others.
+    other = {"engines": {"fake": {"unscored": 0.1}}, "output": str(folders / "other")}
+    execute("judge.score", recipe_for(folders, **other))
+    assert len(asked) == 2 * first
 
-    path.write_bytes(whole.replace(b'{"block": 0', b'{"blo'))
-    with pytest.raises(DataError, match="line 1 is damaged"):
-        ScoreLog(path)
+
+def test_a_budget_stops_in_time_and_the_same_command_carries_on(folders, monkeypatch):
+    asked = count_calls(monkeypatch)
+    path = recipe_for(folders)
+    assert score_part(path, [], budget="20 calls") == 9 * 6 - 20
+    assert len(asked) == 20
+    # Whole queries first: the positive of every query that was begun is scored.
+    assert [r.candidate.text for r in asked[::6]] == ["text 20", "text 21", "text 22", "text 23"]
+    assert not (folders / "out").exists()
+    assert score_part(path, [], budget="0h") == 9 * 6 - 20
+    execute("judge.score", path)
+    assert len(asked) == len({r.key for r in asked}) == 9 * 6
+
+
+def test_money_needs_a_price(folders):
+    path = recipe_for(folders)
+    with pytest.raises(RecipeError, match="has no prices"):
+        score_part(path, [], budget="5 EUR")
+    with pytest.raises(RecipeError, match="expected such as '1000 calls'"):
+        score_part(path, [], budget="many")
+    assert score_part(path, ["prices.per_call=0.1"], budget="1.0 EUR") == 9 * 6 - 12
+
+
+def test_shards_share_the_work_and_the_whole_needs_no_call(folders, monkeypatch):
+    asked = count_calls(monkeypatch)
+    path = recipe_for(folders)
+    for number in range(3):
+        assert score_part(path, [], shard=f"{number}/3") == 0
+    assert len(asked) == len({r.key for r in asked}) == 9 * 6
+    execute("judge.score", path)
+    assert len(asked) == 9 * 6
+    whole = recipe_for(folders, output=str(folders / "whole"), store=str(folders / "other_scores"))
+    execute("judge.score", whole)
+    assert judged(folders / "out") == judged(folders / "whole")
+    with pytest.raises(RecipeError, match="expected i/n with i from 0 to n - 1"):
+        score_part(path, [], shard="3/3")
+
+
+def test_pairs_set_aside_are_asked_again_only_on_request(folders, monkeypatch):
+    path = recipe_for(folders, engines={"fake": {"unscored": 0.3}})
+    asked = count_calls(monkeypatch)
+    execute("judge.score", path)
+    unscored = read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"]
+    assert unscored > 0
+    assert score_part(path, []) == 0
+    assert len(asked) == 9 * 6
+    score_part(path, [], retry=True)
+    assert len(asked) == 9 * 6 + unscored
 
 
 def test_mistakes_are_one_sentence(folders):

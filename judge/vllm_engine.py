@@ -1,0 +1,399 @@
+"""The vLLM engine: any OpenAI-compatible server, or several, with many calls under way at once.
+
+Whole queries go to one server, so that it computes a query's prefix once for all its candidates.
+Everything runs in one thread: while the caller makes scores durable, calls stay under way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, field_validator
+
+from judge import wire
+from judge.endpoint import (
+    Endpoint,
+    EndpointOptions,
+    FailedError,
+    GoneError,
+    NotThereError,
+    RejectedError,
+    UnavailableError,
+)
+from judge.engine import EngineError, Request, Truth, Usage
+from judge.transformers_engine import JudgeModel
+from unime.config import Section
+from unime.errors import DataError
+from unime.prompts import load_judge_prompt
+from unime.provenance import fingerprint
+from unime.records import Score
+
+COMMIT_SECONDS = 0.1
+"""How long finished calls are gathered before they are made durable together."""
+
+FEW = 3
+"""So few failing pairs are set aside without proof that the server works for others."""
+
+
+class VllmOptions(Section):
+    """A judge behind one or more OpenAI-compatible servers."""
+
+    model: JudgeModel
+    """Its `id` is the name the server knows it by; `python -m judge serve` sees to that."""
+    min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
+    """Below this probability of yes and no together, a pair is unscored."""
+    # What follows changes no score, so it is no part of a manifest and may change in mid-job.
+    endpoints: tuple[EndpointOptions, ...] = Field(default=(EndpointOptions(),), exclude=True)
+    api_key_env: str = Field(default="UNIME_JUDGE_API_KEY", exclude=True)
+    """The environment variable that holds the servers' key."""
+    timeout_seconds: float = Field(default=120.0, gt=0, exclude=True)
+    tries: int = Field(default=5, gt=0, exclude=True)
+    """A pair that fails so often while others succeed is set aside, with the reason."""
+    give_up_seconds: float = Field(default=600.0, gt=0, exclude=True)
+    """How long to wait for a server that is gone."""
+
+    @field_validator("endpoints")
+    @classmethod
+    def _one_at_least(cls, value: tuple[EndpointOptions, ...]) -> tuple[EndpointOptions, ...]:
+        if not value:
+            raise ValueError("expected one endpoint at least")
+        return value
+
+    def engine(self, truth: Truth | None) -> VllmEngine:
+        """Return the engine; the truth stays unseen."""
+        del truth
+        return VllmEngine(self)
+
+
+class VllmEngine:
+    """Scores pairs through servers."""
+
+    def __init__(self, options: VllmOptions) -> None:
+        self._options = options
+        self._prompt = load_judge_prompt(options.model.prompt)
+        self.usage = Usage()
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, prompt, answers and preprocessing; where the servers are changes no score."""
+        model = self._options.model
+        parts = {
+            "engine": "vllm",
+            "model": fingerprint(Path(model.id)),
+            "revision": model.revision,
+            "dtype": model.dtype,
+            "prompt": self._prompt.hash,
+            "answers": [self._prompt.yes, self._prompt.no],
+            "pixels": [model.min_pixels, model.max_pixels],
+            "max_length": model.max_length,
+            "min_answer_mass": self._options.min_answer_mass,
+        }
+        return json.dumps(parts, sort_keys=True)
+
+    def score(self, requests: Sequence[Request]) -> list[Score]:
+        """Return one score per request, in their order."""
+        distinct = list({request.key: request for request in requests}.values())
+        found = {score.key: score for part in self.stream(iter([distinct])) for score in part}
+        return [found[request.key] for request in requests]
+
+    def stream(self, groups: Iterator[Sequence[Request]]) -> Iterator[list[Score]]:
+        """Yield scores as they come (see `StreamingEngine`)."""
+        loop = asyncio.new_event_loop()
+        run = _Run(self._options, self._prompt, self.usage)
+        try:
+            loop.run_until_complete(run.start())
+            while run.feed(groups):
+                yield loop.run_until_complete(run.turn())
+            yield run.take()
+        finally:
+            loop.run_until_complete(run.close())
+            loop.close()
+
+
+class _Run:
+    """One call of `stream`: its servers, workers and results."""
+
+    def __init__(self, options: VllmOptions, prompt: Any, usage: Usage) -> None:
+        self._options = options
+        self._prompt = prompt
+        self._usage = usage
+        self._tokens: wire.AnswerTokens | None = None
+        self._bodies: wire.Bodies
+        self._endpoints: list[Endpoint] = []
+        self._workers: list[asyncio.Task[None]] = []
+        self._orphans: deque[Request] = deque()
+        self._failures: Counter[bytes] = Counter()
+        self._done: list[Score] = []
+        self._rejections = 0
+        self._exhausted = False
+        self._error: Exception | None = None
+
+    async def start(self) -> None:
+        """Connect, and learn the ids of the answer tokens.
+
+        Raises:
+            EngineError: when a server is not there, or serves other models.
+        """
+        self._work, self._news = asyncio.Event(), asyncio.Event()
+        options = self._options
+        for one in options.endpoints:
+            endpoint = Endpoint(
+                one, options.api_key_env, options.timeout_seconds, options.give_up_seconds
+            )
+            self._endpoints.append(endpoint)
+            await endpoint.open()
+            await _check_model(endpoint, options.model.id)
+        self._tokens = await answer_tokens(self._endpoints[0], options.model.id, self._prompt)
+        self._bodies = wire.Bodies(self._prompt, options.model.id, self._tokens)
+        loop = asyncio.get_running_loop()
+        for endpoint in self._endpoints:
+            for _ in range(endpoint.options.concurrency):
+                self._workers.append(loop.create_task(self._worker(endpoint)))
+
+    async def close(self) -> None:
+        """Cancel what is under way."""
+        for worker in self._workers:
+            worker.cancel()
+        await asyncio.gather(*self._workers, return_exceptions=True)
+        for endpoint in self._endpoints:
+            await endpoint.close()
+
+    def feed(self, groups: Iterator[Sequence[Request]]) -> bool:
+        """Hand out whole groups where there is little to do; tell whether anything is left."""
+        for endpoint in sorted(self._endpoints, key=lambda e: e.backlog / e.options.concurrency):
+            room = 2 * endpoint.options.concurrency - len(self._orphans)
+            while endpoint.is_up and not self._exhausted and endpoint.backlog < room:
+                group = next(groups, None)
+                self._exhausted = group is None
+                endpoint.queue.extend(group or [])
+                self._work.set()
+        return not self._exhausted or bool(
+            self._done or self._orphans or any(e.backlog for e in self._endpoints)
+        )
+
+    async def turn(self) -> list[Score]:
+        """Return what was finished within a moment.
+
+        Raises:
+            EngineError: when nothing was finished and the job cannot go on.
+        """
+        await self._news.wait()
+        if self._done and not self._is_full():
+            await asyncio.sleep(COMMIT_SECONDS)
+        if not self._done and self._error is not None:
+            raise self._error
+        return self.take()
+
+    def take(self) -> list[Score]:
+        """Return what is finished."""
+        done, self._done = self._done, []
+        if self._error is None:
+            self._news.clear()
+        return done
+
+    def _is_full(self) -> bool:
+        return len(self._done) >= sum(e.options.concurrency for e in self._endpoints) // 2
+
+    async def _worker(self, endpoint: Endpoint) -> None:
+        try:
+            while True:
+                await endpoint.ready()
+                request = self._next(endpoint)
+                if request is not None:
+                    await self._work_on(endpoint, request)
+                    continue
+                if not self._exhausted:
+                    self._news.set()  # to be fed
+                self._work.clear()
+                await self._work.wait()
+        except GoneError as error:
+            self._orphans.extend(endpoint.queue)
+            endpoint.queue.clear()
+            if any(other.is_up for other in self._endpoints):
+                self._work.set()
+            else:
+                self._stop(error)
+        except Exception as error:
+            self._stop(error)
+
+    def _stop(self, error: Exception) -> None:
+        self._error = self._error or error
+        self._news.set()
+
+    async def _work_on(self, endpoint: Endpoint, request: Request) -> None:
+        endpoint.in_flight += 1
+        try:
+            score = await self._judged(endpoint, request)
+        except (UnavailableError, GoneError) as error:
+            # Any server that is there may take it, and what waited for this one.
+            self._orphans.appendleft(request)
+            if not endpoint.is_up and any(e.is_up for e in self._endpoints):
+                self._orphans.extend(endpoint.queue)
+                endpoint.queue.clear()
+            self._work.set()
+            if isinstance(error, GoneError):
+                raise
+        else:
+            self._done.append(score)
+            self._news.set()
+        finally:
+            endpoint.in_flight -= 1
+
+    def _next(self, endpoint: Endpoint) -> Request | None:
+        if self._orphans:
+            return self._orphans.popleft()
+        return endpoint.queue.popleft() if endpoint.queue else None
+
+    async def _judged(self, endpoint: Endpoint, request: Request) -> Score:
+        """Return a pair's score, or set it aside with the reason.
+
+        Raises:
+            UnavailableError: when the server must be waited for.
+            EngineError: when the job cannot go on.
+        """
+        try:
+            body = self._bodies.of(request)
+        except DataError as error:
+            return Score(request.key, math.nan, str(error))
+        try:
+            while True:
+                before = endpoint.successes
+                try:
+                    score = await self._tried(endpoint, request, body)
+                except FailedError as error:
+                    if endpoint.successes > before or len(self._failures) <= FEW:
+                        reason = f"set aside after {self._failures[request.key]} tries: {error}"
+                        score = Score(request.key, math.nan, reason)
+                    else:
+                        endpoint.doubt(str(error))
+                        continue
+                self._failures.pop(request.key, None)
+                return score
+        except RejectedError as error:
+            self._failures.pop(request.key, None)
+            self._note_rejection(endpoint, error)
+            return Score(request.key, math.nan, f"rejected by the server: {error}")
+
+    async def _tried(self, endpoint: Endpoint, request: Request, body: bytes) -> Score:
+        """Call until a judgement comes or the pair has had its tries."""
+        from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(FailedError),
+            # Counted by pair: a pair that brings a server down comes back to another.
+            stop=lambda state: self._failures[request.key] >= self._options.tries,
+            wait=wait_random_exponential(multiplier=0.1, max=10),
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                try:
+                    await endpoint.ready()
+                    return await self._called(endpoint, request, body)
+                except FailedError:
+                    self._failures[request.key] += 1
+                    self._usage.retries += 1
+                    raise
+        raise AssertionError("tenacity ends with a result or an error")
+
+    async def _called(self, endpoint: Endpoint, request: Request, body: bytes) -> Score:
+        self._usage.calls += 1
+        reply = await endpoint.call("/v1/chat/completions", body)
+        try:
+            yes, no = wire.read_masses(reply, self._prompt, self._tokens)
+        except wire.ReplyError as error:
+            raise FailedError(str(error)) from None
+        endpoint.succeeded()
+        self._count_tokens(reply)
+        mass = yes + no
+        if not mass >= self._options.min_answer_mass:
+            reason = f"neither yes nor no: their probability is {mass:.2g}"
+            return Score(request.key, math.nan, reason)
+        return Score(request.key, yes / mass)
+
+    def _note_rejection(self, endpoint: Endpoint, error: RejectedError) -> None:
+        """Tell a server that rejects everything from a pair that is rejected."""
+        self._rejections += 1
+        if self._rejections > FEW and not endpoint.successes:
+            raise EngineError(
+                f"{endpoint.options.url} rejects every pair: {error}; check the recipe's model "
+                "and the server's limits"
+            )
+
+    def _count_tokens(self, reply: Any) -> None:
+        usage = reply.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        self._usage.tokens += int(usage.get("prompt_tokens") or 0)
+        self._usage.cached_tokens += int(details.get("cached_tokens") or 0)
+
+
+async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.AnswerTokens | None:
+    """Ask a vLLM server for the ids of all single tokens that spell an answer.
+
+    Returns:
+        None when the server is none of vLLM's: its most probable tokens must do.
+
+    Raises:
+        EngineError: when the model's tokenizer has no token for an answer.
+    """
+    found: dict[str, set[int]] = {"yes": set(), "no": set()}
+    for kind, answers in (("yes", prompt.yes), ("no", prompt.no)):
+        for spelling in sorted(wire.spellings(answers)):
+            body = {"model": model, "prompt": spelling, "add_special_tokens": False}
+            try:
+                ids = (await _patient(endpoint, "/tokenize", body))["tokens"]
+                if len(ids) == 1:
+                    back = await _patient(endpoint, "/detokenize", {"model": model, "tokens": ids})
+                    # A word the vocabulary lacks may come back as one unknown token.
+                    if back["prompt"].strip() == spelling.strip():
+                        found[kind].add(int(ids[0]))
+            except (NotThereError, RejectedError, KeyError, TypeError):
+                return None
+    for kind, ids in found.items():
+        if not ids:
+            raise EngineError(
+                f"the model {model} has no single token for the answer '{kind}'; use a prompt "
+                "file with answers it has"
+            )
+    return wire.AnswerTokens(frozenset(found["yes"]), frozenset(found["no"]))
+
+
+async def _check_model(endpoint: Endpoint, model: str) -> None:
+    url = endpoint.options.url
+    try:
+        listed = await _patient(endpoint, "/v1/models")
+    except (UnavailableError, FailedError) as error:
+        raise EngineError(
+            f"no judge at {url}: {error}; start one with: python -m judge serve RECIPE"
+        ) from None
+    try:
+        names = [str(entry["id"]) for entry in listed["data"]]
+    except (KeyError, TypeError):
+        raise EngineError(f"{url} is no OpenAI-compatible server: it lists no models") from None
+    if model not in names:
+        raise EngineError(f"{url} serves {', '.join(names)}, the recipe asks for {model}")
+
+
+async def _patient(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> Any:
+    """Call before the work begins, with a few tries; a server that is not there gets one."""
+    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
+
+    data = None if body is None else json.dumps(body).encode()
+    async for attempt in AsyncRetrying(
+        retry=retry_if_exception(
+            lambda error: isinstance(error, FailedError | UnavailableError) and endpoint.is_up
+        ),
+        stop=stop_after_attempt(10),
+        wait=wait_exponential(multiplier=0.05, max=5),
+        reraise=True,
+    ):
+        with attempt:
+            await endpoint.ready()
+            return await endpoint.call(path, data)
+    return None

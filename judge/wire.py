@@ -1,0 +1,144 @@
+"""What is said to an OpenAI-compatible server about a pair, and what its reply means.
+
+One token is asked for, with the log-probabilities of the answer tokens. vLLM returns exactly these
+(`logprob_token_ids`); of other servers the 20 most probable tokens are asked for, and the
+spellings of the answers among them are added up.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from judge.engine import Content, Request
+from judge.pictures import DataUrls
+from unime.prompts import JudgePrompt
+
+TOP = 20
+"""How many log-probabilities every server gives."""
+
+LOOSE = 0.01
+"""A score that the unseen spellings could move by more is no score."""
+
+# What opens a turn or an image slot in one family or another. The template of `judge serve` knows
+# its model's own tokens; this stands before servers that this project did not start.
+_SPECIAL = re.compile(
+    r"<\|[^\s|<>]{1,40}\|>|</?s>|<(?:image|video|audio|bos|eos|pad|fake_token_around_image|"
+    r"global-img|end_of_utterance|start_of_turn|end_of_turn|start_of_image|end_of_image|"
+    r"image_soft_token)>|\[/?INST\]|\[IMG\w*\]|<(?:row_\d+_col_\d+)>"
+)
+
+
+class ReplyError(Exception):
+    """A reply that holds no judgement, and why."""
+
+
+class AnswerTokens(NamedTuple):
+    """The ids of all single tokens that spell an answer."""
+
+    yes: frozenset[int]
+    no: frozenset[int]
+
+
+class Masses(NamedTuple):
+    """Probabilities of the next token being a yes, or a no."""
+
+    yes: float
+    no: float
+
+
+def spellings(answers: Iterable[str]) -> set[str]:
+    """Return every way to write the answers: each case, with and without a leading space."""
+    words = {form for a in answers for form in (a, a.lower(), a.upper(), a.capitalize())}
+    return words | {f" {word}" for word in words}
+
+
+def as_plain_text(text: str) -> str:
+    """Make special tokens ordinary text, as our chat templates do: a space behind the first sign."""
+    return _SPECIAL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+
+
+class Bodies:
+    """Builds request bodies; what requests share is built once."""
+
+    def __init__(self, prompt: JudgePrompt, model: str, tokens: AnswerTokens | None) -> None:
+        self._prompt = prompt
+        self._urls = DataUrls()
+        options: dict[str, Any] = {"max_tokens": 1, "temperature": 0, "logprobs": True}
+        if tokens is None:
+            options["top_logprobs"] = TOP
+        else:
+            options["logprob_token_ids"] = sorted(tokens.yes | tokens.no)
+            options["return_tokens_as_token_ids"] = True
+        self._start = f'{{"model":{json.dumps(model)},{json.dumps(options)[1:-1]},"messages":['
+
+    def of(self, request: Request) -> bytes:
+        """Return the body of a chat completion for a pair.
+
+        Raises:
+            ImageError: when an image cannot be used.
+        """
+        query, candidate = request.query, request.candidate
+        rendered = self._prompt.render(
+            as_plain_text(request.instruction),
+            (as_plain_text(query.text), query.image is not None),
+            (as_plain_text(candidate.text), candidate.image is not None),
+        )
+        parts = [*self._parts(rendered.query, query), *self._parts(rendered.candidate, candidate)]
+        system = ""
+        if rendered.system:
+            system = f'{{"role":"system","content":{json.dumps(rendered.system)}}},'
+        user = f'{{"role":"user","content":[{",".join(parts)}]}}'
+        return f"{self._start}{system}{user}]}}".encode()
+
+    def _parts(self, parts: Iterable[Mapping[str, str]], content: Content) -> Iterable[str]:
+        for part in parts:
+            if part["type"] == "image":
+                assert content.picture is not None, content.id.hex()
+                # A data URL needs no escaping.
+                url = self._urls.get(content.id, content.picture)
+                yield f'{{"type":"image_url","image_url":{{"url":"{url}"}}}}'
+            else:
+                yield json.dumps(part)
+
+
+def read_masses(reply: Any, prompt: JudgePrompt, tokens: AnswerTokens | None) -> Masses:
+    """Return the probabilities of yes and no in a server's reply.
+
+    Raises:
+        ReplyError: when it holds none.
+    """
+    try:
+        listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = {str(entry["token"]): float(entry["logprob"]) for entry in listed}
+    except (KeyError, IndexError, TypeError, ValueError):
+        raise ReplyError("the reply has no log-probabilities") from None
+    if not found or any(math.isnan(value) or value > 1e-3 for value in found.values()):
+        raise ReplyError("the reply's log-probabilities are none")
+    if tokens is not None:
+        return Masses(_sum_ids(found, tokens.yes), _sum_ids(found, tokens.no))
+    return _sum_words(found, spellings(prompt.yes), spellings(prompt.no))
+
+
+def _sum_ids(found: Mapping[str, float], ids: Iterable[int]) -> float:
+    try:
+        return sum(math.exp(found[f"token_id:{number}"]) for number in ids)
+    except KeyError as error:
+        raise ReplyError(f"the reply lacks the log-probability of {error.args[0]}") from None
+
+
+def _sum_words(found: Mapping[str, float], yes: set[str], no: set[str]) -> Masses:
+    masses = Masses(
+        *(sum(math.exp(v) for word, v in found.items() if word in words) for words in (yes, no))
+    )
+    # Each unseen spelling is at most as probable as the last one seen.
+    unseen = len((yes | no) - set(found)) * math.exp(min(found.values()))
+    if unseen > LOOSE * (masses.yes + masses.no):
+        raise ReplyError(
+            f"the {len(found)} most probable tokens leave the answer open; the server needs "
+            "logprob_token_ids (vLLM) for this judge"
+        )
+    return masses
