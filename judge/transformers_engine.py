@@ -16,7 +16,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
@@ -125,3 +125,31 @@ def _side(content: Content) -> Side:
 
     picture = None if content.image is None else Picture(content.id, content.image)
     return Side(content.text, picture)
+
+
+class Served(NamedTuple):
+    """What a server must be told to prepare inputs as this process would."""
+
+    chat_template: str
+    processor_options: dict[str, Any]
+    """Options of the image processor that differ from the checkpoint's."""
+
+
+def served(config: ModelConfig) -> Served:
+    """Return template and image sizes of a model; its weights are not loaded."""
+    from transformers import AutoProcessor
+
+    from unime.models.processor import prepare_processor
+
+    processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
+    before = _image_sizes(processor)
+    prepare_processor(processor, config, "left", images_first=False)
+    after = _image_sizes(processor)
+    changed = {name: value for name, value in after.items() if value != before[name]}
+    return Served(processor.chat_template, changed)
+
+
+def _image_sizes(processor: Any) -> dict[str, Any]:
+    images = processor.image_processor
+    values = {name: getattr(images, name, None) for name in ("size", "image_grid_pinpoints")}
+    return {n: dict(v) if hasattr(v, "items") else v for n, v in values.items()}
