@@ -151,5 +151,7 @@ def served(config: ModelConfig) -> Served:
 
 def _image_sizes(processor: Any) -> dict[str, Any]:
     images = processor.image_processor
-    values = {name: getattr(images, name, None) for name in ("size", "image_grid_pinpoints")}
+    values: dict[str, Any] = {
+        name: getattr(images, name, None) for name in ("size", "image_grid_pinpoints")
+    }
     return {n: dict(v) if hasattr(v, "items") else v for n, v in values.items()}
