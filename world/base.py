@@ -33,6 +33,11 @@ class BaseRecipe(Recipe):
     seed: int = 0
     model: Architecture = Architecture()
     steps: int = Field(gt=0)
+    """Of both kinds of lessons."""
+    sight_steps: int = Field(default=0, ge=0)
+    """The first steps teach the eyes alone: see `world.base_sight`."""
+    sight_batch_size: int = 128
+    """Pictures a step of those."""
     batch_size: int = 64
     """Lessons a step."""
     micro_batches: int = 4

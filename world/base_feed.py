@@ -15,20 +15,26 @@ from tokenizers import Tokenizer
 from world.base import BaseRecipe, phase_at
 from world.base_batch import Encoder, MicroBatch, micro_batches
 from world.base_lessons import make_lesson
+from world.base_sight import SightBatch, sight_batches
+
+Batch = list[MicroBatch] | list[SightBatch]
+"""One step's lessons, in parts; all of one kind."""
 
 AHEAD = 6  # batches made ahead by each worker
 
 
-def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> list[MicroBatch]:
+def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
+    if step < recipe.sight_steps:
+        return sight_batches(rng, recipe.sight_batch_size, recipe.micro_batches)
     phase = phase_at(recipe.curriculum, step)
     shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
     lessons = [make_lesson(rng, phase.objects, *shares) for _ in range(recipe.batch_size)]
     return micro_batches(lessons, encoder, recipe.micro_batches)
 
 
-def batches(recipe: BaseRecipe, tokenizer: Tokenizer, start: int) -> Iterator[list[MicroBatch]]:
+def batches(recipe: BaseRecipe, tokenizer: Tokenizer, start: int) -> Iterator[Batch]:
     """Yield the batches from `start` on, made ahead by workers (or here, without any)."""
     if not recipe.workers:
         encoder = Encoder(tokenizer)
@@ -57,11 +63,17 @@ def _start_worker(tokenizer: str, recipe: BaseRecipe) -> None:
     _worker.update(encoder=Encoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
 
 
-def _work(step: int) -> list[tuple[Any, ...]]:
+def _work(step: int) -> list[tuple[type, list[Any]]]:
     """Make a batch as numpy arrays: tensors would travel through shared memory files."""
     made = make_batch(_worker["recipe"], _worker["encoder"], step)
-    return [(*(tensor.numpy() for tensor in batch[:4]), batch.spans) for batch in made]
+    return [
+        (type(part), [x.numpy() if isinstance(x, torch.Tensor) else x for x in part])
+        for part in made
+    ]
 
 
-def _from_numpy(made: list[tuple[Any, ...]]) -> list[MicroBatch]:
-    return [MicroBatch._make((*map(torch.from_numpy, parts[:4]), parts[4])) for parts in made]
+def _from_numpy(made: list[tuple[type, list[Any]]]) -> Batch:
+    return [
+        kind(*(torch.from_numpy(x) if isinstance(x, np.ndarray) else x for x in values))
+        for kind, values in made
+    ]

@@ -8,10 +8,13 @@ import ctypes
 import json
 import os
 import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional
@@ -22,12 +25,12 @@ from unime.console import log
 from unime.provenance import Output
 from world.base import BaseRecipe
 from world.base_batch import Encoder, MicroBatch
-from world.base_evaluate import evaluate
-from world.base_feed import batches
-from world.base_model import answer_logits, build_model, share_words
+from world.base_evaluate import OBJECTS, evaluate
+from world.base_feed import Batch, batches
+from world.base_model import answer_logits, build_model, share_words, vision_features
+from world.base_muon import Muon
+from world.base_sight import SightBatch, SightHeads, sight_accuracy, sight_batches, sight_loss
 from world.base_tokenizer import build_processor, train_tokenizer
-
-MUON_PARTS = 2  # optimizers that share the matrices and step at the same time
 
 
 def train(recipe: BaseRecipe, out: Output) -> None:
@@ -46,11 +49,11 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     start, lessons = time.monotonic(), 0
     for micro_batches in batches(recipe, tokenizer, state.step):
         loss = _step(state, micro_batches, recipe, pool)
-        lessons += recipe.batch_size
+        sight = isinstance(micro_batches[0], SightBatch)
+        lessons += recipe.sight_batch_size if sight else recipe.batch_size
         if state.step % 20 == 0:
             rate = lessons / (time.monotonic() - start)
-            length = [batch.tokens.shape[1] for batch in micro_batches]
-            log(f"base: step {state.step}/{recipe.steps} loss {loss:.3f} {rate:.0f}/s {length}")
+            log(f"base: step {state.step}/{recipe.steps} loss {loss:.3f} {rate:.0f}/s")
         if state.step % recipe.eval_steps == 0 and state.step < recipe.steps:
             _report(state, recipe, tokenizer, out, loss)
         if state.step % recipe.save_steps == 0:
@@ -72,27 +75,27 @@ class _State:
         self.model = model.train()
         self.average = build_model(recipe.model, recipe.seed).eval()
         self.average.load_state_dict(model.state_dict())
-        named = list(model.named_parameters())
+        self.heads = SightHeads(recipe.model.hidden)
+        named = list(self.named_parameters())
         matrices = [p for name, p in named if _is_matrix(name, p)]
         others = [p for name, p in named if not _is_matrix(name, p)]
+        rate = recipe.learning_rate
         self.optimizers: list[torch.optim.Optimizer] = [
-            *(
-                torch.optim.Muon(
-                    matrices[part::MUON_PARTS],
-                    lr=recipe.learning_rate,
-                    weight_decay=recipe.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-                for part in range(MUON_PARTS)
-            ),
-            torch.optim.AdamW(others, lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.0),
+            Muon(matrices, lr=rate, weight_decay=recipe.weight_decay),
+            torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """Yield what is trained: the model, and what reads its eyes in the first lessons."""
+        yield from self.model.named_parameters()
+        yield from ((f"heads.{name}", p) for name, p in self.heads.named_parameters())
 
     def save(self, place: Path) -> None:
         state = {
             "step": self.step,
             "model": self.model.state_dict(),
+            "heads": self.heads.state_dict(),
             "average": self.average.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
@@ -104,38 +107,42 @@ class _State:
         self.step = state["step"]
         self.model.load_state_dict(state["model"])
         self.average.load_state_dict(state["average"])
+        self.heads.load_state_dict(state["heads"])
         for optimizer, values in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(values)
 
 
 def _is_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Muon is for hidden layers; embeddings look things up, they don't map."""
-    return parameter.ndim == 2 and "embed" not in name
+    """Muon is for hidden layers; embeddings look things up, they don't map; heads go out."""
+    return parameter.ndim == 2 and "embed" not in name and "heads" not in name
 
 
-def _step(
-    state: _State, micro_batches: list[MicroBatch], recipe: BaseRecipe, pool: ThreadPoolExecutor
-) -> float:
-    """Take one optimizer step; the loss is the weighted mean over the whole batch's answers.
+def _step(state: _State, parts: Batch, recipe: BaseRecipe, pool: ThreadPoolExecutor) -> float:
+    """Take one optimizer step; the loss is the mean over the whole batch.
 
-    Each micro-batch runs on one thread: on a busy machine, threads that share every operation
-    wait for each other all the time. Gradients are added in a fixed order.
+    Each part runs on one thread: on a busy machine, threads that share every operation wait for
+    each other all the time. Gradients are added in a fixed order.
     """
-    total = sum(float(batch.weights.sum()) for batch in micro_batches)
-    longest_first = reversed(micro_batches)
-    parts = list(pool.map(lambda batch: _gradients(state.model, batch, total), longest_first))
-    for parameter, *gradients in zip(
-        state.model.parameters(), *(part[1] for part in parts), strict=True
-    ):
+    parameters = [parameter for _, parameter in state.named_parameters()]
+    losses = _losses(state, parts)
+
+    def differentiate(loss: Callable[[], torch.Tensor]) -> tuple[float, tuple[Any, ...]]:
+        value = loss()
+        return value.item(), torch.autograd.grad(value, parameters, allow_unused=True)
+
+    # The longest come first, so that no thread is left with one alone at the end.
+    done = list(pool.map(differentiate, reversed(losses)))
+    for parameter, *gradients in zip(parameters, *(part[1] for part in done), strict=True):
         # Without any picture in the batch, the vision tower has no gradient.
         found = [gradient for gradient in gradients if gradient is not None]
         parameter.grad = torch.stack(found).sum(dim=0) if found else None
-    torch.nn.utils.clip_grad_norm_(state.model.parameters(), 1.0)
+    torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     rate = recipe.learning_rate * learning_rate_factor(recipe, state.step)
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
-    list(pool.map(lambda optimizer: optimizer.step(), state.optimizers))
+    for optimizer in state.optimizers:
+        optimizer.step()
     state.step += 1
     # Early weights are soon wrong: average over a tenth of the run at most.
     keep = min(recipe.ema_decay, 1 - 10 / (10 + state.step))
@@ -143,18 +150,30 @@ def _step(
         pairs = zip(state.average.parameters(), state.model.parameters(), strict=True)
         for average, current in pairs:
             average.lerp_(current, 1 - keep)
-    return sum(part[0] for part in parts)
+    return sum(part[0] for part in done)
 
 
-def _gradients(
+def _losses(state: _State, parts: Batch) -> list[Callable[[], torch.Tensor]]:
+    """Return each part's share of the batch's mean loss, not computed yet."""
+    total = sum(float(part.weights.sum()) for part in parts if isinstance(part, MicroBatch))
+
+    def share(part: MicroBatch | SightBatch) -> torch.Tensor:
+        if isinstance(part, MicroBatch):
+            return _answer_loss(state.model, part, total)
+        features, _ = vision_features(state.model.model.visual, part.patches)
+        return sight_loss(state.heads, features, part) / len(parts)
+
+    return [partial(share, part) for part in parts]
+
+
+def _answer_loss(
     model: Qwen3VLForConditionalGeneration, batch: MicroBatch, total: float
-) -> tuple[float, tuple[torch.Tensor | None, ...]]:
-    """Return one micro-batch's share of the loss and of the gradient."""
+) -> torch.Tensor:
+    """Return a part's share of the weighted mean over the batch's answers."""
     logits, targets = answer_logits(model, batch)
     weights = batch.weights[:, 1:]
     losses = functional.cross_entropy(logits, targets, reduction="none")
-    loss = (losses * weights[weights > 0]).sum() / total
-    return loss.item(), torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    return (losses * weights[weights > 0]).sum() / total
 
 
 def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
@@ -176,13 +195,25 @@ def _report(
     state: _State, recipe: BaseRecipe, tokenizer: Tokenizer, out: Output, loss: float | None
 ) -> dict[str, Any]:
     """Evaluate the averaged weights on held-out scenes, log it, and save them."""
-    figures = evaluate(state.average, Encoder(tokenizer), recipe)
+    if state.step <= recipe.sight_steps:
+        figures = {"accuracy": _sight_figures(state, recipe)}
+    else:
+        figures = evaluate(state.average, Encoder(tokenizer), recipe)
     line = {"step": state.step, "time": int(time.time()), "loss": loss, **figures}
     files.append_lines(out.file("progress.jsonl"), [json.dumps(line)])
     log(f"base: step {state.step} {json.dumps(figures['accuracy'])}")
     if state.step < recipe.steps:
         save_student(state.average, tokenizer, out.file("snapshot"))
     return figures
+
+
+@torch.inference_mode()
+def _sight_figures(state: _State, recipe: BaseRecipe) -> dict[str, float]:
+    """Measure the eyes on scenes kept for evaluation."""
+    rng = np.random.default_rng((recipe.seed, 1 << 41))
+    (batch,) = sight_batches(rng, recipe.eval_lessons, 1, OBJECTS, held=True)
+    features, _ = vision_features(state.average.model.visual, batch.patches)
+    return sight_accuracy(state.heads, features, batch)
 
 
 def save_student(

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from unime import console, files
-from unime.readers import EvalQuery, Job, Source, read, read_eval
+from unime.readers import Job, Source, read, read_eval
 from unime.readers.instructions import Instructions, known_tasks
 from unime.records import Item
 from world import compositional
@@ -49,7 +49,7 @@ def report(folder: str, seed: int, epochs: int, output: str | None) -> str:
     root = Path(folder)
     torch.manual_seed(seed)
     tasks = read_training(root)
-    evaluation = {p.parent.name: list(read_eval(p.parent, root=root)) for p in _tests(root)}
+    evaluation = {p.parent.name: read_lists(p.parent, root) for p in _tests(root)}
     pairs = {
         path.stem: list(files.read_json(path).values())
         for path in sorted((root / "compositional").glob("*.json"))
@@ -60,9 +60,7 @@ def report(folder: str, seed: int, epochs: int, output: str | None) -> str:
         model = Reference(_vocabulary(tasks), root, senses)
         console.log(f"training the baseline {name}")
         train(model, tasks, epochs, np.random.default_rng(seed))
-        row = _row(
-            name, {task: hits(model, queries) for task, queries in evaluation.items()}, facts
-        )
+        row = _row(name, {task: hits(model, lists) for task, lists in evaluation.items()}, facts)
         row["compositional"] = {
             category: accuracy(_similarities(model, items, facts))
             for category, items in pairs.items()
@@ -105,19 +103,41 @@ def _vocabulary(tasks: Tasks) -> dict[str, int]:
     return {word: number for number, word in enumerate(sorted(counts), start=2)}
 
 
-def hits(model: Reference, queries: Sequence[EvalQuery]) -> float:
+class Lists(NamedTuple):
+    """An evaluation set as numbers: candidate lists share their contents."""
+
+    inputs: list[Input]
+    """Every distinct query and candidate."""
+    queries: np.ndarray
+    """Their places among the inputs, int32 `(queries,)`."""
+    candidates: list[np.ndarray]
+    """One list a query, the gold first."""
+
+
+def read_lists(folder: Path, root: Path) -> Lists:
+    """Read an evaluation set."""
+    places: dict[Input, int] = {}
+
+    def place(item: Item, instruction: str) -> int:
+        return places.setdefault(Input(item, instruction), len(places))
+
+    queries, candidates = [], []
+    for q in read_eval(folder, root=root):
+        queries.append(place(q.query, q.query_instruction))
+        listed = [place(candidate, q.target_instruction) for candidate in q.candidates]
+        candidates.append(np.array(listed, np.int32))
+    return Lists(list(places), np.array(queries, np.int32), candidates)
+
+
+def hits(model: Reference, lists: Lists) -> float:
     """Return hit@1 in percent; a tie counts as a miss."""
-    inputs = [Input(q.query, q.query_instruction) for q in queries]
-    targets = {Input(c, q.target_instruction): None for q in queries for c in q.candidates}
-    found = model.embed_all([*inputs, *targets])
-    places = {target.item: place for place, target in enumerate(targets)}
-    matrix = torch.stack([found[target] for target in targets])
+    found = model.embed_all(lists.inputs)
+    matrix = torch.stack([found[side] for side in lists.inputs])
     right = 0
-    for query, item in zip(queries, inputs, strict=True):
-        chosen = torch.tensor([places[candidate] for candidate in query.candidates])
-        scores = matrix[chosen] @ found[item]
+    for query, listed in zip(lists.queries.tolist(), lists.candidates, strict=True):
+        scores = matrix[listed] @ matrix[query]
         right += bool((scores[1:] < scores[0]).all())
-    return 100 * right / len(queries)
+    return 100 * right / len(lists.queries)
 
 
 def _similarities(
@@ -167,13 +187,13 @@ def _classifier(category: str, count: int = 3000) -> Callable[[str], float]:
 
 
 def _chance(
-    evaluation: Mapping[str, Sequence[EvalQuery]],
+    evaluation: Mapping[str, Lists],
     pairs: Mapping[str, Any],
     facts: Mapping[str, Any],
 ) -> Row:
     scores = {
-        task: 100 * float(np.mean([1 / len(query.candidates) for query in queries]))
-        for task, queries in evaluation.items()
+        task: 100 * float(np.mean([1 / len(listed) for listed in lists.candidates]))
+        for task, lists in evaluation.items()
     }
     return _row("chance", scores, facts) | {"compositional": dict.fromkeys(pairs, 50.0)}
 

@@ -24,7 +24,7 @@ from world.scene import OPPOSITE, Scene, holds, relations
 from world.truth import Crop
 
 FAMILY = 3
-WHOLE = 0.25
+WHOLE = 0.5
 """How often a training scene is also asked for as a whole."""
 WORDINGS = ("the {a}", "{a}", "where the {a} is")
 
@@ -36,7 +36,7 @@ def _point(plan: Plan, related: bool) -> list[Family]:
     families: list[Family] = []
     number = 0
     while number < plan.pairs:
-        scene = sample_scene(plan.rng, plan.partition, ood=related, objects=(3, 5))
+        scene = sample_scene(plan.rng, plan.partition, ood=related, objects=(2, 4))
         near = (
             ("query_picture", picture_of(scene)),
             ("unedited_twin", picture_of(reshift(scene, plan.rng))),
@@ -92,7 +92,7 @@ def _training(plan: Plan) -> list[Family]:
     examples: list[Example] = []
     planted = 0
     while len(examples) < plan.pairs:
-        scene = sample_scene(plan.rng, plan.partition, objects=(2, 5))
+        scene = sample_scene(plan.rng, plan.partition, objects=(2, 4))
         found = [
             _example(scene, index, text)
             for index in plan.rng.permutation(len(scene.things)).tolist()[:2]

@@ -14,7 +14,9 @@ from world.planting import Corpus
 from world.sample import is_held_colour, sample_scene, sprite_names
 from world.scene import Scene, Spec, matches, relations
 
-OBJECTS = (2, 4)
+OBJECTS = (2, 3)
+EDITS = ("relation_flipped", "swap", "one_attribute_off")
+"""What sets the two members of an evaluation family apart."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -53,30 +55,37 @@ def _eval_families(plan: Plan, held: bool, to_picture: bool) -> list[list[Told]]
 
 
 def _family(plan: Plan, held: bool) -> list[Told]:
-    """Draw a scene, edit two of its things, and caption all so that no caption fits another.
-
-    The edits: a relation flipped, two attributes swapped, one attribute off.
-    """
+    """Draw a scene and its twin after one edit, and caption both so that neither fits the other."""
     rng = plan.rng
     scene = sample_scene(rng, plan.partition, ood=held, objects=OBJECTS)
     focus = _focus(scene, rng, held)
     if focus is None:
         return []
-    first, second = focus
-    variants = [("", scene), ("relation_flipped", exchange_places(scene, first, second))]
-    for _ in range(30):
-        swapped = swap_attribute(scene, first, second, rng, ood=held)
-        if swapped is not None:
-            variants.append(("swap", swapped[0]))
-            break
-    for _ in range(30):
-        changed = change_attribute(scene, pick(rng, focus), rng, ood=held)
-        if changed is not None:
-            variants.append(("one_attribute_off", changed[0]))
-            break
+    edit = pick(rng, EDITS)
+    if edit == "relation_flipped":
+        changed = exchange_places(scene, *focus)
+    else:
+        changed = _changed(scene, focus, edit, rng, held)
+    if changed is None:
+        return []
+    variants = [("", scene), (edit, changed)]
     scenes = [variant for _, variant in variants]
     told = (_tell(plan, scenes, i, focus, held, role) for i, (role, _) in enumerate(variants))
     return [member for member in told if member is not None]
+
+
+def _changed(
+    scene: Scene, focus: tuple[int, int], edit: str, rng: np.random.Generator, held: bool
+) -> Scene | None:
+    """Swap an attribute of two things, or change one of one thing, where the partition allows."""
+    for _ in range(30):
+        if edit == "swap":
+            found = swap_attribute(scene, *focus, rng, ood=held)
+        else:
+            found = change_attribute(scene, pick(rng, focus), rng, ood=held)
+        if found is not None:
+            return found[0]
+    return None
 
 
 def _focus(scene: Scene, rng: np.random.Generator, held: bool) -> tuple[int, int] | None:

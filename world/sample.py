@@ -11,6 +11,8 @@ from world.scene import BACKGROUNDS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, 
 
 PARTITIONS = ("base", "judge", "train", "eval")
 _SHARES = ("base",) * 4 + ("judge",) * 2 + ("train",) * 2 + ("eval",) * 2
+SPRITE_SHARE = 0.15
+"""How many things are sprites: each has a name of its own, seen a few times only."""
 _SIZE_ODDS, _TEXTURE_ODDS = (0, 1, 1), (0, 0, 1, 2)  # large and solid are twice as common
 
 
@@ -54,7 +56,7 @@ def sample_scene(
     partition: str,
     ood: bool = False,
     objects: tuple[int, int] = (2, 5),
-    sprite_share: float = 0.25,
+    sprite_share: float = SPRITE_SHARE,
 ) -> Scene:
     """Draw a scene of the partition.
 
@@ -85,7 +87,7 @@ def sample_scene(
 
 
 def sample_thing(
-    rng: np.random.Generator, partition: str, cell: int, sprite_share: float = 0.25
+    rng: np.random.Generator, partition: str, cell: int, sprite_share: float = SPRITE_SHARE
 ) -> Thing:
     """Draw one thing for a cell: a shape, or a sprite of the partition."""
     names = sprite_names_cached(partition)

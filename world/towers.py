@@ -111,7 +111,8 @@ class Reference:
     def __init__(self, vocabulary: dict[str, int], root: Path, senses: Senses) -> None:
         self.vocabulary, self.root, self.senses = vocabulary, root, senses
         self.tower = Tower(len(vocabulary) + 2, senses)
-        self._pixels = cache(lambda name: np.asarray(Image.open(root / name)).transpose(2, 0, 1))
+        # np.array, not np.asarray: that would keep the whole decoder alive behind every picture.
+        self._pixels = cache(lambda name: np.array(Image.open(root / name)).transpose(2, 0, 1))
 
     def embed(self, inputs: Sequence[Input]) -> Float[Tensor, "batch dim"]:
         """Embed items of one kind: all with a picture, or none."""
@@ -119,7 +120,9 @@ class Reference:
             [self.vocabulary.get(word, 1) for word in words_of(i, self.senses.texts)][:WORDS]
             for i in inputs
         ]
-        words = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.long)
+        # Few widths only: the convolution keeps buffers for every one it has ever seen.
+        width = -(-max(map(len, rows)) // 8) * 8
+        words = torch.zeros(len(rows), width, dtype=torch.long)
         for row, ids in zip(words, rows, strict=True):
             row[: len(ids)] = torch.tensor(ids)
         pictures = None

@@ -280,7 +280,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, root: Path)
         output=str(out),
     )
     done = subprocess.run(
-        [sys.executable, "-m", "tests.data.kill_everywhere", str(recipe), str(out)],
+        [sys.executable, "-m", "tests.kill_everywhere", "unime.data", str(recipe), str(out)],
         capture_output=True,
         text=True,
         check=False,

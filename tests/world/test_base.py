@@ -146,6 +146,7 @@ def test_listing_names_everything_in_reading_order() -> None:
 def toy(folder: Path, **changes: object) -> BaseRecipe:
     values = {
         "stage": "base", "output": str(folder), "model": TINY, "steps": 4, "batch_size": 4,
+        "sight_steps": 1, "sight_batch_size": 4,
         "micro_batches": 2, "curriculum": (Phase(until=9, objects=(1, 2)),), "warmup_steps": 1,
         "decay_steps": 2, "save_steps": 1, "eval_steps": 3, "eval_lessons": 4, "workers": 0,
         "threads": 2,

@@ -1,0 +1,163 @@
+"""The student's first lessons: its eyes learn what stands where, before any words.
+
+A vision-language model starts from a vision tower that can see. No such weights ship in packages, so
+this one is taught on scenes whose truth is known: every image token whose square holds a thing's
+centre names the thing's kind, colour, size and texture. It costs a tenth of a worded lesson.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from world.base_batch import WIDTH, patches_of
+from world.base_lessons import PARTITION, is_held
+from world.base_tokenizer import SIDE
+from world.render import centre, crop, render
+from world.sample import sample_scene, sprite_names
+from world.scene import BACKGROUNDS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Thing
+
+NOTHING = -100  # what cross entropy leaves out
+CROP_SHARE = 0.15
+WINDOW = 32  # pixels of a crop's side before it is doubled
+FIELDS = ("kind", "colour", "size", "texture", "background")
+
+
+class SightBatch(NamedTuple):
+    """Pictures, and what each image token is to say."""
+
+    patches: Float[Tensor, "images patches values"]
+    present: Float[Tensor, "images tokens"]
+    """1 where a thing's centre is, else 0."""
+    values: Int[Tensor, "images tokens fields"]
+    """Numbers of the words of FIELDS; NOTHING where there is no thing."""
+
+
+class SightHeads(nn.Module):
+    """What reads the image tokens; thrown away when the lessons in words begin."""
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.present = nn.Linear(hidden, 1)
+        self.fields = nn.ModuleList(nn.Linear(hidden, len(known)) for known in vocabulary())
+
+    def forward(self, features: Float[Tensor, "tokens hidden"]) -> tuple[Tensor, list[Tensor]]:
+        """Return the logit of there being a thing, and one table of logits a field."""
+        return self.present(features).squeeze(-1), [head(features) for head in self.fields]
+
+
+@lru_cache(maxsize=1)
+def vocabulary() -> tuple[dict[str, int], ...]:
+    """Number the words of every field; kinds are the shapes and the student's own sprites."""
+    kinds = (*SHAPES, *sprite_names(PARTITION))
+    fields = (kinds, (*COLOURS, NATURAL), SIZES, TEXTURES, BACKGROUNDS)
+    return tuple({word: number for number, word in enumerate(words)} for words in fields)
+
+
+def sight_batches(
+    rng: np.random.Generator,
+    size: int,
+    number: int,
+    objects: tuple[int, int] = (1, 5),
+    held: bool = False,
+) -> list[SightBatch]:
+    """Draw `size` pictures and split them into `number` batches.
+
+    Args:
+        rng: Where all randomness comes from.
+        size: Pictures in all.
+        number: Batches.
+        objects: Least and most number of things in a scene.
+        held: Take scenes that are kept for evaluation, else others.
+    """
+    drawn = [_picture(rng, objects, held) for _ in range(size)]
+    part = -(-size // number)
+    return [_collate(drawn[start : start + part]) for start in range(0, size, part)]
+
+
+def sight_loss(
+    heads: SightHeads, features: Float[Tensor, "tokens hidden"], batch: SightBatch
+) -> Tensor:
+    """Return the mean loss a picture, in nats a token and a field."""
+    present, fields = heads(features)
+    loss = functional.binary_cross_entropy_with_logits(present, batch.present.flatten())
+    for logits, target in zip(fields, batch.values.flatten(0, 1).unbind(-1), strict=True):
+        loss = loss + functional.cross_entropy(logits, target, ignore_index=NOTHING)
+    return loss
+
+
+def sight_accuracy(
+    heads: SightHeads, features: Float[Tensor, "tokens hidden"], batch: SightBatch
+) -> dict[str, float]:
+    """Return how often each field of a thing is named right."""
+    _, fields = heads(features)
+    found = {}
+    for name, logits, target in zip(
+        FIELDS, fields, batch.values.flatten(0, 1).unbind(-1), strict=True
+    ):
+        kept = target != NOTHING
+        right = logits[kept].argmax(-1) == target[kept]
+        found[name] = round(float(right.float().mean()), 4)
+    return found
+
+
+class _Seen(NamedTuple):
+    """A picture and its things with their places in it, in pixels."""
+
+    pixels: np.ndarray
+    things: list[tuple[Thing, int, int]]
+    background: str
+
+
+def _picture(rng: np.random.Generator, objects: tuple[int, int], held: bool) -> _Seen:
+    """Draw a scene, whole or cropped to one of its things."""
+    scene = sample_scene(rng, PARTITION, objects=objects)
+    while is_held(scene) != held:
+        scene = sample_scene(rng, PARTITION, objects=(max(2, objects[0]), max(2, objects[1])))
+    things = [(thing, *centre(thing)) for thing in scene.things]
+    if rng.random() >= CROP_SHARE:
+        return _Seen(render(scene), things, scene.background)
+    return _cropped(scene, things, int(rng.integers(len(things))))
+
+
+def _cropped(scene: Scene, things: Sequence[tuple[Thing, int, int]], index: int) -> _Seen:
+    """Crop to one thing; others stay as far as their centres are inside."""
+    thing, column, row = things[index]
+    left, top = (min(max(place - WINDOW // 2, 0), SIDE - WINDOW) for place in (column, row))
+    zoom = SIDE // WINDOW
+    inside = [
+        (other, zoom * (x - left), zoom * (y - top))
+        for other, x, y in things
+        if 0 <= x - left < WINDOW and 0 <= y - top < WINDOW
+    ]
+    return _Seen(crop(render(scene), thing, WINDOW), inside, scene.background)
+
+
+def _collate(drawn: Sequence[_Seen]) -> SightBatch:
+    tokens, square = WIDTH * WIDTH, SIDE // WIDTH
+    present = np.zeros((len(drawn), tokens), np.float32)
+    values = np.full((len(drawn), tokens, len(FIELDS)), NOTHING, np.int64)
+    kinds, colours, sizes, textures, backgrounds = vocabulary()
+    for number, seen in enumerate(drawn):
+        values[number, :, -1] = backgrounds[seen.background]
+        for thing, column, row in seen.things:
+            token = row // square * WIDTH + column // square
+            present[number, token] = 1
+            values[number, token, :-1] = (
+                kinds[thing.kind],
+                colours[thing.colour],
+                sizes[thing.size],
+                textures[thing.texture],
+            )
+    return SightBatch(
+        patches_of(np.stack([seen.pixels for seen in drawn])),
+        torch.from_numpy(present),
+        torch.from_numpy(values),
+    )
