@@ -22,13 +22,14 @@ app.command("base", help="Train the tiny vision-language model.")(stage_command(
 def baselines(
     folder: Annotated[str, typer.Argument(help="A built world, such as runs/mini/0_world.")],
     output: Annotated[str | None, typer.Option(help="Write the scores here, as JSON.")] = None,
+    student: Annotated[str, typer.Option(help="Whose eyes they see with.")] = "assets/student",
     seed: int = 0,
-    epochs: int = 6,
+    epochs: int = 12,
 ) -> None:
     """Score the reference models on a built world; tell whether the gate holds."""
     from world.baselines import report
 
-    typer.echo(report(folder, seed, epochs, output))
+    typer.echo(report(folder, student, seed, epochs, output))
 
 
 @app.command("teacher")

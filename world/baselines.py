@@ -21,7 +21,7 @@ from unime.readers.instructions import Instructions, known_tasks
 from unime.records import Item
 from world import compositional
 from world.text_only import caption_classifier
-from world.towers import Input, Reference, Senses, train, words_of
+from world.towers import Eyes, Input, Reference, Senses, train, words_of
 
 MODELS = {
     "image_blind": Senses(pictures=False),
@@ -37,11 +37,12 @@ Row = dict[str, Any]
 Tasks = dict[str, list[tuple[Input, Input]]]
 
 
-def report(folder: str, seed: int, epochs: int, output: str | None) -> str:
+def report(folder: str, student: str, seed: int, epochs: int, output: str | None) -> str:
     """Score all baselines on a built world; return the table and whether the gate holds.
 
     Args:
         folder: the output of `python -m world build`.
+        student: the model whose eyes the baselines see with.
         seed: of the baselines' training.
         epochs: passes over the training pairs.
         output: where to write the scores as JSON; nowhere if None.
@@ -56,8 +57,9 @@ def report(folder: str, seed: int, epochs: int, output: str | None) -> str:
     }
     facts = files.read_json(root / "instructions.json")
     rows = [_chance(evaluation, pairs, facts)]
+    eyes = Eyes(root, Path(student))
     for name, senses in MODELS.items():
-        model = Reference(_vocabulary(tasks), root, senses)
+        model = Reference(_vocabulary(tasks), eyes, senses)
         console.log(f"training the baseline {name}")
         train(model, tasks, epochs, np.random.default_rng(seed))
         row = _row(name, {task: hits(model, lists) for task, lists in evaluation.items()}, facts)

@@ -20,6 +20,7 @@ from world.scene import (
     COLOURS,
     NATURAL,
     SHAPES,
+    SIZES,
     TEXTURES,
     Scene,
     Thing,
@@ -30,8 +31,14 @@ from world.truth import Meaning
 CLASSES = 100
 """Most labels a list may hold."""
 
+_UNSTRIPED = tuple(texture for texture in TEXTURES if texture != "striped")
+
 MakeThing = Callable[[np.random.Generator], Thing]
 """Draws the thing that stands out; its cell is replaced."""
+
+
+def _striped(rng: np.random.Generator) -> Thing:
+    return Thing(pick(rng, SHAPES), pick(rng, COLOURS), pick(rng, SIZES), "striped", 0)
 
 
 def _shape(rng: np.random.Generator) -> Thing:
@@ -65,14 +72,18 @@ def coloured_sprite_classes() -> tuple[tuple[str, str], ...]:
 
 
 def standing_out(rng: np.random.Generator, partition: str, make: MakeThing) -> tuple[Scene, int]:
-    """Draw a scene with one large thing among small ones; return it and the large one's index."""
+    """Draw a scene with one thing that stands out; return it and that thing's index.
+
+    It is the only striped one, or else the only large one.
+    """
     while True:
         number = int(rng.integers(2, 6))
         cells = rng.permutation(9)[:number].tolist()
-        things = [
-            dataclasses.replace(sample_thing(rng, partition, cell, 0.0), size="small")
-            for cell in cells
-        ]
+        things = [sample_thing(rng, partition, cell, 0.0) for cell in cells]
+        if make is _striped:
+            things = [dataclasses.replace(t, texture=pick(rng, _UNSTRIPED)) for t in things]
+        else:
+            things = [dataclasses.replace(thing, size="small") for thing in things]
         shift = (int(rng.integers(-2, 3)), int(rng.integers(-2, 3)))
         things[0] = dataclasses.replace(make(rng), cell=cells[0], shift=shift)
         order = rng.permutation(number).tolist()
@@ -128,9 +139,9 @@ TASKS = [
     Task(
         name="shapes",
         meta_task="classification",
-        query_instruction="Name the color and the shape of the large object in the picture",
+        query_instruction="Name the color and the shape of the only striped object in the picture",
         target_instruction="",
-        generate=lambda plan: _generate(plan, _shape, _full_name),
+        generate=lambda plan: _generate(plan, _striped, _full_name),
         in_batch=False,
         classes=lambda: _labels([(colour, kind) for colour in COLOURS for kind in SHAPES]),
     ),

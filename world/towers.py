@@ -1,10 +1,9 @@
-"""The reference model behind the baselines: words and a small convolutional eye, for both sides."""
+"""The reference model behind the baselines: words and the student's eyes, for both sides."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
+from transformers import Qwen3VLForConditionalGeneration
 
 from unime import console
 from unime.records import Item
+from world.base_batch import patches_of
+from world.base_model import vision_features
+from world.base_tokenizer import IMAGE_TOKENS
 
 WORDS = 32
 """Most words an item may have, its instruction being one."""
@@ -32,14 +35,37 @@ class Senses:
     """Without it a text is a bag of words."""
 
 
-def _jolt(
-    pictures: Float[Tensor, "batch 3 side side"], most: int = 3
-) -> Float[Tensor, "batch 3 side side"]:
-    """Shift a batch of pictures by a few pixels: they are few, and would be learnt by heart."""
-    down, right = torch.randint(0, 2 * most + 1, (2,)).tolist()
-    side = pictures.shape[-1]
-    padded = F.pad(pictures, (most,) * 4, mode="replicate")
-    return padded[..., down : down + side, right : right + side]
+class Eyes:
+    """What the student's vision tower makes of pictures; frozen, every picture encoded once.
+
+    A contrastive model starts from a vision tower that can see, and from random weights a few thousand
+    pairs don't teach it: such a baseline would say more about its eyes than about the world.
+    """
+
+    def __init__(self, root: Path, student: Path) -> None:
+        self.root = root
+        model = Qwen3VLForConditionalGeneration.from_pretrained(student, dtype=torch.float32)
+        self._visual = model.model.visual.eval()
+        self.width = int(model.config.vision_config.out_hidden_size)
+        self._seen: dict[str, Float[Tensor, "tokens width"]] = {}
+
+    @torch.no_grad()
+    def look(self, names: Sequence[str], batch: int = 128) -> None:
+        """Encode the pictures that are not known yet."""
+        new = [name for name in dict.fromkeys(names) if name not in self._seen]
+        starts = range(0, len(new), batch)
+        for start in console.progress(starts, len(starts), "eyes", "batches"):
+            part = new[start : start + batch]
+            pixels = np.stack([np.array(Image.open(self.root / name)) for name in part])
+            features, _ = vision_features(self._visual, patches_of(pixels))
+            rows = features.view(len(part), -1, self.width).half()
+            self._seen |= dict(zip(part, rows, strict=True))
+
+    def __call__(self, names: Sequence[str]) -> Float[Tensor, "batch tokens width"]:
+        """Return the features of pictures, encoding those that are new."""
+        if any(name not in self._seen for name in names):
+            self.look(names)
+        return torch.stack([self._seen[name] for name in names]).float()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,22 +82,18 @@ def words_of(side: Input, texts: bool = True) -> list[str]:
 
 
 class Tower(nn.Module):
-    """A few convolutions over the picture, steered by the words; one unit vector out."""
+    """Words, and a look at the picture that the words steer; one unit vector out."""
 
-    def __init__(self, words: int, senses: Senses, width: int = 256, planes: int = 96) -> None:
+    def __init__(self, words: int, senses: Senses, eyes: int, width: int = 256) -> None:
         super().__init__()
         self.senses = senses
         self.words = nn.Embedding(words, width, padding_idx=0)
-        self.phrases = nn.Conv1d(width, width, 3, padding=1)
-        self.eyes = nn.Sequential(
-            nn.Conv2d(3, 48, 8, stride=4, padding=2),
-            nn.GELU(),
-            nn.Conv2d(48, planes, 3, stride=2, padding=1),
-        )
-        self.norm = nn.GroupNorm(8, planes)
-        self.steer = nn.Linear(width, 2 * planes)
-        self.places = nn.Conv2d(planes, 32, 3, padding=1)
-        self.see = nn.Linear(32 * 64, width)
+        self.phrases = nn.Conv1d(width, width, 3, padding=1, groups=8)
+        self.eyes = nn.Sequential(nn.LayerNorm(eyes), nn.Dropout(0.1), nn.Linear(eyes, width))
+        self.places = nn.Parameter(0.1 * torch.randn(IMAGE_TOKENS, width))
+        self.steer = nn.Linear(width, 2 * width)
+        self.ask = nn.Linear(width, width)
+        self.see = nn.Linear(2 * width, width)
         self.read_norm, self.see_norm = nn.LayerNorm(width), nn.LayerNorm(width)
         self.head = nn.Sequential(
             nn.Linear(2 * width, 2 * width), nn.GELU(), nn.Dropout(0.1), nn.Linear(2 * width, 128)
@@ -81,7 +103,7 @@ class Tower(nn.Module):
     def forward(
         self,
         words: Int[Tensor, "batch length"],
-        pictures: Float[Tensor, "batch 3 side side"] | None,
+        pictures: Float[Tensor, "batch tokens eyes"] | None,
     ) -> Float[Tensor, "batch dim"]:
         """Embed a batch of which all items have a picture, or none."""
         text = self._read(words)
@@ -97,22 +119,27 @@ class Tower(nn.Module):
         return self.read_norm((tokens * kept).sum(1))
 
     def _look(
-        self, pictures: Float[Tensor, "batch 3 side side"], text: Float[Tensor, "batch width"]
+        self, pictures: Float[Tensor, "batch tokens eyes"], text: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch width"]:
-        """Scale and shift what the eyes see by what the words ask for (FiLM, arXiv:1709.07871)."""
-        scale, shift = self.steer(text)[..., None, None].chunk(2, dim=1)
-        planes = F.gelu(self.norm(self.eyes(pictures)) * (1 + scale) + shift)
-        return self.see_norm(self.see(F.gelu(self.places(planes)).flatten(1)))
+        """Scale and shift what is seen by what the words ask for (FiLM, arXiv:1709.07871); pool it.
+
+        Half of the pooling is a mean, half looks where the words point, eight times.
+        """
+        scale, shift = self.steer(text)[:, None].chunk(2, dim=-1)
+        tokens = F.gelu(self.eyes(pictures) * (1 + scale) + shift + self.places)
+        heads = tokens.unflatten(-1, (8, -1))
+        asked = self.ask(text).unflatten(-1, (8, -1))
+        focus = torch.einsum("bthd,bhd->bth", heads, asked).softmax(dim=1)
+        pointed = torch.einsum("bth,bthd->bhd", focus, heads).flatten(1)
+        return self.see_norm(self.see(torch.cat([tokens.mean(1), pointed], dim=1)))
 
 
 class Reference:
-    """A tower with its vocabulary and the pictures it has read."""
+    """A tower with its vocabulary and its eyes."""
 
-    def __init__(self, vocabulary: dict[str, int], root: Path, senses: Senses) -> None:
-        self.vocabulary, self.root, self.senses = vocabulary, root, senses
-        self.tower = Tower(len(vocabulary) + 2, senses)
-        # np.array, not np.asarray: that would keep the whole decoder alive behind every picture.
-        self._pixels = cache(lambda name: np.array(Image.open(root / name)).transpose(2, 0, 1))
+    def __init__(self, vocabulary: dict[str, int], eyes: Eyes, senses: Senses) -> None:
+        self.vocabulary, self.eyes, self.senses = vocabulary, eyes, senses
+        self.tower = Tower(len(vocabulary) + 2, senses, eyes.width)
 
     def embed(self, inputs: Sequence[Input]) -> Float[Tensor, "batch dim"]:
         """Embed items of one kind: all with a picture, or none."""
@@ -127,10 +154,7 @@ class Reference:
             row[: len(ids)] = torch.tensor(ids)
         pictures = None
         if inputs[0].item.image and self.senses.pictures:
-            stacked = np.stack([self._pixels(i.item.image) for i in inputs])
-            pictures = torch.from_numpy(stacked).float() / 127.5 - 1
-            if self.tower.training:
-                pictures = _jolt(pictures)
+            pictures = self.eyes([str(i.item.image) for i in inputs])
         return self.tower(words, pictures)
 
     @torch.no_grad()
