@@ -46,7 +46,7 @@ class Eyes:
         self.root = root
         model = Qwen3VLForConditionalGeneration.from_pretrained(student, dtype=torch.float32)
         self._visual = model.model.visual.eval()
-        self.width = int(model.config.vision_config.out_hidden_size)
+        self.width = model.model.language_model.config.hidden_size
         self._seen: dict[str, Float[Tensor, "tokens width"]] = {}
 
     @torch.no_grad()

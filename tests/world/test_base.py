@@ -17,10 +17,11 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from unime.provenance import open_output
 from world import base, base_feed, base_train
 from world.base import BaseRecipe, Phase
-from world.base_batch import Encoder, micro_batches, patches_of
+from world.base_batch import Encoder, MicroBatch, micro_batches, patches_of
 from world.base_evaluate import held_lessons
 from world.base_lessons import Lesson, full_listing, is_held, make_lesson
 from world.base_model import Architecture, answer_logits, build_model
+from world.base_sight import SightBatch
 from world.base_tokenizer import SPECIALS, build_processor
 from world.sample import partition_of
 from world.scene import Scene, Thing
@@ -156,12 +157,19 @@ def toy(folder: Path, **changes: object) -> BaseRecipe:
 
 def test_batches_are_decided_by_seed_and_step(tokenizer: Tokenizer, tmp_path: Path) -> None:
     recipe = toy(tmp_path, batch_size=16)
-    first, again = (base_feed.make_batch(recipe, Encoder(tokenizer), 5) for _ in range(2))
-    other = base_feed.make_batch(recipe, Encoder(tokenizer), 6)
-    for one, two in zip(first, again, strict=True):
-        assert all(torch.equal(a, b) for a, b in zip(one[:4], two[:4], strict=True))
-        assert one.spans == two.spans
-    assert any(a.tokens.tolist() != b.tokens.tolist() for a, b in zip(first, other, strict=True))
+    for step, kind in ((0, SightBatch), (5, MicroBatch)):
+        first, again = (base_feed.make_batch(recipe, Encoder(tokenizer), step) for _ in range(2))
+        other = base_feed.make_batch(recipe, Encoder(tokenizer), step + 1)
+        assert all(isinstance(part, kind) for part in first)
+        assert all(map(same, first, again))
+        assert not all(map(same, first, other))
+
+
+def same(one: MicroBatch | SightBatch, other: MicroBatch | SightBatch) -> bool:
+    return type(one) is type(other) and all(
+        torch.equal(a, b) if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor) else a == b
+        for a, b in zip(one, other, strict=True)
+    )
 
 
 def test_evaluation_scenes_are_never_trained_on(tmp_path: Path) -> None:
