@@ -1,1 +1,1 @@
-"""The evaluation program: `python -m eval run | list | check`."""
+"""The evaluation program: `python -m eval run | check | list | compare | report`."""

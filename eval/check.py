@@ -11,7 +11,6 @@ from eval.score import ParsedTask
 from unime import console
 from unime.config import load_recipe
 from unime.errors import DataError
-from unime.images import check
 
 SHOWN = 20
 """How many problems are listed."""
@@ -33,9 +32,9 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         for problem in _wrong_sizes(benchmark, group)
     ]
     pictures = pool.pictures()
-    for root, location in console.progress(pictures, len(pictures), "checking pictures", "picture"):
+    for picture in console.progress(pictures, len(pictures), "checking pictures", "picture"):
         try:
-            check(root, location)
+            picture.load()
         except DataError as error:
             problems.append(str(error))
     if problems:

@@ -2,76 +2,151 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol, overload, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
 from eval.pool import Pool
 from eval.similarity import check_embeddings
-from unime import files
-from unime.config import ModelConfig
-from unime.models import Embedder, Encode
+from eval.store import EmbeddingStore
+from unime import console
+from unime.errors import ModelError, UnimeError
+from unime.records import encode_id
 
-BLOCK = 4096
+if TYPE_CHECKING:
+    from eval.encoders import Encoder, ModelEntry
+    from unime.models import Encode
+
+BLOCK = 2048
 """Encodes a block: what a killed run has to do again at most, and how many pictures lie decoded."""
 
 
-@runtime_checkable
-class Encoder(Protocol):
-    """A model under evaluation: `unime.models.Embedder`, or anything that encodes alike."""
-
-    def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
-    ) -> np.ndarray:
-        """Return L2-normalised embeddings `(encodes, dim)`."""
-        ...
-
-
-def load_encoder(config: ModelConfig) -> Encoder:
+def load_encoder(entry: ModelEntry, device: str | None = None) -> Encoder:
     """Load a model under evaluation."""
-    return Embedder.load(config)
+    return entry.load(device)
+
+
+def encode_ids(pool: Pool, key: str) -> list[bytes]:
+    """Return each pool entry's identity as an encoding by the model of this key."""
+    return [encode_id(entry.content, entry.side, entry.instruction, key) for entry in pool.entries]
 
 
 def encode_pool(
-    encoder: Encoder, pool: Pool, model: str, folder: Path, batch_size: int = 64
-) -> np.ndarray:
-    """Return the embeddings of all encodes of a pool, float32 `(encodes, dim)`.
+    entry: ModelEntry, pool: Pool, cache: Path, matrix: Path, batch_size: int, processes: int
+) -> tuple[np.ndarray, int]:
+    """Return the embeddings of all encodes of a pool, and how many were not in the cache.
 
     Args:
-        encoder: the model.
+        entry: the model.
         pool: the distinct encodes.
-        model: the model's name, for messages.
-        folder: finished blocks are kept here and not encoded again.
+        cache: folder of all models' caches.
+        matrix: where the embeddings of this pool are put together, a file that is memory-mapped.
         batch_size: how many the model encodes at once.
+        processes: how many encode at the same time, each with a model (and a GPU) of its own.
 
     Raises:
         ModelError: when an embedding is not finite or not of length 1.
     """
-    order = _by_kind_and_length(pool)
-    embeddings = None
-    for number, start in enumerate(range(0, len(order), BLOCK)):
-        rows = order[start : start + BLOCK]
-        path = folder / f"block{number:04d}.npy"
-        if path.is_file():
-            block = np.load(path)
-        else:
-            label = f"{model}: encodes {start + 1} to {start + len(rows)} of {len(order)}"
-            block = encoder.encode(_Lazy(pool, rows), batch_size=batch_size, label=label)
-            block = np.asarray(block, dtype=np.float32)
-            assert len(block) == len(rows), (block.shape, len(rows))
-            check_embeddings(block, model, lambda row, rows=rows: str(pool.entries[rows[row]]))
-            with files.atomic_path(path) as temporary:
-                np.save(temporary, block)
-        if embeddings is None:
-            embeddings = np.empty((len(order), block.shape[1]), dtype=np.float32)
-        embeddings[rows] = block
-    assert embeddings is not None, "an empty pool"
-    return embeddings
+    from eval.encoders.precomputed import Precomputed
+
+    ids = encode_ids(pool, entry.key)
+    work = _Work(entry, pool, ids, EmbeddingStore(cache / entry.key), batch_size)
+    if entry.kind == "embeddings":
+        model = load_encoder(entry)
+        assert isinstance(model, Precomputed), type(model)
+        return model.look_up(encode_ids(pool, "")), 0
+    known = work.store.known()
+    order = by_kind_and_length(pool)
+    missing = order[np.array([ids[row] not in known for row in order], dtype=bool)]
+    if len(missing) < len(order):
+        console.log(f"{entry.name}: {len(order) - len(missing)} of {len(order)} encodes are cached")
+    if processes > 1 and len(missing) > batch_size:
+        _in_processes(work, missing, processes)
+    elif len(missing):
+        _encode_blocks(work, _cut(missing, BLOCK))
+    return work.store.fill(ids, matrix), len(missing)
 
 
-class _Lazy(Sequence[Encode]):
+class _Work(NamedTuple):
+    """What one model has to encode, wherever it does so."""
+
+    entry: ModelEntry
+    pool: Pool
+    ids: list[bytes]
+    store: EmbeddingStore
+    batch_size: int
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[start : start + size] for start in range(0, len(rows), size)]
+
+
+def _encode_blocks(work: _Work, blocks: Sequence[np.ndarray], device: str | None = None) -> None:
+    encoder = load_encoder(work.entry, device)
+    name, entries = work.entry.name, work.pool.entries
+    total, done = sum(map(len, blocks)), 0
+    for rows in blocks:
+        label = f"{name}: encodes {done + 1} to {done + len(rows)} of {total}"
+        lazy = LazyEncodes(work.pool, rows)
+        values = encoder.encode(lazy, batch_size=work.batch_size, label=label)
+        values = np.asarray(values, dtype=np.float32)
+        assert len(values) == len(rows), (values.shape, len(rows))
+        check_embeddings(values, name, lambda row, rows=rows: str(entries[rows[row]]))
+        work.store.add([work.ids[row] for row in rows], values)
+        done += len(rows)
+
+
+def _in_processes(work: _Work, missing: np.ndarray, processes: int) -> None:
+    """Deal the blocks out to processes; each loads the model and writes what it has encoded."""
+    import torch
+
+    name = work.entry.name
+    # Small enough that all end together.
+    blocks = _cut(missing, max(work.batch_size, min(BLOCK, -(-len(missing) // (4 * processes)))))
+    context = multiprocessing.get_context("spawn")
+    failures = context.SimpleQueue()
+    gpus = torch.cuda.device_count()
+    threads = max(1, torch.get_num_threads() // processes)
+    console.log(f"{name}: {len(missing)} encodes in {processes} processes")
+    workers = []
+    for number in range(processes):
+        device = f"cuda:{number % gpus}" if gpus else None
+        arguments = (work, blocks[number::processes], device, threads, failures)
+        workers.append(context.Process(target=_worker, args=arguments))
+        workers[-1].start()
+    for worker in workers:
+        worker.join()
+    if not failures.empty():
+        raise ModelError(failures.get())
+    broken = [worker.exitcode for worker in workers if worker.exitcode]
+    if broken:
+        raise ModelError(
+            f"{name}: {len(broken)} of {processes} encoding processes died (exit code "
+            f"{broken[0]}); what is encoded is kept, try with fewer processes"
+        )
+
+
+def _worker(
+    work: _Work,
+    blocks: Sequence[np.ndarray],
+    device: str | None,
+    threads: int,
+    failures: Any,
+) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
+    console.start_logging()
+    try:
+        _encode_blocks(work, blocks, device)
+    except UnimeError as error:
+        failures.put(str(error))
+
+
+class LazyEncodes(Sequence["Encode"]):
     """Encodes whose pictures are decoded when they are asked for."""
 
     def __init__(self, pool: Pool, rows: np.ndarray) -> None:
@@ -90,11 +165,10 @@ class _Lazy(Sequence[Encode]):
     def __getitem__(self, place: int | slice) -> Encode | Sequence[Encode]:
         if isinstance(place, slice):
             return [self[index] for index in range(len(self))[place]]
-        entry = self._pool.entries[self._rows[place]]
-        return Encode(entry.text, self._pool.image(entry), entry.side, entry.instruction)
+        return self._pool.encode(int(self._rows[place]))
 
 
-def _by_kind_and_length(pool: Pool) -> np.ndarray:
+def by_kind_and_length(pool: Pool) -> np.ndarray:
     """Return all rows, alike ones together: blocks then hold batches with little padding."""
     keys = [
         (entry.image is not None, len(entry.instruction) + len(entry.text), row)

@@ -31,7 +31,7 @@ def one_benchmark(name: str) -> str:
         if value not in (None, "")
     )
     lines = [
-        [task, definition.meta_task, definition.split, str(definition.queries or "")]
+        [task, definition.meta_task, definition.split or "", str(definition.queries or "")]
         for task, definition in benchmark.tasks.items()
     ]
     if not lines:

@@ -1,4 +1,4 @@
-"""Metrics over lists of candidates; pure functions of arrays.
+"""Metrics over lists of candidates: hit@k, recall@k, nDCG@k; pure functions of arrays.
 
 A ragged batch of lists is two flat arrays and `offsets (n + 1,)`: query i owns the entries
 `offsets[i]:offsets[i + 1]`. `gold` marks right candidates; there may be several, anywhere in the
@@ -110,11 +110,69 @@ def recall_at(
     return found / np.add.reduceat(gold, starts, dtype=np.int64)
 
 
-def pairwise(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
-    """Return (n,) bool: the right answer scores strictly higher; a tie is an error of the model."""
-    require_finite(right, "comparison")
-    require_finite(wrong, "comparison")
-    return right > wrong
+def ndcg_at(
+    similarities: np.ndarray, gains: np.ndarray, offsets: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return (n,) float64 nDCG@k with linear gain, ties against the model; and its expectation.
+
+    The expectation takes tied candidates in random order: each place of a tie earns the mean gain
+    of the tied candidates (McSherry and Najork 2008, Computing Information Retrieval Performance
+    Measures Efficiently in the Presence of Tied Scores). A query without any gain scores 0.
+
+    Args:
+        similarities: (total,) float32, finite.
+        gains: (total,) float, 0 for irrelevant candidates.
+        offsets: (n + 1,).
+        k: the cut.
+    """
+    require_finite(similarities, "ranking")
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    owner = np.repeat(np.arange(len(lengths)), lengths)
+    place = np.arange(len(owner)) - np.repeat(starts, lengths)
+    discount = np.where(place < k, 1.0 / np.log2(place + 2.0), 0.0)
+
+    def gain_of(ordered: np.ndarray) -> np.ndarray:
+        return np.add.reduceat(ordered * discount, starts)
+
+    order = np.lexsort((gains, -similarities, owner))
+    worst = gains[order].astype(np.float64)
+    ranked, owners = similarities[order], owner[order]
+    new_tie = np.r_[True, (ranked[1:] != ranked[:-1]) | (owners[1:] != owners[:-1])]
+    tie_starts = np.flatnonzero(new_tie)
+    tie_sizes = np.diff(np.r_[tie_starts, len(ranked)])
+    mean_gain = np.repeat(np.add.reduceat(worst, tie_starts) / tie_sizes, tie_sizes)
+    ideal = gain_of(gains[np.lexsort((-gains, owner))].astype(np.float64))
+    divisor = np.where(ideal > 0, ideal, 1.0)
+    return gain_of(worst) / divisor, gain_of(mean_gain) / divisor
+
+
+def top_at(
+    similarities: np.ndarray, gold: np.ndarray, offsets: np.ndarray, k: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the first k flat entries of each list, best first, and their similarities, (n, k).
+
+    Ties against the model, then by place in the list; lists shorter than k end in -1 and -inf.
+    """
+    starts, lengths = offsets[:-1], np.diff(offsets)
+    width = int(lengths.max())
+    inside = np.arange(width) < lengths[:, None]
+    if inside.all():
+        padded, right = similarities.reshape(-1, width), gold.reshape(-1, width)
+    else:
+        padded = np.full(inside.shape, -np.inf, dtype=np.float32)
+        right = np.zeros(inside.shape, dtype=bool)
+        padded[inside], right[inside] = similarities, gold
+    k = min(k, width)
+    # Everything level with the k-th is looked at, so that a tie at the cut is broken by rule.
+    kth = -np.partition(-padded, k - 1, axis=1)[:, k - 1]
+    rows, columns = np.nonzero(padded >= kth[:, None])
+    values = padded[rows, columns]
+    order = np.lexsort((columns, right[rows, columns], -values, rows))
+    rows, columns, values = rows[order], columns[order], values[order]
+    first = np.searchsorted(rows, np.arange(len(lengths)))[:, None] + np.arange(k)
+    places, best = columns[first], values[first]
+    there = np.isfinite(best)
+    return np.where(there, starts[:, None] + places, -1), best
 
 
 def strongest_wrong(

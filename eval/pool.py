@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from eval.video import hash_video, is_video, load_sheet
 from unime.errors import DataError
 from unime.images import load_rgb, locate, read_bytes
 from unime.records import content_id_from_hash, hash_image
+
+if TYPE_CHECKING:
+    from unime.models import Encode
 
 Side = Literal["query", "target"]
 
@@ -20,19 +24,60 @@ SHOWN = 10
 """How many bad locations an error lists."""
 
 
+class Region(NamedTuple):
+    """A part of a picture, in pixels; clipped to the picture."""
+
+    location: str
+    left: int
+    top: int
+    width: int
+    height: int
+
+
+class Picture(NamedTuple):
+    """Where a picture is."""
+
+    root: Path
+    location: str
+    """Below the root."""
+    region: Region | None = None
+
+    def load(self) -> Image.Image:
+        """Decode it as RGB.
+
+        Raises:
+            DataError: when it cannot be used, or the region has no pixels.
+        """
+        if is_video(self.root, self.location):
+            return load_sheet(self.root, self.location)
+        whole = load_rgb(self.root, self.location)
+        if self.region is None:
+            return whole
+        _, left, top, width, height = self.region
+        box = (max(left, 0), max(top, 0), left + width, top + height)
+        box = (*box[:2], min(box[2], whole.width), min(box[3], whole.height))
+        if box[0] >= box[2] or box[1] >= box[3]:
+            raise DataError(
+                f"{self.location}: the region {left},{top} of {width} x {height} lies outside the "
+                f"picture of {whole.width} x {whole.height} pixels"
+            )
+        return whole.crop(box)
+
+
 @dataclass(frozen=True, slots=True)
 class PoolEntry:
     """One distinct encode: a content, its side and its instruction."""
 
     text: str
-    image: tuple[Path, str] | None
-    """Root and location below it."""
+    image: Picture | None
     side: Side
     instruction: str
+    content: bytes
+    """Its `content_id`."""
 
     def __str__(self) -> str:
         """Say what it is, in an error message."""
-        picture = f"picture {self.image[1]}" if self.image else ""
+        picture = f"picture {self.image.location}" if self.image else ""
         text = f"text {self.text[:60]!r}" if self.text else ""
         return f"the {self.side} {' with '.join(filter(None, [picture, text]))}"
 
@@ -49,8 +94,12 @@ class Pool:
         self._rows: dict[tuple[bytes, Side, str], int] = {}
         self._hashes: dict[tuple[Path, str], bytes] = {}
         self._first_place: dict[bytes, tuple[Path, str]] = {}
-        self._decoded: dict[tuple[Path, str], Image.Image] = {}
+        self._decoded: dict[Picture, Image.Image] = {}
         self._free_bytes = int(cache_gb * 1e9)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the decoded pictures behind when another process gets the pool."""
+        return {**self.__dict__, "_decoded": {}, "_free_bytes": 0}
 
     def __len__(self) -> int:
         """Return the number of distinct encodes."""
@@ -59,7 +108,7 @@ class Pool:
     def add(
         self,
         texts: Sequence[str],
-        images: Sequence[str | None],
+        images: Sequence[str | Region | None],
         instructions: Sequence[str],
         *,
         root: Path,
@@ -69,7 +118,7 @@ class Pool:
 
         Args:
             texts: n texts.
-            images: n image locations below `root`, None for no image.
+            images: n image locations below `root`, or regions of such; None for no image.
             instructions: n instructions for that side.
             root: the folder the locations are relative to.
             side: "query" or "target".
@@ -77,9 +126,9 @@ class Pool:
         Raises:
             DataError: when pictures are missing, listing them; or an item is wholly empty.
         """
-        self._hash(root, images)
+        self._hash(root, [i.location if isinstance(i, Region) else i for i in images])
         rows = [
-            self._row(text, None if image is None else (root, image), side, instruction)
+            self._row(text, root, image, side, instruction)
             for text, image, instruction in zip(texts, images, instructions, strict=True)
         ]
         return np.array(rows, dtype=np.int32)
@@ -90,28 +139,44 @@ class Pool:
             return None
         picture = self._decoded.get(entry.image)
         if picture is None:
-            picture = load_rgb(*entry.image)
+            picture = entry.image.load()
             size = 3 * picture.width * picture.height
             if size <= self._free_bytes:
                 self._free_bytes -= size
                 self._decoded[entry.image] = picture
         return picture
 
-    def pictures(self) -> list[tuple[Path, str]]:
-        """Return the distinct pictures, as root and location."""
+    def encode(self, row: int) -> Encode:
+        """Return an entry as a model's input, its picture decoded."""
+        from unime.models import Encode
+
+        entry = self.entries[row]
+        return Encode(entry.text, self.image(entry), entry.side, entry.instruction)
+
+    def pictures(self) -> list[Picture]:
+        """Return the distinct pictures."""
         return list(dict.fromkeys(e.image for e in self.entries if e.image is not None))
 
-    def _row(self, text: str, place: tuple[Path, str] | None, side: Side, instruction: str) -> int:
-        if not text and place is None:
+    def _row(
+        self, text: str, root: Path, image: str | Region | None, side: Side, instruction: str
+    ) -> int:
+        if not text and image is None:
             raise DataError(f"a {side} has neither text nor image; one of them must be given")
-        image_hash = None if place is None else self._hashes[place]
-        key = (content_id_from_hash(text, image_hash), side, instruction)
+        region = image if isinstance(image, Region) else None
+        location = image.location if isinstance(image, Region) else image
+        file_hash = None if location is None else self._hashes[root, location]
+        image_hash = file_hash
+        if region is not None and file_hash is not None:
+            image_hash = hash_image(file_hash + repr(region[1:]).encode())
+        content = content_id_from_hash(text, image_hash)
+        key = (content, side, instruction)
         row = self._rows.get(key)
         if row is None:
             row = self._rows[key] = len(self.entries)
             # Equal files at two places are decoded once.
-            shared = None if image_hash is None else self._first_place[image_hash]
-            self.entries.append(PoolEntry(text, shared, side, instruction))
+            place = None if file_hash is None else self._first_place[file_hash]
+            picture = None if place is None else Picture(*place, region)
+            self.entries.append(PoolEntry(text, picture, side, instruction, content))
         return row
 
     def _hash(self, root: Path, images: Sequence[str | None]) -> None:
@@ -120,7 +185,10 @@ class Pool:
             if image is None or (root, image) in self._hashes:
                 continue
             try:
-                digest = hash_image(read_bytes(locate(root, image), image))
+                if is_video(root, image):
+                    digest = hash_video(root, image)
+                else:
+                    digest = hash_image(read_bytes(locate(root, image), image))
             except DataError as error:
                 bad.append(str(error))
                 continue

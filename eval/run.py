@@ -1,4 +1,9 @@
-"""`python -m eval run`: evaluate models on benchmarks; score files, a result file and a table."""
+"""`python -m eval run`: evaluate models on benchmarks; score files, a result file and a table.
+
+Output: `pool.parquet` (what each pool row is) and, for each model, one Parquet file a task with
+every query's result, `scores.json`, `scores.csv`, TREC runs and `.eval_results`. A task's file marks it
+done, embeddings are cached by identity: a killed run repeats neither.
+"""
 
 from __future__ import annotations
 
@@ -8,33 +13,29 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
+import numpy as np
 import typer
 from pydantic import Field, field_validator
 
-from eval.benchmark import Benchmark, BenchmarkChoice, choose, chosen_tasks
+from eval import outputs
+from eval.benchmark import Benchmark, BenchmarkChoice, TaskSpec, choose, chosen_tasks, specify
+from eval.encoders import ModelEntry, expand
+from eval.geometry import geometry
 from eval.pool import Pool
 from eval.runners import RUNNERS
 from eval.score import ParsedTask, TaskScores
-from eval.similarity import Vectors
+from eval.similarity import Similarities, Vectors
 from eval.summary import result_row, summarise
 from eval.table import results_table
+from eval.task_file import load_task, save_task
 from unime import console, files
-from unime.config import ModelConfig, Recipe, Section
+from unime.config import Recipe
 from unime.errors import DataError, RecipeError, lookup
 from unime.provenance import Output
-from unime.tables import write_table
 
 SCORES = "scores.json"
-BLOCKS = "embeddings"
-
-
-class ModelEntry(Section):
-    """A model under evaluation."""
-
-    name: str
-    """How it is called in tables."""
-    model: ModelConfig
+CACHE = "embeddings"
+ITEMS = "pool.parquet"
 
 
 class EvalRecipe(Recipe):
@@ -46,13 +47,18 @@ class EvalRecipe(Recipe):
     results: str | None = None
     """Where the result file goes beside the output folder, such as `${run}/results.json`."""
     batch_size: int = Field(default=64, gt=0)
+    processes: int = Field(default=1, gt=0)
+    """How many encode at once, each with a model (and a GPU) of its own."""
     image_cache_gb: float = Field(default=1.0, ge=0)
     """Decoded pictures kept in memory for the next model."""
+    embedding_cache: str | None = None
+    """Folder where embeddings stay for later runs; unless given, they go when the run ends."""
 
     @field_validator("models")
     @classmethod
     def _distinct_models(cls, models: list[ModelEntry]) -> list[ModelEntry]:
-        return _distinct(models, lambda entry: _folder_name(entry.name))
+        _distinct(expand(models), lambda entry: folder_name(entry.name))
+        return models
 
     @field_validator("benchmarks")
     @classmethod
@@ -65,8 +71,9 @@ RECIPE = EvalRecipe
 
 def inputs(recipe: EvalRecipe) -> dict[str, Path]:
     """Return the models and the benchmarks' data."""
-    models = {f"model {entry.name}": Path(entry.model.id) for entry in recipe.models}
-    return models | {f"benchmark {c.name}": Path(c.root) for c in recipe.benchmarks}
+    read = {f"model {m.name}": Path(m.source) for m in recipe.models if m.source is not None}
+    rerankers = {f"reranker {m.name}": Path(m.reranker.id) for m in recipe.models if m.reranker}
+    return read | rerankers | {f"benchmark {c.name}": Path(c.root) for c in recipe.benchmarks}
 
 
 def run(recipe: EvalRecipe, out: Output) -> None:
@@ -76,34 +83,34 @@ def run(recipe: EvalRecipe, out: Output) -> None:
         DataError: naming every file that is missing, before anything is computed.
     """
     selected = select(recipe.benchmarks)
-    waiting = [m for m in recipe.models if not _folder(out, m).joinpath(SCORES).is_file()]
+    models = expand(recipe.models)
+    waiting = [m for m in models if not _folder(out, m).joinpath(SCORES).is_file()]
     if waiting:
         pool, tasks = read(selected, recipe.image_cache_gb)
+        outputs.write_items(pool, out.file(ITEMS))
+        outputs.write_qrels(pool, selected, tasks, out.file("qrels"))
         for number, entry in enumerate(waiting, start=1):
             console.log(f"model {number}/{len(waiting)}: {entry.name}")
-            _evaluate(entry, selected, tasks, pool, _folder(out, entry), recipe.batch_size)
-    for entry in recipe.models:
-        # Only now: a run killed between a model's scores and this line comes here again.
-        if (blocks := _folder(out, entry) / BLOCKS).exists():
-            files.remove_folder(blocks)
-    scores = {m.name: files.read_json(_folder(out, m) / SCORES) for m in recipe.models}
+            _evaluate(entry, recipe, selected, tasks, pool, out)
+    # Only now: a run killed between a model's scores and this line comes here again.
+    if (cache := out.file(CACHE)).exists():
+        files.remove_folder(cache)
+    scores = {m.name: files.read_json(_folder(out, m) / SCORES) for m in models}
     results = {
-        "rows": [
-            result_row(m.name, scores[m.name]["benchmarks"], _cost(m.model.id))
-            for m in recipe.models
-        ]
+        "rows": [result_row(m.name, scores[m.name]["benchmarks"], _cost(m.source)) for m in models]
     }
-    order = {benchmark.name: names for _, benchmark, names in selected}
+    order = {benchmark.name: [s.name for s in specs] for _, benchmark, specs in selected}
     table = results_table(results["rows"], scores, order)
     files.write_json(out.file("results.json"), results)
     files.write_text(out.file("table.txt"), table)
+    files.write_text(out.file("scores.csv"), outputs.scores_csv(scores))
     if recipe.results is not None:
         files.write_json(recipe.results, results)
     typer.echo(table)
 
 
-Selected = list[tuple[BenchmarkChoice, Benchmark, list[str]]]
-"""Benchmarks with the names of the tasks to evaluate."""
+Selected = list[tuple[BenchmarkChoice, Benchmark, list[TaskSpec]]]
+"""Benchmarks with the tasks to evaluate."""
 
 
 def select(choices: Sequence[BenchmarkChoice]) -> Selected:
@@ -123,20 +130,15 @@ def select(choices: Sequence[BenchmarkChoice]) -> Selected:
     selected: Selected = []
     missing: list[str] = []
     for choice, benchmark in zip(choices, benchmarks, strict=True):
-        runner = lookup(RUNNERS, benchmark.layout, f"layout of benchmark {benchmark.name}:")
-        if benchmark.metric not in runner.METRICS:
-            raise RecipeError(
-                f"benchmark {benchmark.name}: layout {benchmark.layout} computes "
-                f"{', '.join(runner.METRICS)}, not '{benchmark.metric}'"
-            )
         names = chosen_tasks(benchmark, choice)
-        selected.append((choice, benchmark, names))
+        specs = [specify(benchmark, choice, name) for name in names]
+        for spec in specs:
+            _check_metric(spec)
+        selected.append((choice, benchmark, specs))
         missing += [
-            f"{benchmark.name}, task {name}: {Path(choice.root) / benchmark.files}".replace(
-                "{task}", name
-            )
-            for name in names
-            if not benchmark.paths(Path(choice.root), name)
+            f"{spec.benchmark}, task {spec.name}: {spec.root / spec.files.format(task=spec.name)}"
+            for spec in specs
+            if not spec.paths()
         ]
     if missing:
         raise DataError("\n  ".join([f"{len(missing)} files are missing:", *missing]))
@@ -147,80 +149,114 @@ def read(selected: Selected, image_cache_gb: float) -> tuple[Pool, list[Sequence
     """Read all tasks once, for all models: index arrays into one pool of distinct encodes."""
     start = time.monotonic()
     pool = Pool(image_cache_gb)
-    tasks = [
-        RUNNERS[benchmark.layout].read(benchmark, Path(choice.root), names, choice.limit, pool)
-        for choice, benchmark, names in selected
-    ]
+    tasks = [[RUNNERS[spec.layout].read(spec, pool) for spec in specs] for *_, specs in selected]
     asked = sum(task.encodes_without_sharing for group in tasks for task in group)
     console.log(
         f"{sum(map(len, tasks))} tasks read in {time.monotonic() - start:.1f} s: "
         f"{len(pool)} distinct encodes for {asked} queries and list entries"
     )
-    return pool, tasks
+    return pool, [list(group) for group in tasks]
 
 
 def _evaluate(
     entry: ModelEntry,
+    recipe: EvalRecipe,
     selected: Selected,
     tasks: Sequence[Sequence[ParsedTask]],
     pool: Pool,
-    folder: Path,
-    batch_size: int,
+    out: Output,
 ) -> None:
     """Encode, score, and write one model's files; `scores.json` comes last and marks it done."""
-    from eval import encode
+    from eval.compression import compress
+    from eval.encode import encode_pool
 
-    start = time.monotonic()
-    encoder = encode.load_encoder(entry.model)
-    loaded = time.monotonic()
-    embeddings = encode.encode_pool(encoder, pool, entry.name, folder / BLOCKS, batch_size)
-    del encoder
+    folder, start = _folder(out, entry), time.monotonic()
+    cache = Path(recipe.embedding_cache) if recipe.embedding_cache else out.file(CACHE)
+    matrix = out.file(CACHE) / "pool.npy"
+    embeddings, fresh = encode_pool(entry, pool, cache, matrix, recipe.batch_size, recipe.processes)
     encoded = time.monotonic()
-    vectors = Vectors(embeddings, entry.name)
-    benchmarks = {}
+    values = compress(embeddings, entry.dims, entry.precision)
+    vectors = Vectors(values, entry.name)
+    similarities = _similarities(entry, vectors, pool)
+    has_image = np.array([item.image is not None for item in pool.entries])
+    benchmarks, shapes = {}, {}
     for (choice, benchmark, _), group in zip(selected, tasks, strict=True):
-        scores = score(benchmark, group, vectors, folder)
+        scores = score(benchmark.name, group, similarities, folder)
         benchmarks[benchmark.name] = summarise(benchmark, scores, choice.limit)
+        shapes[benchmark.name] = {
+            name: geometry(vectors.values, *_rows(found), has_image)
+            for name, found in scores.items()
+        }
     seconds = {
-        "load": round(loaded - start, 2),
-        "encode": round(encoded - loaded, 2),
+        "encode": round(encoded - start, 2),
         "score": round(time.monotonic() - encoded, 2),
     }
-    files.write_json(folder / "timing.json", {"seconds": seconds, "encodes": len(pool)})
-    facts = {"model": entry.model_dump(mode="json"), "benchmarks": benchmarks}
-    files.write_json(folder / SCORES, facts)
+    outputs.write_trec(pool, benchmarks, folder)
+    outputs.write_eval_results([b for _, b, _ in selected], benchmarks, folder)
+    timing = {"seconds": seconds, "encodes": len(pool), "encoded_now": fresh}
+    files.write_json(folder / "timing.json", timing)
+    facts = {
+        "model": entry.model_dump(mode="json", exclude_none=True),
+        "dim": int(values.shape[1]),
+        "benchmarks": benchmarks,
+        "geometry": shapes,
+    }
+    report = outputs.leaderboard_report(entry, int(values.shape[1]), benchmarks)
+    files.write_json(folder / SCORES, {**report, **facts})
     console.log(f"{entry.name}: encoded in {seconds['encode']} s, scored in {seconds['score']} s")
 
 
+def _similarities(entry: ModelEntry, vectors: Vectors, pool: Pool) -> Similarities:
+    if entry.reranker is None:
+        return vectors
+    from eval import rerank
+
+    scorer = rerank.load_reranker(entry.reranker)
+    return rerank.Reranked(vectors, scorer, pool, entry.reranker)
+
+
 def score(
-    benchmark: Benchmark, tasks: Sequence[ParsedTask], vectors: Vectors, folder: Path
+    benchmark: str, tasks: Sequence[ParsedTask], similarities: Similarities, folder: Path
 ) -> dict[str, TaskScores]:
-    """Score one benchmark's tasks and write the per-query table."""
-    scores = {task.name: task.score(vectors) for task in tasks}
-    tables = []
-    for name, result in scores.items():
-        column = pa.DictionaryArray.from_arrays(
-            pa.array([0] * result.per_query.num_rows, pa.int32()), pa.array([name])
-        )
-        tables.append(result.per_query.add_column(0, "task", column))
-    table = pa.concat_tables(tables, promote_options="default").unify_dictionaries()
-    write_table(folder / f"{benchmark.name}.parquet", table)
+    """Score one benchmark's tasks; a task with a file is done and read back."""
+    scores = {}
+    for task in tasks:
+        path = folder / benchmark / f"{task.name}.parquet"
+        if not path.is_file():
+            save_task(path, task.score(similarities))
+        scores[task.name] = load_task(path)
     return scores
 
 
-def _cost(model: str) -> dict[str, Any]:
+def _rows(scores: TaskScores) -> tuple[np.ndarray, np.ndarray]:
+    columns = (scores.per_query[name] for name in ("query_row", "gold_row"))
+    first, second = (column.to_numpy() for column in columns)
+    return first, second
+
+
+def _check_metric(spec: TaskSpec) -> None:
+    runner = lookup(RUNNERS, spec.layout, f"layout of benchmark {spec.benchmark}:")
+    if spec.metric not in runner.METRICS:
+        raise RecipeError(
+            f"benchmark {spec.benchmark}: layout {spec.layout} computes "
+            f"{', '.join(runner.METRICS)}, not '{spec.metric}'"
+        )
+
+
+def _cost(model: str | None) -> dict[str, Any]:
     """Return time and memory of the stage that made a model, where it says so."""
-    for folder in (Path(model), Path(model).parent):
+    for folder in (Path(model), Path(model).parent) if model is not None else ():
         if (folder / "run.json").is_file():
             return files.read_json(folder / "run.json")
     return {}
 
 
 def _folder(out: Output, entry: ModelEntry) -> Path:
-    return out.file(_folder_name(entry.name))
+    return out.file(folder_name(entry.name))
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
+    """Return the name of a model's folder in the output."""
     return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-.")
 
 

@@ -4,8 +4,12 @@ Bit-identical embeddings are made one vector first. A matrix product may round e
 differently at different places, and then the ties of a collapsed model would be broken by luck.
 """
 
+from __future__ import annotations
+
+import hashlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,9 +18,37 @@ from unime.errors import ModelError
 BLOCK = 1024
 """Queries scored at once: bounds memory at BLOCK x candidates floats."""
 
+CHECKED_AT_ONCE = 16384
+"""Embeddings looked at together when they are checked."""
+
 DENSE_UP_TO = 64
 """Score all queries against all candidates of a task up to this many times the pairs asked for:
 one matrix product is faster than gathering each query's own candidates."""
+
+
+@runtime_checkable
+class Similarities(Protocol):
+    """What a task is scored with: a model's similarities between rows of the pool."""
+
+    def pairs(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Return (n,) similarities of encodes `left` and `right`, row by row."""
+        ...
+
+    def blocks(
+        self, queries: np.ndarray, candidates: np.ndarray
+    ) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield (query slice, similarities `(queries in it, candidates)`)."""
+        ...
+
+    def listed(
+        self,
+        queries: np.ndarray,
+        candidates: np.ndarray,
+        position: np.ndarray,
+        offsets: np.ndarray,
+    ) -> np.ndarray:
+        """Return (total,) similarities of each query with its own list; see `Vectors.listed`."""
+        ...
 
 
 class Vectors:
@@ -28,6 +60,7 @@ class Vectors:
         Raises:
             ModelError: for NaN or infinite values, or rows that are not of length 1.
         """
+        # A memory-mapped file stays one.
         self.values = np.ascontiguousarray(embeddings, dtype=np.float32)
         check_embeddings(self.values, model)
         self.canonical = _first_equal_row(self.values)
@@ -100,14 +133,21 @@ def check_embeddings(
         model: the model's name, for the message.
         describe: says what a row encodes.
     """
-    bad = np.flatnonzero(~np.isfinite(values).all(axis=1))
+    starts = range(0, len(values), CHECKED_AT_ONCE)
+    # NaN and infinity survive the sum of squares; one pass finds both kinds of trouble.
+    with np.errstate(over="ignore", invalid="ignore"):
+        parts = [
+            np.sqrt(np.einsum("ij,ij->i", part, part))
+            for part in (values[start : start + CHECKED_AT_ONCE] for start in starts)
+        ]
+    lengths = np.concatenate(parts) if parts else np.ones(0)
+    bad = np.flatnonzero(~np.isfinite(lengths))
     if len(bad):
         raise ModelError(
             f"model '{model}': {len(bad)} of {len(values)} embeddings hold NaN or infinite "
             f"numbers (the first is {describe(int(bad[0]))}); expected finite numbers. Look for an "
             "overflow (load the model with dtype: float32 to see) or a broken checkpoint"
         )
-    lengths = np.linalg.norm(values, axis=1)
     wrong = np.flatnonzero(np.abs(lengths - 1.0) > 0.01)
     if len(wrong):
         raise ModelError(
@@ -120,10 +160,10 @@ def check_embeddings(
 def _first_equal_row(values: np.ndarray) -> np.ndarray:
     """Return (n,) int64: for each row the first row with the same bytes."""
     first: dict[bytes, int] = {}
-    # Adding zero turns -0.0 into 0.0, which compares equal but has other bytes.
-    rows = values + 0.0
-    return np.fromiter(
-        (first.setdefault(row.tobytes(), place) for place, row in enumerate(rows)),
-        dtype=np.int64,
-        count=len(rows),
-    )
+    canonical = np.empty(len(values), dtype=np.int64)
+    for start in range(0, len(values), CHECKED_AT_ONCE):
+        # Adding zero turns -0.0 into 0.0, which compares equal but has other bytes.
+        for place, row in enumerate(values[start : start + CHECKED_AT_ONCE] + 0.0, start=start):
+            key = hashlib.blake2b(row.tobytes(), digest_size=16).digest()
+            canonical[place] = first.setdefault(key, place)
+    return canonical

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from eval.benchmark import Benchmark
-from eval.intervals import bootstrap_means, interval, macro
+from eval.intervals import bootstrap, interval, macro, score_of
 from eval.score import TaskScores
 
 
@@ -23,8 +23,7 @@ def summarise(
         limit: if only the first queries of each task were evaluated, how many.
     """
     resampled = {
-        name: bootstrap_means(task.values, f"{benchmark.name}/{name}")
-        for name, task in scores.items()
+        name: bootstrap(task.values, f"{benchmark.name}/{name}") for name, task in scores.items()
     }
     tasks = {
         name: _describe_task(benchmark, name, task, resampled[name])
@@ -33,8 +32,11 @@ def summarise(
     groups = {"overall": list(benchmark.tasks)}
     for name, definition in benchmark.tasks.items():
         groups.setdefault(f"meta_task/{definition.meta_task}", []).append(name)
-        if benchmark.role == "overall":
+        if definition.split is not None:
             groups.setdefault(f"split/{definition.split}", []).append(name)
+        modality = definition.modality or benchmark.modality
+        if len({task.modality for task in benchmark.tasks.values()}) > 1:
+            groups.setdefault(f"modality/{modality}", []).append(name)
     means = {
         group: _mean(members, tasks, resampled, limit)
         for group, members in groups.items()
@@ -121,14 +123,18 @@ def _describe_task(
     benchmark: Benchmark, name: str, task: TaskScores, resampled: np.ndarray
 ) -> dict[str, Any]:
     definition = benchmark.tasks[name]
+    metric = definition.metric or benchmark.metric
     low, high = interval(resampled)
     return {
-        "score": percent(task.values.mean()),
+        "score": percent(score_of(task.values)),
         "low": percent(low),
         "high": percent(high),
         "expected": percent(task.expected),
-        "chance": percent(task.chance[benchmark.metric]),
+        "chance": percent(task.chance[metric]),
         "n": len(task.values),
+        "queries": definition.queries,
+        "metric": metric,
+        "modality": definition.modality or benchmark.modality,
         "meta_task": definition.meta_task,
         "split": definition.split,
         "metrics": {key: percent(value) for key, value in task.metrics.items()},

@@ -64,10 +64,10 @@ def _tasks(of_models: Sequence[Mapping[str, Any]], tasks: Sequence[str]) -> str:
     for task in tasks:
         facts = of_models[0]["tasks"][task]
         for metric, chance in facts["chance_by_metric"].items():
-            if metric != of_models[0]["metric"] and not metric.startswith("R@"):
+            if metric != facts["metric"] and not metric.startswith("R@"):
                 continue
             values = [f"{model['tasks'][task]['metrics'][metric]:.1f}" for model in of_models]
-            kind = f"{facts['meta_task']}, {facts['split']}, {metric}"
+            kind = ", ".join(filter(None, [facts["meta_task"], facts["split"], metric]))
             lines.append([task, kind, str(facts["n"]), f"{chance:.1f}", *values])
     return grid(header, lines)
 

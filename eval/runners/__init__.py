@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from eval.benchmark import Benchmark
+from eval.benchmark import TaskSpec
 from eval.pool import Pool
-from eval.runners import candidates, retrieval, sugarcrepe
+from eval.runners import candidates, comparisons, corpus, retrieval, sts
 from eval.score import ParsedTask
 
 
@@ -17,17 +15,17 @@ class Runner(Protocol):
     """What a runner module offers."""
 
     METRICS: tuple[str, ...]
-    """The metrics it computes; a benchmark's main metric is one of them."""
+    """The metrics it computes; a task's main metric is one of them."""
 
-    def read(
-        self, benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-    ) -> Sequence[ParsedTask]:
-        """Read the named tasks, their distinct encodes into the pool."""
+    def read(self, spec: TaskSpec, pool: Pool) -> ParsedTask:
+        """Read one task, its distinct encodes into the pool."""
         ...
 
 
 RUNNERS: dict[str, Runner] = {
     "candidates": candidates,
     "retrieval": retrieval,
-    "sugarcrepe": sugarcrepe,
+    "corpus": corpus,
+    "comparisons": comparisons,
+    "sts": sts,
 }

@@ -8,7 +8,7 @@ few distinct candidates. Sources: TIGER-Lab/MMEB-eval, ziyjiang/MMEB_Test_Instru
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,10 +18,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from eval import metrics
-from eval.benchmark import Benchmark
+from eval.benchmark import TaskSpec
 from eval.pool import Pool, Side
-from eval.score import KindScore, TaskScores, score_lists
-from eval.similarity import Vectors
+from eval.score import KindScore, TaskScores, first_gold, ranking_columns, score_lists
+from eval.similarity import Similarities
 from unime.errors import DataError
 from unime.readers.instructions import PLACEHOLDER, Instructions, Known, known_tasks
 
@@ -55,24 +55,20 @@ class CandidateLists:
         """Queries and all list entries."""
         return len(self.queries) + len(self.position)
 
-    def score(self, vectors: Vectors) -> TaskScores:
+    def relevance(self) -> Iterator[tuple[str | int, int, float]]:
+        """Yield (query, row of its right answer, 1)."""
+        gold = self.candidates[self.position[first_gold(self.gold, self.offsets)]]
+        yield from ((query, int(row), 1.0) for query, row in enumerate(gold))
+
+    def score(self, similarities: Similarities) -> TaskScores:
         """Rank every query's list."""
-        similarities = vectors.listed(self.queries, self.candidates, self.position, self.offsets)
-        hits, columns = score_lists(similarities, self.gold, self.offsets, AT)
+        values = similarities.listed(self.queries, self.candidates, self.position, self.offsets)
+        hits, columns = score_lists(values, self.gold, self.offsets, AT)
         missed = ~hits["hit@1"]
-        winner = np.where(missed, columns.pop("strongest_wrong"), -1)
-        table = {
-            "query": np.arange(len(self.queries), dtype=np.int32),
-            "hit": hits["hit@1"],
-            **columns,
-            # The place in the query's own list, -1 where the gold candidate won.
-            "winner": np.where(missed, winner - self.offsets[:-1], -1).astype(np.int32),
-        }
+        winner = np.where(missed, columns["strongest_wrong"], -1)
         by_kind = {}
         if self.kinds is not None:
-            names = np.array([*self.kind_names, ""], dtype=object)
-            table["winner_kind"] = names[np.where(missed, self.kinds[winner], -1)]
-            by_kind = self._score_kinds(similarities, columns["gold_similarity"], winner)
+            by_kind = self._score_kinds(values, columns["gold_similarity"], winner)
         return TaskScores(
             values=hits["hit@1"],
             metrics={f"hit@{k}": float(hits[f"hit@{k}"].mean()) for k in AT},
@@ -81,9 +77,32 @@ class CandidateLists:
                 f"hit@{k}": float(metrics.chance_hit_at(self.gold, self.offsets, k).mean())
                 for k in AT
             },
-            per_query=pa.table(table),
+            per_query=self._table(hits["hit@1"], columns, winner),
             by_kind=by_kind,
         )
+
+    def _table(
+        self, hit: np.ndarray, columns: dict[str, np.ndarray], winner: np.ndarray
+    ) -> pa.Table:
+        top = columns["top"]
+        top_rows = np.where(top >= 0, self.candidates[self.position[top]], -1)
+        gold = self.candidates[self.position[first_gold(self.gold, self.offsets)]]
+        table = {
+            "query": np.arange(len(self.queries), dtype=np.int32),
+            "hit": hit,
+            "value": hit.astype(np.float64),
+            **{
+                name: columns[name]
+                for name in ("rank", "tied", "gold_similarity", "wrong_similarity")
+            },
+            # The place in the query's own list, -1 where the gold candidate won.
+            "winner": np.where(winner >= 0, winner - self.offsets[:-1], -1).astype(np.int32),
+            **ranking_columns(self.queries, gold, top_rows, columns["top_similarity"]),
+        }
+        if self.kinds is not None:
+            names = np.array([*self.kind_names, ""], dtype=object)
+            table["winner_kind"] = names[np.where(winner >= 0, self.kinds[winner], -1)]
+        return pa.table(table)
 
     def _score_kinds(
         self, similarities: np.ndarray, gold_similarity: np.ndarray, winner: np.ndarray
@@ -103,27 +122,22 @@ class CandidateLists:
         return result
 
 
-def read(
-    benchmark: Benchmark, root: Path, names: Sequence[str], limit: int | None, pool: Pool
-) -> list[CandidateLists]:
-    """Read the chosen tasks."""
-    tasks: list[CandidateLists] = []
-    known = known_tasks([root])
-    for name in names:
-        definition = benchmark.tasks[name]
-        given = Known(
-            query=tuple(filter(None, [definition.query_instruction])),
-            target=tuple(filter(None, [definition.target_instruction])),
-        )
-        splitter = Instructions(known, given)
-        table = _read_table(benchmark.paths(root, name), limit)
-        reader = _Reader(name, table, root / benchmark.images, splitter, pool)
-        try:
-            tasks.append(reader.parse())
-        except DataError as error:
-            raise DataError(f"{benchmark.name}, task {name}: {error}") from None
-        splitter.report()
-    return tasks
+def read(spec: TaskSpec, pool: Pool) -> CandidateLists:
+    """Read one task."""
+    given = Known(
+        query=tuple(filter(None, [spec.definition.query_instruction])),
+        target=tuple(filter(None, [spec.definition.target_instruction])),
+    )
+    splitter = Instructions(known_tasks([spec.root]), given)
+    table = _read_table(spec.paths(), spec.limit)
+    images = spec.images.format(task=spec.name)
+    reader = _Reader(spec.name, table, spec.root, images, splitter, pool)
+    try:
+        task = reader.parse()
+    except DataError as error:
+        raise DataError(f"{spec.benchmark}, task {spec.name}: {error}") from None
+    splitter.report()
+    return task
 
 
 def _read_table(paths: Sequence[Path], limit: int | None) -> pa.Table:
@@ -153,7 +167,8 @@ class _Reader:
 
     name: str
     table: pa.Table
-    images: Path
+    root: Path
+    images: str
     instructions: Instructions
     pool: Pool
 
@@ -232,11 +247,12 @@ class _Reader:
                 split = self.instructions.split(text, self.name, side)
                 given.append(split[0])
                 contents.append(split[1])
+        below = f"{self.images.rstrip('/')}/" if self.images else ""
         rows = self.pool.add(
             contents,
-            [location or None for location in columns[1]],
+            [f"{below}{location}" if location else None for location in columns[1]],
             given,
-            root=self.images,
+            root=self.root,
             side=side,
         )
         return rows[codes]

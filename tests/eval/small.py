@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +14,9 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from eval.pool import Pool
-from unime.models import Encode
+
+if TYPE_CHECKING:
+    from unime.models import Encode
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "cyan", "magenta"]
 CATEGORIES = (

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.benchmark import Benchmark, TaskDefinition
+from eval.benchmark import Benchmark, BenchmarkChoice, TaskDefinition, specify
 from eval.pool import Pool
-from eval.runners import candidates, retrieval, sugarcrepe
+from eval.runners import candidates, comparisons, retrieval
 from eval.similarity import Vectors
 from tests.eval.small import COLOURS, embed, write_world
 from unime.errors import DataError
@@ -55,6 +55,10 @@ QUIRKS = {
 }
 
 
+def spec(benchmark: Benchmark, root: Path, task: str):
+    return specify(benchmark, BenchmarkChoice(name="mmeb_v1", root=str(root)), task)
+
+
 def read_one(root: Path, task: str = "SUN397", pool: Pool | None = None):
     benchmark = Benchmark(
         name="b", version="1", layout="candidates", role="overall", metric="hit@1",
@@ -62,8 +66,7 @@ def read_one(root: Path, task: str = "SUN397", pool: Pool | None = None):
         tasks={task: TaskDefinition(meta_task="classification")},
     )  # fmt: skip
     pool = pool or Pool()
-    (parsed,) = candidates.read(benchmark, root, [task], None, pool)
-    return parsed, pool
+    return candidates.read(spec(benchmark, root, task), pool), pool
 
 
 def write_task(root: Path, columns: dict, task: str = "SUN397") -> Path:
@@ -82,7 +85,11 @@ def test_reads_what_the_row_reader_reads(tmp_path, columns):
 
     def shown(row):
         entry = pool.entries[row]
-        return entry.text, entry.image[1] if entry.image else None, entry.instruction
+        return (
+            entry.text,
+            entry.image.location.removeprefix("SUN397/") if entry.image else None,
+            entry.instruction,
+        )
 
     expected = list(read_eval(tmp_path / "SUN397", task="SUN397"))
     for number, query in enumerate(expected):
@@ -175,9 +182,11 @@ def test_retrieval_counts_any_caption_and_shares_equal_contents(tmp_path):
         tasks={name: TaskDefinition(meta_task="retrieval") for name in retrieval.DIRECTIONS},
     )  # fmt: skip
     pool = Pool()
-    to_text, to_image = retrieval.read(benchmark, tmp_path, list(benchmark.tasks), None, pool)
+    to_text, to_image = (
+        retrieval.read(spec(benchmark, tmp_path, name), pool) for name in retrieval.DIRECTIONS
+    )
     values = np.eye(len(pool), dtype=np.float32)
-    row = {(e.text, e.image and e.image[1], e.side): i for i, e in enumerate(pool.entries)}
+    row = {(e.text, e.image and e.image.location, e.side): i for i, e in enumerate(pool.entries)}
     # Red finds the shared caption, green too; blue finds red's. "a colour" finds green.
     values[row["", "red.png", "query"]] = values[row["a colour", None, "target"]]
     values[row["", "green.png", "query"]] = values[row["a colour", None, "target"]]
@@ -199,9 +208,9 @@ def test_a_negative_equal_to_the_caption_is_an_error(tmp_path):
     record = {"filename": "red.png", "caption": "same", "negative_caption": "same"}
     path.write_text(json.dumps({"7": record}))
     benchmark = Benchmark(
-        name="s", version="1", layout="sugarcrepe", role="compositional", metric="pairwise",
+        name="s", version="1", layout="comparisons", form="sugarcrepe", role="compositional", metric="pairwise",
         files="compositional/{task}.json", images="images", licence="", citation="",
         tasks={"swap_att": TaskDefinition(meta_task="swap")},
     )  # fmt: skip
     with pytest.raises(DataError, match="record '7' has its caption as its negative"):
-        sugarcrepe.read(benchmark, tmp_path, ["swap_att"], None, Pool())
+        comparisons.read(spec(benchmark, tmp_path, "swap_att"), Pool())

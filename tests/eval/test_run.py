@@ -15,6 +15,7 @@ from eval import encode
 from eval import run as eval_run
 from eval.benchmark import known_benchmarks, load_benchmark
 from eval.cli import app
+from eval.encoders import ModelEntry
 from eval.listing import all_benchmarks, one_benchmark
 from eval.runners.candidates import CandidateLists
 from eval.similarity import Vectors
@@ -44,7 +45,9 @@ def world(tmp_path_factory) -> Path:
 def encoders(monkeypatch):
     """Give every model of a recipe an encoder by its name; return them."""
     given = {"first": Hashed("first"), "second": Hashed("second"), "constant": Constant()}
-    monkeypatch.setattr(encode, "load_encoder", lambda config: given[config.id.split("/")[-1]])
+    monkeypatch.setattr(
+        encode, "load_encoder", lambda entry, device=None: given[entry.source.split("/")[-1]]
+    )
     return given
 
 
@@ -69,8 +72,8 @@ def test_rows_hold_the_means_of_the_score_files(world, tmp_path, encoders, capsy
         assert sorted(row["compositional"]) == sorted(CATEGORIES)
         assert "incomplete" not in row
         for name, facts in tasks.items():
-            table = pq.read_table(tmp_path / "out" / row["name"] / "mini_mmeb.parquet").to_pylist()
-            hits = [line["hit"] for line in table if line["task"] == name]
+            table = pq.read_table(tmp_path / "out" / row["name"] / f"mini_mmeb/{name}.parquet")
+            hits = table["hit"].to_pylist()
             assert facts["score"] == pytest.approx(100 * np.mean(hits), abs=1e-3)
             assert facts["chance"] == 20.0
             assert facts["low"] <= facts["score"] <= facts["high"]
@@ -151,7 +154,7 @@ def test_where_the_gold_candidate_stands_changes_nothing():
 
 
 def test_nan_names_the_model_and_the_input(world, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode, "load_encoder", lambda config: Broken("x"))
+    monkeypatch.setattr(encode, "load_encoder", lambda entry, device=None: Broken("x"))
     with pytest.raises(ModelError, match=r"model 'first': 1 of \d+ embeddings hold NaN .* the "):
         evaluate(recipe(world, tmp_path / "out", ["first"]), tmp_path)
 
@@ -170,7 +173,7 @@ def test_killed_at_any_moment_it_resumes_to_the_same_bytes(world, tmp_path, enco
 
     def small_recipe(folder: Path) -> dict:
         values = recipe(world, folder / "out")
-        return {**values, "benchmarks": values["benchmarks"][:1]}
+        return {**values, "benchmarks": [{**values["benchmarks"][0], "tasks": ["colour_name"]}]}
 
     whole = tmp_path / "whole"
     moments: list[str] = []
@@ -235,7 +238,7 @@ def test_everything_missing_is_listed_before_any_compute(tmp_path, monkeypatch):
     world = write_world(tmp_path / "world")
     (world / "eval/colour_picture/test.parquet").unlink()
     (world / "compositional/swap_obj.json").unlink()
-    monkeypatch.setattr(encode, "load_encoder", lambda config: pytest.fail("encoded"))
+    monkeypatch.setattr(encode, "load_encoder", lambda entry, device=None: pytest.fail("encoded"))
     with pytest.raises(DataError, match=r"2 files are missing:\n.*colour_picture.*\n.*swap_obj"):
         evaluate(recipe(world, tmp_path / "out"), tmp_path)
 
@@ -324,10 +327,14 @@ def test_five_families_run_through_a_benchmark(family, world, tmp_path):
     assert len(row["compositional"]) == 7
 
 
-def test_encodes_are_shared_between_tasks_and_done_once(world, tmp_path):
+def test_encodes_are_shared_between_tasks_and_done_once(world, tmp_path, encoders):
     choices = eval_run.EvalRecipe(**recipe(world, tmp_path / "out")).benchmarks
     pool, groups = eval_run.read(eval_run.select(choices), 1.0)
-    encoder = Hashed("x")
-    encode.encode_pool(encoder, pool, "m", tmp_path / "blocks")
+    entry = ModelEntry(name="first", model={"id": "fake/first"})
+    encoder = encoders["first"]
+    matrix = tmp_path / "pool.npy"
+    values, fresh = encode.encode_pool(entry, pool, tmp_path / "cache", matrix, 64, 1)
+    again, none_fresh = encode.encode_pool(entry, pool, tmp_path / "cache", matrix, 64, 1)
+    assert (fresh, none_fresh) == (len(pool), 0) and np.array_equal(values, again)
     asked = sum(task.encodes_without_sharing for group in groups for task in group)
     assert encoder.encoded == len(pool) == count_encodes(world) < asked

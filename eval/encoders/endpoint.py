@@ -1,0 +1,143 @@
+"""A server with an OpenAI-like embeddings endpoint, such as `vllm serve --runner pooling`.
+
+Every input is sent as chat messages: the system text and the user's picture and words, as the
+prompt file renders them. An exported model's chat template ends in the generation prompt, so the
+last position is the one that was trained.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+from pydantic import Field, field_validator
+
+from unime.config import Section
+from unime.console import progress
+from unime.errors import ModelError
+from unime.prompts import kind_of, load_prompt
+
+if TYPE_CHECKING:
+    from unime.models import Encode
+
+RETRIES = 4
+
+
+class EndpointConfig(Section):
+    """Where it is and what it serves."""
+
+    url: str
+    """Up to and with `/v1`."""
+    served_model: str
+    """The name the server knows the model by."""
+    prompt: str = "embed/hierarchical.v1"
+    concurrency: int = Field(default=16, gt=0)
+    timeout: float = Field(default=120.0, gt=0)
+    """Seconds a request may take."""
+    api_key: str | None = None
+
+    @field_validator("prompt")
+    @classmethod
+    def _known_prompt(cls, prompt: str) -> str:
+        load_prompt(prompt)
+        return prompt
+
+
+def load_endpoint(config: EndpointConfig, device: str | None = None) -> EndpointModel:
+    """Return a client; nothing is asked before the first encode."""
+    return EndpointModel(config)
+
+
+class EndpointModel:
+    """Sends every input by itself, many at a time."""
+
+    def __init__(self, config: EndpointConfig) -> None:
+        self._config = config
+        self._prompt = load_prompt(config.prompt)
+
+    def encode(
+        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+    ) -> np.ndarray:
+        """Return L2-normalised embeddings `(encodes, dim)`.
+
+        Raises:
+            ModelError: when the server cannot be reached or refuses an input.
+        """
+        parts = []
+        starts = range(0, len(encodes), max(batch_size, self._config.concurrency))
+        step = starts.step
+        for start in progress(starts, len(starts), label, "batch"):
+            parts.append(asyncio.run(self._batch(encodes[start : start + step])))
+        vectors = np.concatenate(parts)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    async def _batch(self, batch: Sequence[Encode]) -> np.ndarray:
+        import aiohttp
+
+        config = self._config
+        limit = asyncio.Semaphore(config.concurrency)
+        headers = {"Authorization": f"Bearer {config.api_key}"} if config.api_key else {}
+        timeout = aiohttp.ClientTimeout(total=config.timeout)
+        async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
+
+            async def one(encode: Encode) -> list[float]:
+                async with limit:
+                    return await self._ask(session, self._messages(encode))
+
+            return np.array(await asyncio.gather(*map(one, batch)), dtype=np.float32)
+
+    async def _ask(self, session: Any, messages: list[dict[str, Any]]) -> list[float]:
+        import aiohttp
+        from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt
+        from tenacity import wait_exponential as wait
+
+        url = f"{self._config.url.rstrip('/')}/embeddings"
+        body = {
+            "model": self._config.served_model,
+            "messages": messages,
+            "encoding_format": "float",
+        }
+        temporary = (aiohttp.ClientConnectionError, aiohttp.ServerDisconnectedError, TimeoutError)
+        try:
+            async for attempt in AsyncRetrying(
+                retry=retry_if_exception_type(temporary),
+                stop=stop_after_attempt(RETRIES),
+                wait=wait(multiplier=0.5, max=20),
+                reraise=True,
+            ):
+                with attempt:
+                    async with session.post(url, json=body) as answer:
+                        if answer.status in (429, 502, 503, 504):
+                            raise aiohttp.ClientConnectionError(f"status {answer.status}")
+                        if answer.status != 200:
+                            text = " ".join((await answer.text()).split())[:300]
+                            raise ModelError(f"{url} answered {answer.status}: {text}")
+                        return (await answer.json())["data"][0]["embedding"]
+        except temporary as error:
+            raise ModelError(
+                f"{url} cannot be reached after {RETRIES} attempts ({type(error).__name__}: {error}); "
+                "is the server up?"
+            ) from None
+        raise AssertionError("unreachable")
+
+    def _messages(self, encode: Encode) -> list[dict[str, Any]]:
+        kind = kind_of(encode.text, encode.image is not None)
+        system, user = self._prompt.render(encode.side, kind, encode.text, encode.instruction)
+        content: list[dict[str, Any]] = []
+        if encode.image is not None:
+            content.append({"type": "image_url", "image_url": {"url": _data_url(encode.image)}})
+        if user:
+            content.append({"type": "text", "text": user})
+        start = [{"role": "system", "content": system}] if system else []
+        return [*start, {"role": "user", "content": content}]
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,104 @@
+"""Any sentence-transformers model: an export of ours, another embedder, a text model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import Field
+
+from unime.config import Section
+from unime.errors import ModelError
+
+if TYPE_CHECKING:
+    from unime.models import Encode
+
+
+class SentenceTransformersConfig(Section):
+    """How to load it and how it wants its inputs."""
+
+    id: str
+    """A folder or a Hub id."""
+    revision: str | None = None
+    query_prompt_name: str | None = None
+    """One of the model's own prompts; `query` where it has one."""
+    target_prompt_name: str | None = None
+    """Likewise; `document` where it has one."""
+    input: str = "{instruction}\n{text}"
+    """How task instruction and text become one text; a part that is empty leaves its line out."""
+    trust_remote_code: bool = False
+    model_kwargs: dict[str, Any] = Field(default={})
+    processor_kwargs: dict[str, Any] = Field(default={})
+
+
+def load_sentence_model(
+    config: SentenceTransformersConfig, device: str | None = None
+) -> SentenceModel:
+    """Load it.
+
+    Raises:
+        ModelError: when it cannot be loaded.
+    """
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        module = SentenceTransformer(
+            config.id,
+            revision=config.revision,
+            device=device,
+            trust_remote_code=config.trust_remote_code,
+            model_kwargs=dict(config.model_kwargs),
+            processor_kwargs=dict(config.processor_kwargs),
+        )
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+    return SentenceModel(module, config)
+
+
+class SentenceModel:
+    """Encodes texts, images and both with one prompt a side."""
+
+    def __init__(self, module: Any, config: SentenceTransformersConfig) -> None:
+        self._module = module
+        self._config = config
+        known = module.prompts or {}
+        self._prompts = {
+            "query": config.query_prompt_name or ("query" if "query" in known else None),
+            "target": config.target_prompt_name or ("document" if "document" in known else None),
+        }
+
+    def encode(
+        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+    ) -> np.ndarray:
+        """Return L2-normalised embeddings `(encodes, dim)`."""
+        parts: list[np.ndarray] = []
+        for start in range(0, len(encodes), batch_size):
+            batch = list(encodes[start : start + batch_size])
+            vectors = np.empty(0)
+            for side, prompt in self._prompts.items():
+                rows = [row for row, encode in enumerate(batch) if encode.side == side]
+                if not rows:
+                    continue
+                found = self._module.encode(
+                    [self._input(batch[row]) for row in rows],
+                    prompt_name=prompt,
+                    batch_size=batch_size,
+                    normalize_embeddings=True,
+                    convert_to_numpy=True,
+                    show_progress_bar=False,
+                )
+                if not vectors.size:
+                    vectors = np.empty((len(batch), found.shape[1]), dtype=np.float32)
+                vectors[rows] = found
+            parts.append(vectors)
+        return np.concatenate(parts)
+
+    def _input(self, encode: Encode) -> Any:
+        lines = self._config.input.split("\n")
+        values = {"instruction": encode.instruction, "text": encode.text}
+        filled = [line.format(**values) for line in lines]
+        text = "\n".join(line for line in filled if line)
+        if encode.image is None:
+            return text
+        return {"image": encode.image, "text": text} if text else encode.image

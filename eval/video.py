@@ -1,0 +1,117 @@
+"""Videos as pictures: frames at even distances, side by side in one sheet.
+
+A location that ends like a video is decoded by torchcodec; a folder is one of frames, in the order
+of their names, as MMEB-V2 publishes moment retrieval. The models here take one picture, so the
+frames become the tiles of one, read line by line.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from unime.errors import DataError
+from unime.images import load_rgb
+
+FRAMES = 8
+"""As VLM2Vec-V2 evaluates."""
+
+TILE = 224
+"""Pixels of a tile's longer side."""
+
+VIDEOS = (".mp4", ".webm", ".mkv", ".avi", ".mov")
+PICTURES = (".jpg", ".jpeg", ".png", ".webp")
+
+
+def is_video(root: Path, location: str) -> bool:
+    """Tell whether a location is a video or a folder of frames."""
+    return location.lower().endswith(VIDEOS) or (root / location).is_dir()
+
+
+def load_sheet(root: Path, location: str, count: int = FRAMES) -> Image.Image:
+    """Return a video's frames as one picture.
+
+    Raises:
+        DataError: when it cannot be read, or torchcodec is missing for a video file.
+    """
+    return sheet(frames(root, location, count))
+
+
+def frames(root: Path, location: str, count: int = FRAMES) -> list[Image.Image]:
+    """Return `count` frames at even distances, the middle of each of so many equal parts.
+
+    A video of fewer frames gives all it has.
+
+    Raises:
+        DataError: when it cannot be read, or torchcodec is missing for a video file.
+    """
+    place = _inside(root, location)
+    if place.is_dir():
+        found = sorted(p.name for p in place.iterdir() if p.suffix.lower() in PICTURES)
+        if not found:
+            raise DataError(f"{place} holds no frames ({', '.join(PICTURES)})")
+        return [load_rgb(place, found[index]) for index in spread(len(found), count)]
+    return _decode(place, count)
+
+
+def spread(total: int, count: int) -> list[int]:
+    """Return `count` indices below `total` at even distances, or all of them if there are fewer."""
+    if total <= count:
+        return list(range(total))
+    return [int((part + 0.5) * total / count) for part in range(count)]
+
+
+def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
+    """Return pictures as tiles of one, as near to a square as their number allows."""
+    columns = math.ceil(math.sqrt(len(pictures)))
+    scale = min(1.0, TILE / max(max(p.size) for p in pictures))
+    width = max(1, round(max(p.width for p in pictures) * scale))
+    height = max(1, round(max(p.height for p in pictures) * scale))
+    page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for number, picture in enumerate(pictures):
+        line, column = divmod(number, columns)
+        page.paste(picture.resize((width, height)), (column * width, line * height))
+    return page
+
+
+def hash_video(root: Path, location: str) -> bytes:
+    """Return 16 bytes that identify a video's content: the file's, or names and bytes of frames."""
+    place = _inside(root, location)
+    found = sorted(place.iterdir()) if place.is_dir() else [place]
+    hasher = hashlib.blake2b(digest_size=16)
+    try:
+        for path in found:
+            hasher.update(f"{path.name if place.is_dir() else ''}\0".encode())
+            hasher.update(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"missing video: {location!r} cannot be read: {error}") from None
+    return hasher.digest()
+
+
+def _inside(root: Path, location: str) -> Path:
+    place = root / location
+    if not place.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{location!r} lies outside the data root {root}")
+    return place
+
+
+def _decode(path: Path, count: int) -> list[Image.Image]:
+    try:
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, RuntimeError, OSError) as error:
+        raise DataError(
+            f"{path} is a video file and torchcodec cannot be loaded ({error}); pip install "
+            "torchcodec (it needs FFmpeg), or give a folder of its frames"
+        ) from None
+    try:
+        decoder = VideoDecoder(str(path), dimension_order="NHWC")
+        indices = spread(len(decoder), count)
+        batch = decoder.get_frames_at(indices=indices).data
+    except (RuntimeError, ValueError) as error:
+        raise DataError(f"{path} cannot be decoded: {' '.join(str(error).split())}") from None
+    return [Image.fromarray(np.asarray(frame)) for frame in batch]
