@@ -1,6 +1,6 @@
 """`python -m eval run mteb:NAME`: mteb's own tasks with an exported model.
 
-An export is a stock sentence-transformers model, so mteb loads it as any other.
+An export of ours goes through `unime.mteb_model`, any other model through sentence-transformers.
 """
 
 from __future__ import annotations
@@ -30,14 +30,23 @@ def run_mteb(name: str, model: str, output: Path) -> str:
         import mteb
     except ImportError:
         raise RecipeError("mteb is not installed; pip install mteb") from None
-    from sentence_transformers import SentenceTransformer
-
-    tasks = _tasks(name)
-    loaded = SentenceTransformer(model)
+    tasks, loaded = _tasks(name), _load(model)
     cache = mteb.ResultCache(output)
     results = mteb.evaluate(loaded, tasks=tasks, cache=cache)
     lines = [[r.task_name, f"{100 * r.get_score():.2f}"] for r in results.task_results]
     return grid(["task", "main score"], lines)
+
+
+def _load(model: str) -> Any:
+    """Return one of our exports with its prompts by side, any other model as mteb takes it."""
+    folder = Path(model)
+    if any((place / "unime.json").is_file() for place in (folder, folder / "embedder")):
+        from unime.mteb_model import mteb_meta
+
+        return mteb_meta(folder).load_model()
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(model)
 
 
 def _tasks(name: str) -> Any:
