@@ -319,7 +319,7 @@ def test_frames_of_a_folder_at_even_distances(tmp_path):
     assert video.spread(3, 8) == [0, 1, 2]
     assert video.load_sheet(tmp_path, "clip", 4).size == (16, 16)
     with pytest.raises(DataError, match="outside the data root"):
-        video.frames(tmp_path / "clip", "../clip")
+        video.frames(tmp_path / "clip", "../elsewhere")
     # A folder of frames stands where a picture's location would.
     columns = {
         "qry_text": ["what"],
