@@ -1,0 +1,100 @@
+"""What a job will cost, how far it is, and its scores in other trainers' layouts."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import re
+
+import pyarrow.parquet as pq
+import pytest
+
+from judge.export import export_judged
+from judge.partial import compact_store, score_part
+from judge.plan import job_status, plan_job
+from judge.serve import Service, command, options_of
+from judge.vllm_engine import VllmOptions
+from tests.judge.test_score import folders, recipe_for
+from unime.errors import RecipeError
+from unime.stage import execute
+from unime.tables import read_table
+
+__all__ = ["folders"]
+
+
+def figures(text: str) -> dict[str, str]:
+    return {m[1]: m[2] for m in re.finditer(r"^(\S.*?)  +(.*)$", text, re.MULTILINE)}
+
+
+def test_a_plan_counts_what_is_left_and_turns_it_into_hours_and_money(folders):
+    path = recipe_for(folders, prices={"per_hour": 4.0, "per_call": 0.5})
+    said = figures(plan_job(path, [], rate=None))
+    assert (
+        said["queries"] == "12" and said["to be asked"] == "54" and said["hours"].startswith("unk")
+    )
+    score_part(path, [], budget="24 calls")
+    said = figures(plan_job(path, [], rate=0.01))
+    assert (said["distinct pairs"], said["already scored"], said["to be asked"]) == (
+        "54",
+        "24",
+        "30",
+    )
+    assert said["hours"] == "0.83 at 0.0 pairs a second"
+    assert said["cost"] == f"{30 * 0.5 + 4.0 * 30 / 0.01 / 3600:.2f} EUR"
+    assert plan_job(path, [], rate=None, measure=10).count("pairs a second") == 1
+    assert figures(plan_job(path, [], rate=1.0))["to be asked"] == "20"
+
+
+def test_status_names_reasons_and_the_store(folders):
+    path = recipe_for(folders, engines={"fake": {"unscored": 0.3}})
+    score_part(path, [], budget="30 calls")
+    said = figures(job_status(path, []))
+    assert int(said["scored"]) + int(said["set aside"]) == 30 and said["missing"] == "24"
+    assert f"{said['set aside']}: the fake engine has no answer" in job_status(path, [])
+    score_part(path, [], budget="10 calls")
+    assert "40 scores, 2 shards became 1" in compact_store(path, [])
+
+
+def test_exports_are_what_was_judged(folders):
+    path = recipe_for(folders, engines={"fake": {"unscored": 0.1}})
+    execute("judge.score", path)
+    judged = read_table(folders / "out/judged.parquet").to_pylist()
+    said = export_judged(path, [], folders / "rows.json", "unime_v2")
+    rows = json.loads((folders / "rows.json").read_text())
+    kept = [row for row in judged if not math.isnan(row["positive_score"])]
+    assert len(rows) == len(kept) and f"{len(kept)} queries" in said
+    for row, source in zip(rows, kept, strict=True):
+        scores = [float(value) for value in source["scores"] if not math.isnan(value)]
+        assert row["query_pos_scores"] == [source["positive_score"]]
+        assert row["hard_negatives_scores"] == scores
+        assert len(row["hard_negatives"]) == len(scores)
+        assert row["query_text"] == f"find it: text {source['pair'] % 9}"
+
+    export_judged(path, [], folders / "rows.parquet", "sentence_transformers")
+    table = pq.read_table(folders / "rows.parquet").to_pylist()
+    assert list(table[0])[:3] == ["anchor", "positive", "negative_1"]
+    assert table[0]["scores"][0] == kept[0]["positive_score"]
+    assert len(table[0]["scores"]) == len(table[0]) - 2
+    with pytest.raises(RecipeError, match="unknown format 'unime_v3'; did you mean 'unime_v2'"):
+        export_judged(path, [], folders / "rows.json", "unime_v3")
+
+
+def test_a_server_gets_the_recipe_s_limits_and_no_key(folders, monkeypatch):
+    monkeypatch.setenv("UNIME_JUDGE_API_KEY", "a-secret-key")
+    model = {"id": "some/model", "min_pixels": 100, "max_pixels": 900, "max_length": 777}
+    options = VllmOptions.model_validate({"model": model})
+    words = command(options, Service(port=81, data_parallel=2), folders / "t.jinja", {"size": 1})
+    said = dict(itertools.pairwise(words))
+    assert said["--max-model-len"] == "777" and said["--data-parallel-size"] == "2"
+    assert said["--host"] == "127.0.0.1" and said["--port"] == "81"
+    assert said["--served-model-name"] == "some/model"
+    assert json.loads(said["--limit-mm-per-prompt"])["image"] == 2
+    assert said["--allowed-media-domains"] == "none.invalid"
+    assert "--enable-prefix-caching" in words and "a-secret-key" not in " ".join(words)
+
+    from judge.score import ScoreRecipe
+    from unime.config import load_recipe
+
+    with pytest.raises(RecipeError, match="no engines.vllm.model"):
+        options_of(load_recipe(recipe_for(folders), ScoreRecipe))
