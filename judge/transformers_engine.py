@@ -7,6 +7,8 @@ P(no) likewise. When the two together hold less than `min_answer_mass`, the mode
 something else: the pair is unscored, not a no. (UniME-V2, arXiv 2510.13515, section 3.2, reads
 the two logits of "Yes" and "No" alone.)
 
+A model trained by `unime rerank` is asked with its own prompt, and scored by its own two answers.
+
 The one module of the judge that needs torch, inside its functions: reading a recipe stays light.
 """
 
@@ -59,12 +61,21 @@ class TransformersEngine:
         from unime.models.answers import single_token_spellings
         from unime.models.generative import load_generative
         from unime.models.pair_scorer import PairScorer
+        from unime.rerank.model import facts_of, pair_prompt_of
 
         self._options = options
-        prompt = load_judge_prompt(options.model.prompt)
         self._model, self._processor, tokenizer = load_generative(options.model)
-        self._yes = single_token_spellings(tokenizer, prompt.yes)
-        self._no = single_token_spellings(tokenizer, prompt.no)
+        trained = facts_of(options.model.id)
+        if trained is None:
+            prompt = load_judge_prompt(options.model.prompt)
+            self._yes = single_token_spellings(tokenizer, prompt.yes)
+            self._no = single_token_spellings(tokenizer, prompt.no)
+            self._least = options.min_answer_mass
+        else:
+            # Only the difference of these two logits was trained, not what else is said.
+            prompt = pair_prompt_of(trained["prompt"])
+            self._yes, self._no = [trained["answers"]["yes"]], [trained["answers"]["no"]]
+            self._least = 0.0
         self.scorer = PairScorer(
             self._model, self._processor, prompt, options.model.max_length, options.batch_size
         )
@@ -84,7 +95,7 @@ class TransformersEngine:
             "answers": [self._yes, self._no],
             "preprocessing": preprocessing_of(self._processor),
             "max_length": model.max_length,
-            "min_answer_mass": self._options.min_answer_mass,
+            "min_answer_mass": self._least,
         }
         return json.dumps(parts, sort_keys=True)
 
@@ -108,7 +119,7 @@ class TransformersEngine:
             reason = f"{length} tokens, max_length is {self.scorer.max_length}"
             return Score(key, math.nan, reason)
         mass = yes + no
-        if not mass >= self._options.min_answer_mass:  # NaN too
+        if not mass >= self._least:  # NaN too
             return Score(key, math.nan, f"neither yes nor no: their probability is {mass:.2g}")
         return Score(key, yes / mass)
 

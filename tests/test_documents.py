@@ -58,6 +58,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unime.config import ModelConfig
     from unime.export import ExportRecipe, export_embedder
     from unime.models import Embedder
+    from unime.rerank import RerankModel
 
     folder = tmp_path_factory.mktemp("checkout")
     for name in ("assets", "examples", "eval", "judge", "world", "Makefile", "pyproject.toml"):
@@ -83,6 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     export = folder / "runs/mini/8_export/embedder"
     export.mkdir(parents=True)
     export_embedder(Embedder.load(model, "cpu"), export, ExportRecipe(output="unused", model=model))
+    RerankModel.load(model, "cpu").save(folder / "runs/mini/7_rerank/model")
     return folder
 
 

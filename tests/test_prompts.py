@@ -11,7 +11,7 @@ import pytest
 
 from unime import prompts
 from unime.errors import PromptError
-from unime.prompts import fill, load_judge_prompt, load_prompt, locked, prompt_ids
+from unime.prompts import fill, load_judge_prompt, load_list_prompt, load_prompt, locked, prompt_ids
 
 GOOD = """about: a test
 fields: [instruction, text]
@@ -32,7 +32,8 @@ def test_every_file_is_locked_and_unchanged() -> None:
 
 def test_every_file_loads_and_holds_no_image_token() -> None:
     for name in prompt_ids():
-        prompt = (load_judge_prompt if name.startswith("judge/") else load_prompt)(name)
+        load = {"judge": load_judge_prompt, "rerank": load_list_prompt}
+        prompt = load.get(name.partition("/")[0], load_prompt)(name)
         assert prompt.hash == locked()[name]
         assert "<" not in str(prompt.levels)
 
@@ -74,6 +75,20 @@ def test_judge_rendering_puts_the_query_first_and_apart() -> None:
     assert "red {ring}" in one.query[1]["text"] and "Find it." in one.query[1]["text"]
     assert [part["type"] for part in one.candidate] == ["image", "text", "text"]
     assert "a blue square" in other.candidate[0]["text"]
+
+
+def test_a_list_names_its_candidates_in_order() -> None:
+    prompt = load_list_prompt("rerank/choose.v1")
+    system, query, candidates = prompt.render("Find it.", ("q", True), [("one", False), ("", True)])
+    assert system is not None and "letter" in system
+    assert query == [
+        {"type": "image"},
+        {"type": "text", "text": "Task: Find it.\nQuery: the image above, with the text: q"},
+    ]
+    assert [part.get("text", "IMAGE") for part in candidates] == [
+        "\n(A) ", "one", "\n(B) ", "IMAGE", "the image above",
+        "\nWhich candidate is what the query asks for? Answer with its letter.",
+    ]  # fmt: skip
 
 
 def test_values_are_put_in_as_they_are() -> None:

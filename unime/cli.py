@@ -30,6 +30,7 @@ HELP = {
     "contrast": "Contrastive training: warm-up on pairs, stage 2 on selected negatives.",
     "mine": "Find each query's nearest candidates in the whole corpus.",
     "select": "Drop false negatives by the judge's scores; choose hard negatives.",
+    "rerank": "Train a reranker: pointwise, contrastive, or pairwise and listwise together.",
     "export": "Write the model for sentence-transformers, transformers and vLLM.",
 }
 

@@ -53,6 +53,8 @@ class ExportRecipe(Recipe):
     """The licences of what the model was made from."""
     base_model: str | None = None
     """The Hub id of the checkpoint the training started from."""
+    reranker: ModelConfig | None = None
+    """The output model of `unime rerank`, exported beside the embedder."""
     datasets: list[str] = Field(default_factory=list)
     """Hub ids of the training data, for the card."""
     benchmark: str = "unime"
@@ -76,6 +78,8 @@ def inputs(recipe: ExportRecipe) -> dict[str, Path]:
     found = {"model": Path(recipe.model.id)}
     if data := _data(recipe):
         found["data"] = Path(data)
+    if recipe.reranker is not None:
+        found["reranker"] = Path(recipe.reranker.id)
     return found
 
 
@@ -101,6 +105,18 @@ def run(recipe: ExportRecipe, out: Output) -> None:
         export_embedder(embedder, folder, recipe)
     out.facts(fingerprint=embedder.fingerprint, prompt=embedder.prompt.id, dim=embedder.dim)
     log(f"exported {embedder.dim}-dimensional embedder to {out.file('embedder')}")
+    if recipe.reranker is not None:
+        _export_reranker(recipe, recipe.reranker, out)
+
+
+def _export_reranker(recipe: ExportRecipe, config: ModelConfig, out: Output) -> None:
+    from unime.rerank.export import export_reranker
+    from unime.rerank.model import RerankModel
+
+    front = _front_matter(recipe)
+    with files.atomic_folder(out.file("reranker")) as folder:
+        export_reranker(RerankModel.load(config), folder, f"{recipe.title}-reranker", front)
+    log(f"exported reranker to {out.file('reranker')}")
 
 
 def check_as_trained(embedder: Embedder) -> None:
@@ -219,3 +235,8 @@ def _dims(recipe: ExportRecipe, chain: list[dict[str, Any]], whole: int) -> list
     if dims and dims[0] >= whole:
         raise ModelError(f"matryoshka_dims: {dims[0]} is not below the embedding's {whole}")
     return dims
+
+
+def _front_matter(recipe: ExportRecipe) -> str:
+    values = {"license": recipe.license, "base_model": recipe.base_model}
+    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items() if value)

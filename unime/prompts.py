@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -118,6 +118,46 @@ class JudgePrompt:
         return [*image, {"type": "text", "text": lead + words}]
 
 
+@dataclass(frozen=True)
+class ListPrompt:
+    """A prompt that asks a model which candidate of a list fits a query best."""
+
+    id: str
+    hash: str
+    levels: Mapping[str, Any]
+    labels: tuple[str, ...]
+    """What names the places of a list, in order; each should be one token."""
+
+    def render(
+        self, instruction: str, query: tuple[str, bool], candidates: Sequence[tuple[str, bool]]
+    ) -> RenderedPair:
+        """Render one list; its candidates are named by the labels in order.
+
+        Args:
+            instruction: the task instruction; may be empty.
+            query: its text, and whether it has an image.
+            candidates: the same for each candidate, at most as many as there are labels.
+        """
+        assert len(candidates) <= len(self.labels), len(candidates)
+        text, has_image = query
+        kind = kind_of(text, has_image)
+        words = _user_text(self.levels, "query", kind, text, instruction)
+        image = {"type": "image"}
+        parts: list[dict[str, str]] = []
+        for label, (text, has_own) in zip(self.labels, candidates, strict=False):
+            shown = fill(self.levels["label"], {"label": label})
+            own = _user_text(self.levels, "candidate", kind_of(text, has_own), text, "")
+            parts.append({"type": "text", "text": f"\n{shown} "})
+            parts += [image] if has_own else []
+            parts.append({"type": "text", "text": own})
+        parts.append({"type": "text", "text": "\n" + self.levels["question"]})
+        return RenderedPair(
+            _by_side(self.levels["system"], "query") or None,
+            [*([image] if has_image else []), {"type": "text", "text": words}],
+            parts,
+        )
+
+
 def kind_of(text: str, has_image: bool) -> str:
     """Return the kind of a content."""
     if has_image:
@@ -153,6 +193,23 @@ def load_judge_prompt(name: str) -> JudgePrompt:
     if not yes or not no or set(yes) & set(no):
         raise PromptError(f"{name}: the answers must be two disjoint lists, got {yes} and {no}")
     return JudgePrompt(name, digest, levels, yes, no)
+
+
+def load_list_prompt(name: str) -> ListPrompt:
+    """Load a listwise prompt by id ("rerank/choose.v1") or by the path of a YAML file.
+
+    Raises:
+        PromptError: as `load_prompt`, and when the labels are missing, repeated or not shown.
+    """
+    keys = ("about", "fields", "system", "task", "kind", "label", "question", "labels")
+    levels, digest = _load(name, keys, JUDGE_SIDES)
+    labels = levels["labels"]
+    if not isinstance(labels, list) or len(labels) < 2 or len(set(labels)) != len(labels):
+        raise PromptError(f"{name}: 'labels' must be a list of distinct labels, got {labels!r}")
+    _check_fields(Path(name), "label", str(levels["label"]), {"label"})
+    if "{label}" not in str(levels["label"]):
+        raise PromptError(f"{name}: level 'label' must show {{label}}, got {levels['label']!r}")
+    return ListPrompt(name, digest, levels, tuple(map(str, labels)))
 
 
 def prompt_ids() -> list[str]:
@@ -209,7 +266,7 @@ def _load(name: str, keys: tuple[str, ...], sides: tuple[str, str]) -> tuple[dic
 def _find(name: str, keys: tuple[str, ...]) -> Path:
     path = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     if not path.is_file():
-        use = "judge/" if "answers" in keys else "embed/"
+        use = "judge/" if "answers" in keys else "rerank/" if "labels" in keys else "embed/"
         known = [other for other in prompt_ids() if other.startswith(use)]
         raise PromptError(f"no prompt '{name}'{did_you_mean(name, known)}")
     return path

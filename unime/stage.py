@@ -24,6 +24,7 @@ STAGES = {
     "contrast": "unime.train.contrast",
     "mine": "unime.mine",
     "select": "unime.select",
+    "rerank": "unime.rerank.train",
     "export": "unime.export",
 }
 """Stages of the library: `unime VERB RECIPE`."""
@@ -33,6 +34,7 @@ PROGRAMS = {
     "base": ("world", "base", "world.base"),
     "judge": ("judge", "score", "judge.score"),
     "eval": ("eval", "run", "eval.run"),
+    "eval_rerank": ("eval", "rerank", "eval.reranking"),
 }
 """Stages of the programs beside the library: `python -m PROGRAM VERB RECIPE`, from a checkout."""
 

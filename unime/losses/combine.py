@@ -12,10 +12,10 @@ from torch import Tensor
 from unime.config import Section
 from unime.errors import RecipeError, did_you_mean, lookup
 from unime.losses.matryoshka import at_lengths
-from unime.losses.records import ContrastBatch, RelationBatch
+from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 from unime.losses.table import LOSSES, Loss, record_of
 
-Record = ContrastBatch | RelationBatch
+Record = ContrastBatch | RelationBatch | RerankBatch
 
 
 class LossTerm(Section):

@@ -11,11 +11,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unime.errors import RecipeError
-from unime.losses.records import ContrastBatch, RelationBatch
+from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 
 
 def at_lengths(
-    loss: Any, batch: ContrastBatch | RelationBatch, dims: Sequence[int], **options: Any
+    loss: Any,
+    batch: ContrastBatch | RelationBatch | RerankBatch,
+    dims: Sequence[int],
+    **options: Any,
 ) -> Float[Tensor, ""]:
     """Return the mean of a loss over the whole embeddings and their first `dims` numbers.
 
@@ -34,6 +37,10 @@ def at_lengths(
     Source: Kusupati et al. 2022 (arXiv 2205.13147), with equal weights.
     """
     values = [loss(batch, **options)]
+    if not dims:
+        return values[0]
+    if isinstance(batch, RerankBatch):
+        raise RecipeError("matryoshka_dims: a reranker has no embeddings to shorten; leave it out")
     values += [loss(shortened(batch, dim), **options) for dim in dims]
     return torch.stack(values).mean()
 

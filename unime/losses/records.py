@@ -38,3 +38,24 @@ class RelationBatch:
 
     student: Float[Tensor, "batch dim"]
     teacher: Float[Tensor, "batch teacher_dim"]
+
+
+@dataclass(frozen=True)
+class RerankBatch:
+    """What a reranker said about the candidates of each query, and about lists of them.
+
+    A score is a log-odds: s = z_yes - z_no, the probability of yes is sigmoid(s).
+    """
+
+    yes: Float[Tensor, "batch slots"]
+    """z_yes, the logit of the answer yes; the positive's first."""
+    no: Float[Tensor, "batch slots"]
+    """z_no."""
+    present: Bool[Tensor, "batch slots"]
+    """Whether a slot holds a candidate; the first always does."""
+    scores: Float[Tensor, "batch slots"]
+    """Judge scores in [0, 1]; NaN = unscored."""
+    choice: Float[Tensor, "lists labels"]
+    """Logits of the labels that name the places of a shuffled list; -inf beyond its length."""
+    gold: Int[Tensor, " lists"]
+    """The positive's place in each list."""

@@ -31,13 +31,13 @@ def single_token_spellings(tokenizer: Any, answers: Sequence[str]) -> list[int]:
 
 
 def single_token(tokenizer: Any, answers: Sequence[str]) -> int:
-    """Return the id of the first answer that is one token.
+    """Return the id of the first answer that is one token, as it is or else behind a space.
 
     Raises:
         ModelError: when none is.
     """
-    for answer in answers:
-        if (token := _single(tokenizer, answer)) is not None:
+    for spelling in [*answers, *(f" {answer}" for answer in answers)]:
+        if (token := _single(tokenizer, spelling)) is not None:
             return token
     raise ModelError(
         f"the tokenizer has no single token for any of the answers {list(answers)}; use a prompt "

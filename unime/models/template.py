@@ -115,6 +115,12 @@ def is_wrapped(template: str) -> bool:
     return template.startswith(_FIRST_LINE)
 
 
+def first_line(wrapped: str) -> tuple[str, str]:
+    """Return a wrapped template's marker and the rest: more may be put between the two."""
+    assert is_wrapped(wrapped), wrapped[:80]
+    return f"{_FIRST_LINE}\n", wrapped.removeprefix(f"{_FIRST_LINE}\n")
+
+
 def escape_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
     """Do in Python what the prelude does to a text part."""
     for token, plain in _replacements(special_tokens):

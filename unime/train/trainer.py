@@ -63,7 +63,7 @@ class CachedTrainer(Trainer):
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
         # Checkpointing recomputes layers and keeps no keys and values that could be shared.
-        plain = arguments.activation_checkpointing
+        plain = arguments.activation_checkpointing or not isinstance(embedder, Embedder)
         super().__init__(
             embedder.module if plain else SharedPrefix(embedder.module),
             arguments,

@@ -1,0 +1,111 @@
+"""`unime rerank` end to end: it learns, resumes to the same bytes, and the result can judge."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+import pytest
+
+from judge.engine import Content, Request
+from judge.transformers_engine import JudgeModel, TransformersOptions
+from tests.families import build_family
+from tests.train.folder import drawn_folder
+from unime import files
+from unime.errors import RecipeError
+from unime.models.pair_scorer import Side
+from unime.provenance import open_output
+from unime.rerank import Reranker
+from unime.rerank import train as stage
+from unime.rerank.train import RerankRecipe
+from unime.train.fit import MODEL
+
+
+def recipe_of(folder, output, **changes) -> RerankRecipe:
+    return RerankRecipe.model_validate(
+        {
+            "stage": "rerank",
+            "output": str(output),
+            "model": {"id": str(folder / "base"), "dtype": "float32", "max_pixels": 3136},
+            "data": str(folder / "d"),
+            "ask": {"hard": 0, "drawn": 3},
+            "tune": {"method": "full", "parts": ["language"]},
+            "budget": {"items": 6},
+            "dev_queries": 3,
+            "dev_candidates": 4,
+            "training": {
+                "per_device_train_batch_size": 4,
+                "max_steps": 4,
+                "learning_rate": 3e-3,
+                "save_steps": 2,
+                "eval_steps": 2,
+                "logging_steps": 1,
+            },
+            **changes,
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("rerank")
+    build_family("qwen3_vl", path / "base")
+    drawn_folder(path / "d")
+    return path
+
+
+def fill(recipe: RerankRecipe) -> None:
+    out = open_output(recipe, stage.inputs(recipe))
+    if not out.up_to_date:
+        stage.run(recipe, out)
+        out.finish()
+
+
+class Killed(BaseException):
+    """Not an Exception, so that nothing on the way handles it."""
+
+
+def test_a_stopped_run_ends_in_the_same_bytes(folder, monkeypatch):
+    fill(recipe_of(folder, folder / "whole"))
+    for kind in ("after complete.json", "before model"):
+
+        def stop(moment: str, kind: str = kind) -> None:
+            if moment == kind:
+                raise Killed
+
+        monkeypatch.setattr(files, "on_commit", stop)
+        with contextlib.suppress(Killed):
+            fill(recipe_of(folder, folder / "killed"))
+    monkeypatch.setattr(files, "on_commit", None)
+    fill(recipe_of(folder, folder / "killed"))
+    names = [f"model/{path.name}" for path in sorted((folder / "whole/model").iterdir())]
+    for name in (*names, "train.jsonl", "facts.json"):
+        assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes(), (
+            name
+        )
+
+
+def test_a_trained_reranker_is_a_judge(folder):
+    fill(recipe_of(folder, folder / "whole"))
+    model = str(folder / "whole" / MODEL)
+    query, candidates = Side("a red circle"), [Side("one circle, red"), Side("a blue square")]
+    expected = Reranker.load(model, "cpu").rank(query, candidates, "find it").scores
+    options = TransformersOptions(model=JudgeModel(id=model, dtype="float32"), min_answer_mass=0.9)
+    requests = [
+        Request(
+            bytes([n] * 16), "task", "find it", Content(b"q" * 16, query.text),
+            Content(bytes([n] * 16), side.text),
+        )
+        for n, side in enumerate(candidates)
+    ]  # fmt: skip
+    judged = [score.value for score in options.engine(None).score(requests)]
+    np.testing.assert_allclose(judged, expected, atol=1e-6)
+
+
+def test_losses_and_what_is_asked_must_fit(folder):
+    with pytest.raises(RecipeError, match="'choose' and the section ask.lists belong together"):
+        recipe_of(folder, folder / "x", losses=[{"name": "choose"}])
+    with pytest.raises(RecipeError, match="there is no negative to ask about"):
+        recipe_of(folder, folder / "x", ask={"hard": 0, "drawn": 0})
+    with pytest.raises(RecipeError, match="takes a ContrastBatch"):
+        recipe_of(folder, folder / "x", losses=[{"name": "info_nce"}])

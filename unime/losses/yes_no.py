@@ -1,0 +1,68 @@
+"""Pointwise reranking: yes for what answers the query, no for what does not."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional
+
+from unime.losses.records import RerankBatch
+
+Weights = Literal["sft", "contrastive", "uniform"]
+
+
+def yes_no(
+    batch: RerankBatch,
+    *,
+    soft: bool = False,
+    weights: Weights = "sft",
+    temperature: float = 1.0,
+) -> Float[Tensor, ""]:
+    """Return the mean over queries of the mean over their candidates of a yes/no loss.
+
+        s = z_yes - z_no
+        sft          -t log sigmoid(s) - (1 - t) log sigmoid(-s), t = 1 for the positive, else 0
+        contrastive  the same direction s, each candidate weighted as InfoNCE over z_yes would:
+                     w+ (-s+) + sum of w_i s_i, with w_i = softmax of z_yes / temperature at i,
+                     w+ = 1 - softmax at the positive; no gradient through w
+        uniform      the same with all weights 1
+
+    For the gradient, `sft` is that form too, with w+ = 1 - sigmoid(s+) and w_i = sigmoid(s_i):
+    GMR's account of why supervised yes/no training beats contrast.
+
+    Args:
+        batch: logits and judge scores.
+        soft: t is the judge's score; an unscored candidate is left out.
+        weights: how strongly each candidate pulls.
+        temperature: of the contrastive weights.
+
+    Source: GMR (arXiv 2510.14824, section 3, W and D of the unified reranking loss).
+    """
+    score = batch.yes - batch.no
+    counted = batch.present
+    target = torch.zeros_like(score)
+    target[:, 0] = 1.0
+    if soft:
+        counted = counted & ~batch.scores.isnan()
+        target = batch.scores.to(score.dtype).nan_to_num(0.0)
+    if weights == "sft":
+        loss = functional.binary_cross_entropy_with_logits(score, target, reduction="none")
+    else:
+        sign = 1 - 2 * target
+        loss = _weights(batch, weights, temperature) * sign * score
+    per_query = loss.masked_fill(~counted, 0.0).sum(dim=1) / counted.sum(dim=1).clamp(min=1)
+    usable = counted.any(dim=1)
+    return per_query.sum() / usable.sum().clamp(min=1)
+
+
+def _weights(
+    batch: RerankBatch, weights: Weights, temperature: float
+) -> Float[Tensor, "batch slots"]:
+    if weights == "uniform":
+        return torch.ones_like(batch.yes)
+    logits = (batch.yes.detach() / temperature).masked_fill(~batch.present, -torch.inf)
+    share = logits.softmax(dim=1)
+    return torch.cat([1 - share[:, :1], share[:, 1:]], dim=1)

@@ -1,0 +1,258 @@
+"""A generative vision-language model as a reranker: logits of a few answers at the last position."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from unime import files
+from unime.config import ModelConfig
+from unime.errors import ModelError
+from unime.models.adapters import merged
+from unime.models.answers import single_token
+from unime.models.generative import load_generative
+from unime.models.processor import preprocessing_of
+from unime.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
+from unime.rerank.questions import Question, QuestionRenderer
+
+FACTS = "unime.json"
+
+
+class RerankConfig(ModelConfig):
+    """A reranker's model and prompts."""
+
+    prompt: str = "judge/yes_no.v1"
+    """Asks about one candidate: a judge's prompt, so that a reranker can be the judge."""
+    list_prompt: str = "rerank/choose.v1"
+    """Asks which candidate of a list is best."""
+
+
+class AnswerLogits(nn.Module):
+    """The trained module: features -> logits of yes, no and the labels, in this order."""
+
+    def __init__(self, model: Any, answers: Sequence[int]) -> None:
+        super().__init__()
+        self.model = model
+        self.register_buffer("answers", torch.tensor(answers), persistent=False)
+
+    def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return `(batch, answers)` under the name that the trainer reads its outputs from."""
+        inputs = dict(features)
+        backbone = getattr(self.model, self.model.base_model_prefix)
+        if not hasattr(backbone, "get_rope_index"):
+            # Left padding must not shift positions.
+            positions = inputs["attention_mask"].cumsum(dim=1) - 1
+            inputs["position_ids"] = positions.clamp(min=0)
+        hidden = backbone(**inputs, use_cache=False).last_hidden_state[:, -1]
+        # Through the whole head: where weights are sharded, only its own forward gathers them.
+        logits = self.model.get_output_embeddings()(hidden)
+        return {"sentence_embedding": logits[:, self.answers].float()}
+
+
+class RerankModel:
+    """What is trained, saved and loaded; offers the trainer what an `Embedder` offers it."""
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        config: RerankConfig,
+        prompts: tuple[JudgePrompt, ListPrompt],
+        fusion: float | None = None,
+    ) -> None:
+        self.model, self.processor, self.config = model, processor, config
+        self.fusion = fusion
+        """Weight of the reranker beside the embedder's similarity; None before it is fitted."""
+        self.pair_prompt, self.list_prompt = prompts
+        self.renderer = QuestionRenderer(processor, *prompts, config.max_length, config.id)
+        self.cut = 0
+        """How many questions were shortened so far."""
+        tokenizer = processor.tokenizer
+        self.yes = single_token(tokenizer, self.pair_prompt.yes)
+        self.no = single_token(tokenizer, self.pair_prompt.no)
+        self.labels = [single_token(tokenizer, [label]) for label in self.list_prompt.labels]
+        self.module = AnswerLogits(model, [self.yes, self.no, *self.labels])
+        # The answers' rows of the head stay: what is trained is named by the recipe's `tune`.
+        model.requires_grad_(False)
+
+    @classmethod
+    def load(
+        cls,
+        config: ModelConfig,
+        device: str | None = None,
+        prompt: JudgePrompt | None = None,
+    ) -> RerankModel:
+        """Load any generative vision-language model, or a trained reranker with its own prompts.
+
+        Args:
+            config: of a trained reranker only `id`, `revision` and `dtype` count; how it is asked,
+                and how its inputs are prepared, is what its folder says.
+            device: by default a GPU if there is one.
+            prompt: in place of the pair prompt.
+
+        Raises:
+            ModelError: when it is no vision-language model, or an answer is not one token.
+        """
+        facts = facts_of(config.id)
+        ours = _config(config, facts)
+        prompts = (
+            pair_prompt_of(facts["prompt"]) if facts else load_judge_prompt(ours.prompt),
+            _list_prompt(facts["list_prompt"]) if facts else load_list_prompt(ours.list_prompt),
+        )
+        model, processor, _ = load_generative(ours, device)
+        fusion = facts["fusion"] if facts else None
+        return cls(model, processor, ours, (prompt or prompts[0], prompts[1]), fusion)
+
+    @property
+    def backbone(self) -> Any:
+        """The model without its head: what adapters go into."""
+        return getattr(self.model, self.model.base_model_prefix)
+
+    @property
+    def prompt(self) -> JudgePrompt:
+        """The pair prompt."""
+        return self.pair_prompt
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.model.device
+
+    def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return the model's inputs of one batch, padded on the left: the answer comes last.
+
+        Raises:
+            ModelError: when a question cannot be shortened to `max_length`.
+        """
+        features = self._process(questions)
+        lengths = features["attention_mask"].sum(dim=1).tolist()
+        if max(lengths) <= self.config.max_length:
+            return features
+        fitting = [
+            question
+            if length <= self.config.max_length
+            else self.renderer.shortened(question, length)
+            for question, length in zip(questions, lengths, strict=True)
+        ]
+        self.cut += sum(length > self.config.max_length for length in lengths)
+        features = self._process(fitting)
+        longest = int(features["attention_mask"].sum(dim=1).max())
+        if longest > self.config.max_length:
+            raise ModelError(
+                f"a question of {longest} tokens could not be shortened to max_length "
+                f"{self.config.max_length}; raise max_length"
+            )
+        return features
+
+    def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch answers"]:
+        """Return the logits of yes, no and the labels."""
+        inputs = {key: value.to(self.device) for key, value in features.items()}
+        return self.module(inputs)["sentence_embedding"]
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Everything beside the weights that decides a score."""
+        return {
+            **preprocessing_of(self.processor),
+            "max_length": self.config.max_length,
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "prompt": self.pair_prompt.id,
+            "prompt_hash": self.pair_prompt.hash,
+            "list_prompt": self.list_prompt.id,
+            "list_prompt_hash": self.list_prompt.hash,
+            "answers": [self.yes, self.no, *self.labels],
+        }
+
+    def save(self, folder: Path | str) -> None:
+        """Write merged weights, processor and facts as a plain Hugging Face folder."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        with merged(self.model):
+            self.model.save_pretrained(folder)
+        self.save_processor(folder)
+        files.write_json(folder / FACTS, self.facts)
+
+    def save_processor(self, folder: Path) -> None:
+        """Write processor, tokenizer and wrapped template."""
+        # The last call's padding would be saved with the tokenizer, and make equal models differ.
+        self.processor.tokenizer.backend_tokenizer.no_padding()
+        self.processor.tokenizer.backend_tokenizer.no_truncation()
+        self.processor.save_pretrained(folder)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a model folder says about how it is to be asked."""
+        text = json.dumps(self.preprocessing, sort_keys=True)
+        return {
+            "kind": "reranker",
+            "model": self.config.model_dump(mode="json", exclude={"id", "revision"}),
+            "preprocessing": self.preprocessing,
+            "fingerprint": hashlib.sha256(text.encode()).hexdigest(),
+            "prompt": {
+                **_named(self.pair_prompt),
+                "yes": list(self.pair_prompt.yes),
+                "no": list(self.pair_prompt.no),
+            },
+            "list_prompt": {**_named(self.list_prompt), "labels": list(self.list_prompt.labels)},
+            "answers": {"yes": self.yes, "no": self.no, "labels": self.labels},
+            "fusion": self.fusion,
+        }
+
+    def _process(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        prompts = [self.renderer.prompt(question) for question in questions]
+        images = [[picture.open() for picture in prompt.pictures] for prompt in prompts]
+        begin = self.processor.tokenizer.bos_token
+        batch = self.processor(
+            text=[prompt.text for prompt in prompts],
+            images=images if any(images) else None,
+            text_kwargs={
+                "padding": True,
+                "padding_side": "left",
+                "truncation": False,
+                "verbose": False,
+                # A template that writes the begin token itself gets no second one.
+                "add_special_tokens": begin is None or not prompts[0].text.startswith(begin),
+            },
+            common_kwargs={"return_tensors": "pt"},
+        )
+        return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+
+
+def facts_of(model: str) -> dict[str, Any] | None:
+    """Return what a trained reranker's folder says; None for any other model."""
+    path = Path(model) / FACTS
+    if not path.is_file():
+        return None
+    facts = files.read_json(path)
+    return facts if facts.get("kind") == "reranker" else None
+
+
+def _config(config: ModelConfig, facts: dict[str, Any] | None) -> RerankConfig:
+    if facts is None:
+        if isinstance(config, RerankConfig):
+            return config
+        # An embedder's or a judge's prompt is none of a reranker's.
+        return RerankConfig(**config.model_dump(exclude={"prompt"}))
+    dtype = facts["model"]["dtype"] if config.dtype == "auto" else config.dtype
+    own = {"id": config.id, "revision": config.revision, "dtype": dtype}
+    return RerankConfig(**{**facts["model"], **own})
+
+
+def pair_prompt_of(values: dict[str, Any]) -> JudgePrompt:
+    """Return the pair prompt that a trained reranker's facts hold."""
+    return JudgePrompt(**{**values, "yes": tuple(values["yes"]), "no": tuple(values["no"])})
+
+
+def _list_prompt(values: dict[str, Any]) -> ListPrompt:
+    return ListPrompt(**{**values, "labels": tuple(values["labels"])})
+
+
+def _named(prompt: JudgePrompt | ListPrompt) -> dict[str, Any]:
+    return {"id": prompt.id, "hash": prompt.hash, "levels": dict(prompt.levels)}

@@ -1,0 +1,99 @@
+"""What a reranker is asked: about one candidate (yes or no), or which of a list is best."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from unime.errors import ModelError
+from unime.models.next_token import Prompt
+from unime.models.pair_scorer import Side, messages_of
+from unime.prompts import JudgePrompt, ListPrompt
+
+
+class Question(NamedTuple):
+    """One prompt's content."""
+
+    instruction: str
+    query: Side
+    candidates: tuple[Side, ...]
+    is_list: bool = False
+    """Which of the candidates is best; otherwise there is one, and the answer is yes or no."""
+
+    @property
+    def sides(self) -> tuple[Side, ...]:
+        """The query, then the candidates: the order of their images."""
+        return (self.query, *self.candidates)
+
+
+class QuestionRenderer:
+    """Renders questions for one processor.
+
+    Args:
+        processor: with the wrapped chat template, so that no text can open a turn.
+        pair_prompt: asks about one candidate.
+        list_prompt: asks about a list.
+        max_length: of a prompt, in tokens, images included.
+        name: of the model, for messages.
+    """
+
+    def __init__(
+        self,
+        processor: Any,
+        pair_prompt: JudgePrompt,
+        list_prompt: ListPrompt,
+        max_length: int,
+        name: str,
+    ) -> None:
+        self.processor, self.pair_prompt, self.list_prompt = processor, pair_prompt, list_prompt
+        self.max_length, self.name = max_length, name
+
+    def prompt(self, question: Question) -> Prompt:
+        """Return the rendered prompt, its pictures in the order of their placeholders."""
+        query, *candidates = [(side.text, side.picture is not None) for side in question.sides]
+        if question.is_list:
+            rendered = self.list_prompt.render(question.instruction, query, candidates)
+        else:
+            rendered = self.pair_prompt.render(question.instruction, query, candidates[0])
+        text = self.processor.apply_chat_template(messages_of(rendered), tokenize=False)
+        pictures = tuple(side.picture for side in question.sides if side.picture is not None)
+        return Prompt(text, pictures)
+
+    def shortened(self, question: Question, length: int) -> Question:
+        """Return the question with its longest texts cut until it fits `max_length`.
+
+        Only contents are cut, at their ends: images, instruction, question and the position of the
+        answer stay whole.
+
+        Args:
+            question: what is too long.
+            length: how many tokens it has.
+
+        Raises:
+            ModelError: when even without any content text it would not fit.
+        """
+        tokenizer = self.processor.tokenizer
+        sides = list(question.sides)
+        ids = [tokenizer(s.text, add_special_tokens=False, verbose=False).input_ids for s in sides]
+        lengths = list(map(len, ids))
+        # Cut ends may be tokenised anew, into one token more for each text.
+        limit = _water_level(lengths, length - self.max_length + len(sides))
+        if limit is None:
+            raise ModelError(
+                f"max_length {self.max_length} is too short for {self.name}: prompt and images "
+                f"alone take {length - sum(lengths)} of {length} tokens; raise max_length or lower "
+                "max_pixels"
+            )
+        cut = [
+            side if count <= limit else side._replace(text=tokenizer.decode(row[:limit]))
+            for side, row, count in zip(sides, ids, lengths, strict=True)
+        ]
+        return question._replace(query=cut[0], candidates=tuple(cut[1:]))
+
+
+def _water_level(lengths: Sequence[int], excess: int) -> int | None:
+    """Return the greatest length that, as everyone's limit, removes at least `excess`; or None."""
+    for limit in range(max(lengths), -1, -1):
+        if sum(max(0, count - limit) for count in lengths) >= excess:
+            return limit
+    return None

@@ -1,0 +1,201 @@
+"""`Reranker.rank(query, candidates)`: a full order, pointwise or listwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+
+from unime.config import ModelConfig
+from unime.console import log
+from unime.errors import RecipeError
+from unime.models.next_token import NextToken, Tokens
+from unime.models.pair_scorer import Side
+from unime.rerank.content import as_side
+from unime.rerank.model import RerankConfig, RerankModel
+from unime.rerank.questions import Question
+
+if TYPE_CHECKING:
+    from unime.rerank.content import Content
+
+Method = Literal["pointwise", "listwise"]
+
+
+class Ranking(NamedTuple):
+    """All candidates of a query, best first."""
+
+    order: Int[np.ndarray, " cands"]
+    """Places of the candidates as they were given."""
+    scores: Float[np.ndarray, " cands"]
+    """Of each candidate as it was given. Pointwise: P(yes). Listwise: mean log-probability of its
+    label; after sliding windows only the order counts, and the score is minus the rank."""
+
+
+class Reranker:
+    """Ranks a query's candidates; what they share is computed once.
+
+    Args:
+        model: loaded; trained or not.
+        batch_size: prompts in one forward pass; changes no score.
+    """
+
+    def __init__(self, model: RerankModel, batch_size: int = 16) -> None:
+        self.model = model
+        self._next_token = NextToken(model.model, model.processor, batch_size)
+
+    @classmethod
+    def load(
+        cls, model: ModelConfig | str, device: str | None = None, batch_size: int = 16
+    ) -> Reranker:
+        """Load a trained reranker's folder, an export, or any generative vision-language model."""
+        config = RerankConfig(id=model) if isinstance(model, str) else model
+        return cls(RerankModel.load(config, device), batch_size)
+
+    def rank(
+        self,
+        query: Content,
+        candidates: Sequence[Content],
+        instruction: str = "",
+        *,
+        method: Method = "pointwise",
+        permutations: int = 3,
+        window: int | None = None,
+        similarities: Sequence[float] | None = None,
+    ) -> Ranking:
+        """Rank candidates.
+
+        Args:
+            query: a text, an image (or its path), or {"text": ..., "image": ...}.
+            candidates: in the embedder's order, where there is one.
+            instruction: of the task.
+            method: "pointwise" asks about each candidate; its scores do not depend on order or
+                company. "listwise" asks which of a list is best.
+            permutations: m, listwise: the list is shown in m cyclic orders, spread evenly, and
+                log-probabilities are averaged. m = length shows every candidate in every place.
+            window: listwise: how many candidates one prompt holds; at most, and by default, as
+                many as there are labels. Longer lists are sorted by windows that slide from the end
+                to the front by half their length.
+            similarities: the embedder's; P(yes) is then fused with them by the weight fitted on a
+                dev split (pointwise only).
+        """
+        if not candidates:
+            return Ranking(np.empty(0, dtype=np.int64), np.empty(0))
+        asked, sides = as_side(query), [as_side(candidate) for candidate in candidates]
+        if method == "pointwise":
+            scores = self.pointwise(asked, sides, instruction)
+            if similarities is not None:
+                scores = fuse(scores, np.asarray(similarities), self._fusion())
+            return Ranking(np.argsort(-scores, kind="stable"), scores)
+        if similarities is not None:
+            raise RecipeError("similarities are fused with pointwise scores; use method=pointwise")
+        most = min(window or len(self.model.labels), len(self.model.labels))
+        if len(sides) <= most:
+            scores = self.listwise(asked, sides, instruction, permutations)
+            return Ranking(np.argsort(-scores, kind="stable"), scores)
+        order = self._slide(asked, sides, instruction, permutations, most)
+        scores = np.empty(len(order))
+        scores[order] = -np.arange(len(order), dtype=float)
+        return Ranking(order, scores)
+
+    def pointwise(
+        self, query: Side, candidates: Sequence[Side], instruction: str = ""
+    ) -> Float[np.ndarray, " cands"]:
+        """Return P(yes | yes or no) = sigmoid(z_yes - z_no) of each candidate, float64."""
+        questions = [Question(instruction, query, (candidate,)) for candidate in candidates]
+        return _sigmoid(self.log_odds(questions))
+
+    def log_odds(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+        """Return z_yes - z_no of each pair question, float64."""
+        return self._ask(questions, [self.model.yes, self.model.no]) @ np.array([1.0, -1.0])
+
+    def listwise(
+        self,
+        query: Side,
+        candidates: Sequence[Side],
+        instruction: str = "",
+        permutations: int = 1,
+    ) -> Float[np.ndarray, " cands"]:
+        """Return each candidate's mean log-probability over the cyclic orders of one list."""
+        count = len(candidates)
+        shifts = np.unique(np.arange(min(permutations, count)) * count // min(permutations, count))
+        orders = [np.roll(np.arange(count), -shift) for shift in shifts.tolist()]
+        questions = [
+            Question(instruction, query, tuple(candidates[place] for place in order), is_list=True)
+            for order in map(np.ndarray.tolist, orders)
+        ]
+        logits = self._ask(questions, self.model.labels[:count])
+        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        scores = np.zeros(count)
+        for order, row in zip(orders, logs, strict=True):
+            scores[order] += row
+        return scores / len(orders)
+
+    def _slide(
+        self,
+        query: Side,
+        candidates: Sequence[Side],
+        instruction: str,
+        permutations: int,
+        window: int,
+    ) -> Int[np.ndarray, " cands"]:
+        """Sort by windows from the end to the front, so that the best can move all the way up."""
+        order = np.arange(len(candidates))
+        start = len(order) - window
+        step = max(1, window // 2)
+        while True:
+            part = order[start : start + window]
+            chosen = [candidates[place] for place in part.tolist()]
+            scores = self.listwise(query, chosen, instruction, permutations)
+            order[start : start + window] = part[np.argsort(-scores, kind="stable")]
+            if start == 0:
+                return order
+            start = max(0, start - step)
+
+    def _ask(
+        self, questions: Sequence[Question], answers: Sequence[int]
+    ) -> Float[np.ndarray, "questions answers"]:
+        """Return the answers' logits, float64, for questions that begin alike."""
+        found = np.empty((len(questions), len(answers)))
+        training = self.model.module.training
+        self.model.module.eval()
+        for places, logits in self._next_token.logits(self._tokenize(questions)):
+            found[places] = logits[:, list(answers)].double().cpu().numpy()
+        self.model.module.train(training)
+        return found
+
+    def _tokenize(self, questions: Sequence[Question]) -> list[Tokens]:
+        renderer, most = self.model.renderer, self.model.config.max_length
+        tokens = self._next_token.tokenize([renderer.prompt(q) for q in questions])
+        long = [number for number, row in enumerate(tokens) if len(row) > most]
+        if not long:
+            return tokens
+        log(f"{len(long)} of {len(questions)} questions were shortened to max_length {most}")
+        short = [renderer.shortened(questions[n], len(tokens[n])) for n in long]
+        # All anew: pictures are numbered within one call.
+        replaced = dict(zip(long, short, strict=True))
+        questions = [replaced.get(number, q) for number, q in enumerate(questions)]
+        return self._next_token.tokenize([renderer.prompt(q) for q in questions])
+
+    def _fusion(self) -> float:
+        if self.model.fusion is None:
+            raise RecipeError(
+                "this reranker has no fusion weight: train it with dev rows and a retriever, or "
+                "rank without similarities"
+            )
+        return self.model.fusion
+
+
+def fuse(
+    probabilities: Float[np.ndarray, " cands"],
+    similarities: Float[np.ndarray, " cands"],
+    weight: float,
+) -> Float[np.ndarray, " cands"]:
+    """Return (1 - weight) * similarity + weight * P(yes); weight 1 is the reranker alone."""
+    return (1 - weight) * similarities + weight * probabilities
+
+
+def _sigmoid(score: np.ndarray) -> np.ndarray:
+    return torch.from_numpy(score).sigmoid().numpy()

@@ -1,0 +1,176 @@
+"""`unime rerank`: train a reranker, pointwise, contrastive, or pairwise and listwise together.
+
+Which of these it is, the losses say: `yes_no` (hard labels, or the judge's scores), `yes_contrast`,
+`listwise` (sentence-transformers' own), and `choose` on shuffled lists.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from unime import files
+from unime.config import ModelConfig, Recipe
+from unime.console import log
+from unime.errors import DataError, RecipeError
+from unime.losses import LossFunction, LossTerm, RerankBatch, combine
+from unime.models import LoraSection
+from unime.provenance import Output
+from unime.rerank.dev import RerankDev
+from unime.rerank.model import FACTS, RerankConfig, RerankModel
+from unime.rerank.reranker import Reranker
+from unime.rerank.source import AskSection, RerankSource
+from unime.tables import DataFolder
+from unime.train.batch import ItemSizes
+from unime.train.fit import MODEL, fit, train_once
+from unime.train.masks import KnownPositives, content_numbers
+from unime.train.plan import Budget
+from unime.train.rows import PairColumns, TrainingRows
+from unime.train.sampler import TaskBatches
+from unime.train.settings import TrainingSection
+
+
+class RerankRecipe(Recipe):
+    """Training of a reranker on judged or selected rows."""
+
+    model: RerankConfig
+    data: str
+    """The output of `unime data`."""
+    rows: str | None = None
+    """The output of `unime select`; without it the train split with its own negatives."""
+    losses: list[LossTerm] = Field(default=[LossTerm(name="yes_no")], min_length=1)
+    ask: AskSection = AskSection()
+    tune: LoraSection = LoraSection()
+    training: TrainingSection
+    weights: dict[str, float] = Field(default_factory=dict)
+    """How often a task's batches are drawn, relative to 1."""
+    retriever: ModelConfig | None = None
+    """The embedder whose first candidates will be reranked: makes the dev lists, and a fusion
+    weight is fitted on them."""
+    dev_queries: int = Field(default=50, ge=0)
+    """Dev rows a task in the evaluation that chooses the best weights; 0 keeps the last."""
+    dev_candidates: int = Field(default=10, gt=1)
+    budget: Budget = Budget()
+
+    @field_validator("losses")
+    @classmethod
+    def _known_losses(cls, losses: list[LossTerm]) -> list[LossTerm]:
+        combine(losses, RerankBatch)
+        return losses
+
+    @model_validator(mode="after")
+    def _has_what_it_trains_on(self) -> RerankRecipe:
+        names = {term.name for term in self.losses}
+        if ("choose" in names) != (self.ask.lists is not None):
+            raise RecipeError(
+                "the loss 'choose' and the section ask.lists belong together; give both or neither"
+            )
+        if names != {"choose"} and self.ask.hard + self.ask.drawn == 0:
+            raise RecipeError(
+                "ask.hard and ask.drawn are both 0: there is no negative to ask about"
+            )
+        return self
+
+
+RECIPE = RerankRecipe
+
+
+def inputs(recipe: RerankRecipe) -> dict[str, Path]:
+    """Return what the stage reads."""
+    read = {"model": Path(recipe.model.id), "data": Path(recipe.data)}
+    if recipe.rows is not None:
+        read["rows"] = Path(recipe.rows)
+    if recipe.retriever is not None:
+        read["retriever"] = Path(recipe.retriever.id)
+    return read
+
+
+def run(recipe: RerankRecipe, out: Output) -> None:
+    """Train, and write `<output>/model`."""
+    loss = combine(recipe.losses, RerankBatch)
+    train_once(out, lambda: _train(recipe, loss, out))
+
+
+def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    data = DataFolder.open(recipe.data)
+    rows = _training_rows(recipe, data)
+    batches = TaskBatches(
+        rows.by_task(PairColumns.of(data)),
+        recipe.training.per_device_train_batch_size,
+        recipe.training.seed,
+        recipe.weights,
+    )
+    contents = content_numbers(data.items)
+    known = KnownPositives(data, contents)
+    dev = RerankDev(
+        data, known, contents, recipe.dev_queries, recipe.dev_candidates, recipe.retriever
+    )
+    model = RerankModel.load(recipe.model)
+    lists = recipe.ask.lists
+    if lists is not None and lists.longest > len(model.labels):
+        raise RecipeError(
+            f"ask.lists.longest is {lists.longest}, the prompt {model.list_prompt.id} has "
+            f"{len(model.labels)} labels"
+        )
+    source = RerankSource(
+        data=data,
+        rows=rows,
+        batches=batches,
+        known=known,
+        contents=contents,
+        sizes=ItemSizes(data, recipe.model, recipe.budget),
+        features=model.features,
+        ask=recipe.ask,
+    )
+    log(
+        f"{len(rows.pair)} rows in {len(batches.names)} tasks, "
+        f"{batches.epoch_length} batches an epoch"
+    )
+    facts = fit(
+        # It offers the trainer what an embedder offers it.
+        embedder=model,  # type: ignore[arg-type]
+        tune=recipe.tune,
+        training=recipe.training,
+        source=source,
+        batches=batches,
+        loss=loss,
+        evaluate=(lambda: dev.hits(Reranker(model))) if dev.lists else None,
+        out=out,
+    )
+    return {**facts, **_fuse(dev, model, out)}
+
+
+def _fuse(dev: RerankDev, model: RerankModel, out: Output) -> dict[str, Any]:
+    """Fit the fusion weight on the dev lists and save it with the model."""
+    if not dev.has_similarities:
+        return {}
+    model.module.eval()
+    weight, hits = dev.fit_fusion(dev.probabilities(Reranker(model)))
+    log(
+        f"fusion weight {weight:.3f}; dev hit@1: "
+        + ", ".join(f"{n} {v:.3f}" for n, v in hits.items())
+    )
+    path = out.file(MODEL) / FACTS
+    files.write_json(path, {**files.read_json(path), "fusion": weight})
+    return {"fusion": weight, "dev": hits}
+
+
+def _training_rows(recipe: RerankRecipe, data: DataFolder) -> TrainingRows:
+    lists = recipe.ask.lists
+    most = max(recipe.ask.hard, 0 if lists is None else lists.longest - 1)
+    if recipe.rows is None:
+        rows = TrainingRows.own(data, most)
+    else:
+        rows = TrainingRows.selected(data, recipe.rows, most)
+    if len(rows.pair) == 0:
+        raise DataError(f"{recipe.rows or recipe.data} has no training row")
+    soft = any(term.options.get("soft") for term in recipe.losses)
+    if soft and np.isnan(rows.scores).all():
+        raise DataError(
+            f"a soft loss needs judge scores, but no row of {recipe.rows or recipe.data} has any; "
+            "run mine, judge and select, or bring scores of your own"
+        )
+    return rows
