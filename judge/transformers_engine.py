@@ -61,24 +61,22 @@ class TransformersEngine:
         from unime.models.answers import single_token_spellings
         from unime.models.generative import load_generative
         from unime.models.pair_scorer import PairScorer
-        from unime.rerank.model import facts_of, pair_prompt_of
+        from unime.rerank.model import RerankModel, facts_of
 
         self._options = options
-        self._model, self._processor, tokenizer = load_generative(options.model)
-        trained = facts_of(options.model.id)
-        if trained is None:
-            prompt = load_judge_prompt(options.model.prompt)
+        if facts_of(options.model.id) is None:
+            prompt, most = load_judge_prompt(options.model.prompt), options.model.max_length
+            self._model, self._processor, tokenizer = load_generative(options.model)
             self._yes = single_token_spellings(tokenizer, prompt.yes)
             self._no = single_token_spellings(tokenizer, prompt.no)
             self._least = options.min_answer_mass
         else:
+            trained = RerankModel.load(options.model)
+            prompt, most = trained.pair_prompt, trained.config.max_length
+            self._model, self._processor = trained.model, trained.processor
             # Only the difference of these two logits was trained, not what else is said.
-            prompt = pair_prompt_of(trained["prompt"])
-            self._yes, self._no = [trained["answers"]["yes"]], [trained["answers"]["no"]]
-            self._least = 0.0
-        self.scorer = PairScorer(
-            self._model, self._processor, prompt, options.model.max_length, options.batch_size
-        )
+            self._yes, self._no, self._least = [trained.yes], [trained.no], 0.0
+        self.scorer = PairScorer(self._model, self._processor, prompt, most, options.batch_size)
 
     @property
     def fingerprint(self) -> str:
@@ -94,7 +92,7 @@ class TransformersEngine:
             "prompt": self.scorer.prompt.hash,
             "answers": [self._yes, self._no],
             "preprocessing": preprocessing_of(self._processor),
-            "max_length": model.max_length,
+            "max_length": self.scorer.max_length,
             "min_answer_mass": self._least,
         }
         return json.dumps(parts, sort_keys=True)
@@ -103,7 +101,7 @@ class TransformersEngine:
         """Return one score per request; what the candidates of a query share is computed once."""
         answers = self.scorer.read([_pair(request) for request in requests], self._masses)
         return [
-            self._judgement(request.key, length, *mass)
+            self._judgement(request.key, length, mass)
             for request, length, mass in zip(
                 requests, answers.lengths, answers.values.tolist(), strict=True
             )
@@ -114,10 +112,11 @@ class TransformersEngine:
 
         return answer_masses(logits, (self._yes, self._no))
 
-    def _judgement(self, key: bytes, length: int, yes: float, no: float) -> Score:
+    def _judgement(self, key: bytes, length: int, masses: list[float]) -> Score:
         if length > self.scorer.max_length:
             reason = f"{length} tokens, max_length is {self.scorer.max_length}"
             return Score(key, math.nan, reason)
+        yes, no = masses
         mass = yes + no
         if not mass >= self._least:  # NaN too
             return Score(key, math.nan, f"neither yes nor no: their probability is {mass:.2g}")

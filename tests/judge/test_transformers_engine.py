@@ -155,6 +155,8 @@ def test_too_long_a_pair_is_unscored_and_its_neighbours_are_not(qwen):
     first, second = engine.score([long, short])
     assert math.isnan(first.value) and "max_length is 300" in first.reason
     assert second.value == pytest.approx(engine.score([short])[0].value, abs=2e-6)
+    (alone,) = engine.score([long])
+    assert math.isnan(alone.value) and alone.reason == first.reason
 
 
 def test_all_single_token_spellings_are_found(qwen):
