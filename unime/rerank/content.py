@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from PIL.Image import Image
 
 from unime.errors import DataError
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
-    Content = Side | str | Path | Image | Mapping[str, Any]
-    """A text, the path of an image file, an image, or {"text": ..., "image": ...}."""
+Content = Side | str | Path | Image | Mapping[str, Any]
+"""A text, the path of an image file, an image, or {"text": ..., "image": ...}."""
 
 
 def as_side(content: Content) -> Side:
@@ -39,14 +38,12 @@ def as_side(content: Content) -> Side:
 
 
 def _picture(image: Any) -> Picture:
-    from PIL import Image
-
     from unime.images import decode, to_rgb
 
     if isinstance(image, str | Path):
         data, name = Path(image).read_bytes(), str(image)
         return Picture(_digest(data), lambda: to_rgb(decode(data, name)))
-    if not isinstance(image, Image.Image):
+    if not isinstance(image, Image):
         raise DataError(f"expected a text, an image or the path of one, got {type(image).__name__}")
     known = f"{image.mode} {image.size} ".encode() + image.tobytes()
     return Picture(_digest(known), lambda: to_rgb(image))

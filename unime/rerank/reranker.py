@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -14,12 +14,9 @@ from unime.console import log
 from unime.errors import RecipeError
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
-from unime.rerank.content import as_side
+from unime.rerank.content import Content, as_side
 from unime.rerank.model import RerankConfig, RerankModel
 from unime.rerank.questions import Question
-
-if TYPE_CHECKING:
-    from unime.rerank.content import Content
 
 Method = Literal["pointwise", "listwise"]
 

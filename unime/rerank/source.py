@@ -127,9 +127,9 @@ class RerankSource:
         asked, indices = self._lay_out(number, draw)
         plan = plan_chunks(asked.sizes, self._sizes.budget)
         return Prepared(
-            chunks=prepare_chunks(plan, asked.questions, self._features),  # type: ignore[arg-type]
+            chunks=prepare_chunks(plan, asked.questions, self._features),
             kept=plan.kept,
-            indices=indices,  # type: ignore[arg-type]
+            indices=indices,
             name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
             counts={
                 "rows": len(draw.rows),

@@ -130,8 +130,7 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         f"{batches.epoch_length} batches an epoch"
     )
     facts = fit(
-        # It offers the trainer what an embedder offers it.
-        embedder=model,  # type: ignore[arg-type]
+        embedder=model,
         tune=recipe.tune,
         training=recipe.training,
         source=source,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any, Protocol, runtime_checkable
 
 import pyarrow.compute as pc
 import torch
@@ -16,9 +16,6 @@ from unime.losses import ContrastBatch, RelationBatch
 from unime.tables import DataFolder
 from unime.train.plan import Budget, Plan, Size, size_of
 from unime.train.step import Chunk, Features
-
-if TYPE_CHECKING:
-    from unime.models import Encode
 
 
 @dataclass(frozen=True)
@@ -57,6 +54,15 @@ class RelationIndices:
         return RelationBatch(embeddings, self.teacher.to(embeddings.device))
 
 
+@runtime_checkable
+class Indices(Protocol):
+    """Index tensors that make the losses' record of a batch's outputs."""
+
+    def record(self, outputs: Tensor, /) -> Any:
+        """Return the record; a view of the outputs, with their gradient."""
+        ...
+
+
 @dataclass(frozen=True)
 class Prepared:
     """What a loader hands to the training step."""
@@ -64,7 +70,7 @@ class Prepared:
     chunks: list[Chunk]
     kept: int
     """How many of the last chunks keep their graph; see `unime.train.plan`."""
-    indices: ContrastIndices | RelationIndices
+    indices: Indices
     name: str
     """Task and rows, for messages."""
     counts: dict[str, int | float]
@@ -88,7 +94,7 @@ class ItemSizes:
 
 
 def prepare_chunks(
-    plan: Plan, encodes: Sequence[Encode], features: Callable[[Sequence[Encode]], Features]
+    plan: Plan, encodes: Sequence[Any], features: Callable[[Sequence[Any]], Features]
 ) -> list[Chunk]:
     """Tokenise and preprocess a planned batch."""
     return [

@@ -9,12 +9,14 @@ from typing import Any
 from unime import files
 from unime.console import log
 from unime.losses import LossFunction
-from unime.models import Embedder, LoraSection, apply_lora
+from unime.models import LoraSection
+from unime.models.adapters import train_parts
 from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.loader import Source
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
+from unime.train.trainable import Trainable
 
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
@@ -42,7 +44,7 @@ def keep(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 
 def fit(
     *,
-    embedder: Embedder,
+    embedder: Trainable,
     tune: LoraSection,
     training: TrainingSection,
     source: Source,
@@ -54,7 +56,7 @@ def fit(
     """Train to the end, resuming where a killed run stopped, and write `<output>/model`.
 
     Args:
-        embedder: loaded, not adapted yet; holds the trained weights afterwards.
+        embedder: an embedder or a reranker, not adapted yet; holds the trained weights afterwards.
         tune: what is trained.
         training: the optimisation.
         source: batch number -> prepared batch.
@@ -71,7 +73,7 @@ def fit(
     from unime.train.trainer import CachedTrainer
 
     set_seed(training.seed)
-    apply_lora(embedder, tune)
+    train_parts(embedder.backbone, tune)
     steps = training.steps(batches.epoch_length)
     trainer = CachedTrainer(
         embedder=embedder,

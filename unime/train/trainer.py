@@ -25,6 +25,7 @@ from unime.train.batch import Prepared
 from unime.train.loader import Source, make_loader
 from unime.train.sampler import TaskBatches
 from unime.train.step import cached_step
+from unime.train.trainable import Trainable
 
 LOG = "train.jsonl"
 SAMPLER_STATE = "batches.json"
@@ -47,7 +48,7 @@ class CachedTrainer(Trainer):
     def __init__(
         self,
         *,
-        embedder: Embedder,
+        embedder: Trainable,
         source: Source,
         batches: TaskBatches,
         loss: LossFunction,

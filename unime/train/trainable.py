@@ -1,0 +1,29 @@
+"""What the trainer asks of a model: an embedder offers it, and a reranker."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from torch import nn
+
+
+@runtime_checkable
+class Trainable(Protocol):
+    """A model whose module maps features to outputs under the name "sentence_embedding"."""
+
+    module: nn.Module
+
+    @property
+    def backbone(self) -> Any:
+        """The transformers model without its head, which is adapted."""
+        ...
+
+    @property
+    def preprocessing(self) -> dict[str, Any]:
+        """Everything beside the weights that decides an output."""
+        ...
+
+    def save(self, folder: Path | str) -> None:
+        """Write the whole model, adapters merged."""
+        ...
