@@ -59,6 +59,8 @@ class SearchFolder:
     place: Path
     embedder: Embedder
     snapshot: Snapshot
+    _known: dict[str, list[Entry]] | None = None
+    """The whole index by file, once it was read."""
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
@@ -90,8 +92,9 @@ class SearchFolder:
     def update(self) -> bool:
         """Embed what is new or changed, forget what is gone; tell whether there was anything."""
         with self._lock:
-            fingerprint = files.read_json(self.place / store.MODEL)["fingerprint"]
-            known = store.load(self.place, fingerprint)
+            known = self._known
+            if known is None:
+                known = store.load(self.place)
             there = scan(self.folder, self.place)
             fresh = {p: e for p, e in known.items() if p in there and e[0].state == there[p]}
             todo = {path: state for path, state in there.items() if path not in fresh}
@@ -106,6 +109,7 @@ class SearchFolder:
             if changed or not self.snapshot.entries:
                 self.snapshot = _snapshot(fresh, self.embedder.dim)
                 _report_problems(fresh)
+            self._known = fresh
             return changed
 
     def find(

@@ -50,16 +50,8 @@ class Entry(NamedTuple):
     vector: Sequence[float]
 
 
-def load(place: Path, fingerprint: str) -> dict[str, list[Entry]]:
-    """Return the entries by file, as far as they were made by the same model.
-
-    Args:
-        place: the index.
-        fingerprint: of the model and its weights.
-    """
-    path = place / MODEL
-    if not path.is_file() or files.read_json(path)["fingerprint"] != fingerprint:
-        return {}
+def load(place: Path) -> dict[str, list[Entry]]:
+    """Return the entries by file; `begin` has seen to it that they are the model's."""
     found: dict[str, list[Entry]] = {}
     # A file's entries are all in one table; a later table knows better.
     for table in (place / "index.parquet", *sorted((place / "parts").glob("*.parquet"))):
