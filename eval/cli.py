@@ -48,6 +48,7 @@ def run(
         "eval.run", Path(recipe), overrides or [], dry_run=dry_run, restart=restart, echo=typer.echo
     )
 
+
 app.command("rerank", help="Measure a reranker on an embedder's first candidates.")(
     stage_command("eval.reranking")
 )

@@ -170,6 +170,8 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     files.write_json(folder / "unime.json", facts)
     files.write_json(folder / "unime_probes.json", reference)
     write_card(folder)
+    for path in folder.glob("*.safetensors"):
+        path.chmod(0o644)  # written for their owner only; a server often is somebody else
     for warning in warnings(licence_chain(facts), recipe.license):
         log(f"licence: {warning}")
 

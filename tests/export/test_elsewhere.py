@@ -16,10 +16,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import ROOT
+from tests.export.student import export_student
 from unime import files
-from unime.config import ModelConfig
-from unime.export import ExportRecipe, export_embedder
-from unime.models import Embedder
 from unime.verify import SEAL, verify_folder
 
 pytestmark = pytest.mark.slow
@@ -31,20 +29,8 @@ MINUTES_TO_START = 15
 @pytest.fixture(scope="module")
 def export(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tiny student as the mini recipe exports it, in several shards."""
-    model = ModelConfig(
-        id=str(ROOT / "assets/student"),
-        dtype="float32",
-        min_pixels=4096,
-        max_pixels=4096,
-        max_length=256,
-    )
     folder = tmp_path_factory.mktemp("export") / "embedder"
-    folder.mkdir()
-    recipe = ExportRecipe(
-        output="unused", model=model, max_shard_size="5MB", matryoshka_dims=[128, 64]
-    )
-    export_embedder(Embedder.load(model, "cpu"), folder, recipe)
-    return folder
+    return export_student(folder, max_shard_size="5MB", matryoshka_dims=[128, 64])
 
 
 def test_a_fresh_environment_with_sentence_transformers_alone(export: Path):
