@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -36,7 +37,7 @@ def write_json(path: Path, value: object) -> None:
     path.write_text(json.dumps(value))
 
 
-def read(name: str, root: Path, task: str, **changes):
+def read(name: str, root: Path, task: str, **changes: Any) -> tuple[Any, Pool]:
     choice = BenchmarkChoice(name=name, root=str(root), **changes)
     pool = Pool()
     spec = specify(choose(choice), choice, task)
@@ -45,13 +46,17 @@ def read(name: str, root: Path, task: str, **changes):
 
 def rows_of(pool: Pool) -> dict[str, int]:
     """Rows by text, or by picture and box."""
-    return {
-        entry.text or entry.image.location + (str(entry.image.region[1:]) if entry.image.region else ""): row
-        for row, entry in enumerate(pool.entries)
-    }  # fmt: skip
+    found = {}
+    for row, entry in enumerate(pool.entries):
+        name = entry.text
+        if entry.image is not None:
+            region = entry.image.region
+            name = entry.image.location + (str(region[1:]) if region else "")
+        found[name] = row
+    return found
 
 
-def score(task, pool: Pool, groups: dict[str, list[str]]):
+def score(task: Any, pool: Pool, groups: dict[str, list[str]]):
     """Score with embeddings where the named rows lie together, all others apart."""
     values, rows = np.eye(len(pool), dtype=np.float32), rows_of(pool)
     for first, others in groups.items():
@@ -314,7 +319,7 @@ def test_frames_of_a_folder_at_even_distances(tmp_path):
 
     for number in range(20):
         picture(tmp_path / f"clip/{number:03}.png", f"rgb({10 * number}, 0, 0)")
-    found = video.frames(tmp_path, "clip", 4)
+    found: Any = video.frames(tmp_path, "clip", 4)
     assert [frame.getpixel((0, 0))[0] // 10 for frame in found] == [2, 7, 12, 17]
     assert video.spread(3, 8) == [0, 1, 2]
     assert video.load_sheet(tmp_path, "clip", 4).size == (16, 16)

@@ -8,6 +8,7 @@ import io
 import json
 import threading
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,7 +21,7 @@ from eval import encode, rerank
 from eval.cli import app
 from eval.compare import compare, compare_text
 from eval.compression import compress
-from eval.encoders import ModelEntry, Sweep, expand
+from eval.encoders import ModelEntry, expand
 from eval.encoders.endpoint import EndpointConfig, load_endpoint
 from eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from eval.pool import Pool
@@ -53,9 +54,11 @@ def evaluate(values: dict, tmp_path: Path) -> dict:
 
 def test_a_model_is_of_one_kind():
     with pytest.raises(ValueError, match="needs just one of model, .* got none"):
-        ModelEntry(name="x")
+        ModelEntry.model_validate({"name": "x"})
     with pytest.raises(ValueError, match="got model and open_clip"):
-        ModelEntry(name="x", model={"id": "a"}, open_clip={"architecture": "b"})
+        ModelEntry.model_validate(
+            {"name": "x", "model": {"id": "a"}, "open_clip": {"architecture": "b"}}
+        )
 
 
 def test_a_sweep_is_further_rows_from_the_same_embeddings(world, tmp_path, encoders):
@@ -70,7 +73,9 @@ def test_a_sweep_is_further_rows_from_the_same_embeddings(world, tmp_path, encod
 
 
 def test_a_resolution_sweep_allows_other_preprocessing():
-    entry = ModelEntry(name="m", model={"id": "a"}, sweep=Sweep(max_pixels=[1000]))
+    entry = ModelEntry.model_validate(
+        {"name": "m", "model": {"id": "a"}, "sweep": {"max_pixels": [1000]}}
+    )
     plain, small = expand([entry])
     assert plain.model is not None and not plain.model.allow_other_preprocessing
     assert small.model is not None and small.model.allow_other_preprocessing
@@ -107,6 +112,7 @@ def test_open_clip_with_random_weights_encodes_all_kinds():
 
 def tiny_clip() -> OpenClipConfig:
     import open_clip
+    from open_clip import factory
 
     name = "unime-test-tiny"
     if name not in open_clip.list_models():
@@ -115,7 +121,7 @@ def tiny_clip() -> OpenClipConfig:
             "vision_cfg": {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 16},
             "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
         }  # fmt: skip
-        open_clip.factory._MODEL_CONFIGS[name] = config
+        factory._MODEL_CONFIGS[name] = config
     return OpenClipConfig(architecture=name, random_weights=True)
 
 
@@ -156,7 +162,7 @@ class StandIn:
             application.router.add_post("/v1/embeddings", self.answer)
             runner = web.AppRunner(application)
             await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", 0)
+            site: Any = web.TCPSite(runner, "127.0.0.1", 0)
             await site.start()
             found.append(site._server.sockets[0].getsockname()[1])
             ready.set()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -103,7 +104,7 @@ def test_the_page_in_a_browser(run, tmp_path, theme, width):
     asked, errors = [], []
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        page = browser.new_page(
+        page: Any = browser.new_page(
             viewport={"width": width, "height": 900}, color_scheme=theme, offline=True
         )
         page.set_default_timeout(120_000)

@@ -330,7 +330,7 @@ def test_five_families_run_through_a_benchmark(family, world, tmp_path):
 def test_encodes_are_shared_between_tasks_and_done_once(world, tmp_path, encoders):
     choices = eval_run.EvalRecipe(**recipe(world, tmp_path / "out")).benchmarks
     pool, groups = eval_run.read(eval_run.select(choices), 1.0)
-    entry = ModelEntry(name="first", model={"id": "fake/first"})
+    entry = ModelEntry.model_validate({"name": "first", "model": {"id": "fake/first"}})
     encoder = encoders["first"]
     matrix = tmp_path / "pool.npy"
     values, fresh = encode.encode_pool(entry, pool, tmp_path / "cache", matrix, 64, 1)
