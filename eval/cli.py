@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unime.cli import DryRun, Overrides, RecipePath, Restart
+from unime.cli import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.errors import RecipeError
 
 app = typer.Typer(
