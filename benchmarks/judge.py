@@ -54,7 +54,7 @@ def pairs(queries: int, seed: int = 0, size: int = 64) -> list[list[Request]]:
                     "task",
                     "Find the caption of the picture",
                     query,
-                    Content(b"%016d" % place, f"a picture of {random.integers(1e9)} things"),
+                    Content(b"%016d" % place, f"a picture of {random.integers(10**9)} things"),
                 )
                 for place in range(CANDIDATES)
             ]

@@ -102,7 +102,7 @@ def _inside(root: Path, location: str) -> Path:
 
 def _decode(path: Path, count: int) -> list[Image.Image]:
     try:
-        from torchcodec.decoders import VideoDecoder
+        from torchcodec.decoders import VideoDecoder  # pyright: ignore[reportMissingImports]
     except (ImportError, RuntimeError, OSError) as error:
         raise DataError(
             f"{path} is a video file and torchcodec cannot be loaded ({error}); pip install "

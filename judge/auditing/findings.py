@@ -170,10 +170,10 @@ def _entropy(logits: Any) -> float:
 
 
 def _spearman(first: Scores, second: Scores) -> float:
-    ranks = [_ranks(values) for values in (first, second)]
-    if any(rank.std() == 0 for rank in ranks):
+    one, other = _ranks(first), _ranks(second)
+    if one.std() == 0 or other.std() == 0:
         return 0.0
-    return float(np.corrcoef(*ranks)[0, 1])
+    return float(np.corrcoef(one, other)[0, 1])
 
 
 def _ranks(values: Scores) -> Scores:

@@ -232,7 +232,7 @@ def test_spearman_and_auroc_equal_scipy_and_a_loop(pairs):
     left, right = (np.array(side, dtype=np.float64) for side in zip(*pairs, strict=True))
     found = order_metrics.spearman(left, right)
     if len(set(left)) > 1 and len(set(right)) > 1:
-        assert found == pytest.approx(spearmanr(left, right).statistic)
+        assert found == pytest.approx(spearmanr(left, right)[0])
     else:
         assert np.isnan(found)
     wins = [(a > b) + 0.5 * (a == b) for a in left for b in right]

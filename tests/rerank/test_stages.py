@@ -66,11 +66,11 @@ def test_both_losses_are_logged_and_the_fusion_weight_is_saved_with_the_model(fo
 
 def test_evaluation_reports_depths_slots_calibration_and_cost(folder, capsys):
     model = str(folder / "7_rerank/model")
-    recipe = RerankEvalRecipe(
-        stage="eval_rerank", output=str(folder / "9_rerank"), model={"id": model},
-        retriever={"id": str(folder / "base"), **INPUTS}, data=str(folder / "d"),
-        queries=2, depths=[2, 4], permutations=2, slots=3,
-    )  # type: ignore[arg-type]  # fmt: skip
+    recipe = RerankEvalRecipe.model_validate({
+        "stage": "eval_rerank", "output": str(folder / "9_rerank"), "model": {"id": model},
+        "retriever": {"id": str(folder / "base"), **INPUTS}, "data": str(folder / "d"),
+        "queries": 2, "depths": [2, 4], "permutations": 2, "slots": 3,
+    })  # fmt: skip
     out = open_output(recipe, reranking.inputs(recipe))
     reranking.run(recipe, out)
     report = files.read_json(folder / "9_rerank/reranking.json")
@@ -84,11 +84,11 @@ def test_evaluation_reports_depths_slots_calibration_and_cost(folder, capsys):
 
 
 def test_the_export_holds_embedder_and_reranker(folder):
-    recipe = ExportRecipe(
-        stage="export", output=str(folder / "8_export"), title="pair",
-        model={"id": str(folder / "base"), **INPUTS},
-        reranker={"id": str(folder / "7_rerank/model")},
-    )  # type: ignore[arg-type]  # fmt: skip
+    recipe = ExportRecipe.model_validate({
+        "stage": "export", "output": str(folder / "8_export"), "title": "pair",
+        "model": {"id": str(folder / "base"), **INPUTS},
+        "reranker": {"id": str(folder / "7_rerank/model")},
+    })  # fmt: skip
     out = open_output(recipe, export.inputs(recipe))
     export.run(recipe, out)
     assert (folder / "8_export/embedder/modules.json").is_file()

@@ -12,7 +12,10 @@ from torch import nn
 class Trainable(Protocol):
     """A model whose module maps features to outputs under the name "sentence_embedding"."""
 
-    module: nn.Module
+    @property
+    def module(self) -> nn.Module:
+        """What is trained, as far as its parameters require gradients."""
+        ...
 
     @property
     def backbone(self) -> Any:
