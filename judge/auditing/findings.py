@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from judge.report import auc
 
-Scores = Float[np.ndarray, " pairs"]
+Scores = Float[np.ndarray, " _"]
 
 ABLE = 0.75
 """AUC of positives over random pairs above which a judge tells right from wrong at all."""

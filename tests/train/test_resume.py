@@ -138,7 +138,8 @@ def fill(output: Path) -> None:
 
 def assert_same(folder: Path) -> None:
     whole, killed = folder / "whole", folder / "killed"
-    model = [f"model/{path.name}" for path in sorted((whole / "model").iterdir())]
+    files_of = (path for path in sorted((whole / "model").rglob("*")) if path.is_file())
+    model = [path.relative_to(whole).as_posix() for path in files_of]
     for name in (*model, "train.jsonl", "facts.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes(), name
     assert sorted(p.name for p in killed.iterdir()) == sorted(p.name for p in whole.iterdir())
