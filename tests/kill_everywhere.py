@@ -1,7 +1,8 @@
 """Stop a stage at every durable change in turn, run it again, compare what it left.
 
 A program, so that each run can be a fork of a process that has imported everything but started no
-thread: `python -m tests.kill_everywhere MODULE RECIPE OUT`. Prints how many stops there were.
+thread: `python -m tests.kill_everywhere MODULE RECIPE OUT [STRIDE]`. A stride above 1 takes every so
+many changes, for stages that repeat the same few hundreds of times. Prints how many stops there were.
 """
 
 from __future__ import annotations
@@ -64,8 +65,8 @@ def _without_costs(value: Any) -> Any:
     return [_without_costs(v) for v in value] if isinstance(value, list) else value
 
 
-def main(module: str, recipe: str, out: Path) -> None:
-    """Try every stop."""
+def main(module: str, recipe: str, out: Path, stride: int = 1) -> None:
+    """Try every stop, or every `stride`-th."""
     importlib.import_module(module)
     assert run(module, recipe) == 0
     expected = contents(out)
@@ -74,7 +75,7 @@ def main(module: str, recipe: str, out: Path) -> None:
         shutil.rmtree(out)
         if stops % 3 == 0:  # with images remembered and without
             shutil.rmtree(out.parent / ".cache", ignore_errors=True)
-        code = run(module, recipe, stop_at=stops + 1)
+        code = run(module, recipe, stop_at=stops * stride + 1)
         if code == 0:
             break
         assert code == KILLED, code
@@ -85,4 +86,4 @@ def main(module: str, recipe: str, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
