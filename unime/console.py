@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from unime.processes import is_main
+
 T = TypeVar("T")
 
 logger = logging.getLogger("unime")
@@ -26,7 +28,8 @@ def start_logging() -> None:
         handler = logging.StreamHandler()
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
         logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
+        # Of several processes one speaks; the others only when something is wrong.
+        logger.setLevel(logging.INFO if is_main() else logging.WARNING)
         logger.propagate = False
 
 

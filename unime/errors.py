@@ -41,6 +41,10 @@ class OutputError(UnimeError):
     """An output folder holds something this command must not overwrite."""
 
 
+class Preempted(Exception):  # noqa: N818
+    """Training was told to stop (SIGTERM) and has written a checkpoint: no error."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return "; did you mean 'x'?" for a near miss, else "; known: a, b, c"."""
     names = sorted(known)

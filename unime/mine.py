@@ -5,7 +5,8 @@ of the query's content within the task, nor the query's own content. The miner m
 contrastively trained embedder: the warm-up checkpoint, or any other.
 
 Every distinct encode is computed once, in parts of `PART` that are saved as they come: a killed
-run continues with the first missing part, in the same batches, so the bytes are the same.
+run continues with the first missing part, in the same batches, so the bytes are the same. Several
+processes (accelerate launch) share the parts, and then the queries of each task.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,7 +23,7 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime import console, files
+from unime import console, files, processes
 from unime.config import ModelConfig, Recipe
 from unime.errors import DataError
 from unime.provenance import Output
@@ -76,14 +77,18 @@ def run(recipe: MineRecipe, out: Output) -> None:
     embedder = Embedder.load(recipe.model)
     stored = StoredEmbeddings(out.file("embeddings"), distinct)
     stored.fill(data, embedder, recipe.batch_size)
+    processes.wait()
     results = []
     for number, plan in enumerate(plans, start=1):
         queries, targets = stored.read(plan.queries), stored.read(plan.corpus)
-        results.append(search(plan, queries, targets, recipe))
+        share = search(plan.share(), queries, targets, recipe)
+        results.append(TaskResult.joined(processes.gather(share)))
         console.log(
             f"mine {number}/{len(plans)} {plan.task}: {len(plan.pairs)} pairs, "
             f"{len(plan.corpus)} targets, {_sentence(results[-1].ranks)}"
         )
+    if not processes.is_main():
+        return
     write_table(out.file("mined.parquet"), _mined_table(plans, results))
     _report(out, plans, results, recipe.candidates)
     out.facts(
@@ -119,6 +124,18 @@ class TaskPlan:
     excluded: list[list[int]]
     """Per pair, where in the corpus its query's known positives and its own content are."""
 
+    def share(self) -> TaskPlan:
+        """Return the pairs that this process searches for, in the whole corpus."""
+        rank, world = processes.ranks()
+        part = slice(len(self.pairs) * rank // world, len(self.pairs) * (rank + 1) // world)
+        return replace(
+            self,
+            pairs=self.pairs[part],
+            query_of=self.query_of[part],
+            positive_of=self.positive_of[part],
+            excluded=self.excluded[part],
+        )
+
 
 @dataclass(frozen=True)
 class TaskResult:
@@ -129,6 +146,16 @@ class TaskResult:
     similarities: Float[np.ndarray, "pairs k"]
     positive_similarities: Float[np.ndarray, " pairs"]
     ranks: Int[np.ndarray, " pairs"]
+
+    @classmethod
+    def joined(cls, shares: Sequence[TaskResult]) -> TaskResult:
+        """Put the processes' shares together."""
+        return cls(
+            np.concatenate([share.candidates for share in shares]),
+            np.concatenate([share.similarities for share in shares]),
+            np.concatenate([share.positive_similarities for share in shares]),
+            np.concatenate([share.ranks for share in shares]),
+        )
 
 
 def plan_task(data: DataFolder, task: str, splits: Sequence[str]) -> TaskPlan:
@@ -202,13 +229,14 @@ class StoredEmbeddings:
         self._number = {encode: number for number, encode in enumerate(encodes)}
 
     def fill(self, data: DataFolder, embedder: Embedder, batch_size: int) -> None:
-        """Compute the parts that are missing."""
+        """Compute the parts that are missing, each process its own."""
+        rank, world = processes.ranks()
         starts = range(0, len(self._encodes), PART)
         label = f"mine: encoding {len(self._encodes)} distinct inputs"
         with ThreadPoolExecutor() as pool:
             for part, start in enumerate(console.progress(starts, label=label, unit="parts")):
                 path = self._path(part)
-                if path.exists():
+                if part % world != rank or path.exists():
                     continue
                 chosen = self._encodes[start : start + PART]
                 inputs = list(pool.map(lambda encode: _load(data, encode), chosen))

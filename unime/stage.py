@@ -13,9 +13,9 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from unime import console
+from unime import console, processes
 from unime.config import Recipe, load_recipe, read_values
-from unime.errors import RecipeError, did_you_mean
+from unime.errors import Preempted, RecipeError, did_you_mean
 from unime.provenance import Output, open_output
 
 STAGES = {
@@ -28,6 +28,9 @@ STAGES = {
     "export": "unime.export",
 }
 """Stages of the library: `unime VERB RECIPE`."""
+
+PARALLEL = ("distill", "contrast", "mine")
+"""Stages that a launcher may start in several processes."""
 
 PROGRAMS = {
     "world": ("world", "build", "world.build"),
@@ -79,13 +82,24 @@ def execute(
     if dry_run:
         echo(_description(recipe, inputs))
         return
-    out = open_output(recipe, inputs, restart=restart)
+    if processes.ranks().world > 1:
+        _check_parallel(recipe.stage)
+        processes.connect()
+    # One process opens the folder; opening it again would sweep away what that one is writing.
+    out: Output = processes.main_decides(
+        open_output(recipe, inputs, restart=restart) if processes.is_main() else None  # type: ignore[arg-type]
+    )
     if out.up_to_date:
         console.log(f"{recipe.stage}: {out.path} is up to date")
         return
     console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
-    stage.run(recipe, out)
-    out.finish()
+    try:
+        stage.run(recipe, out)
+    except Preempted as stop:
+        console.log(f"{recipe.stage}: stopped as told; {stop}")
+        return
+    if processes.is_main():
+        out.finish()
     console.log(f"{recipe.stage}: finished {out.path}")
 
 
@@ -129,6 +143,14 @@ def _check_stage(module: str, recipe_path: Path | str) -> None:
         raise RecipeError(
             f"{recipe_path} is a recipe for stage '{found}', this command runs '{expected}'; "
             f"use {command_line(found, recipe_path)}"
+        )
+
+
+def _check_parallel(stage: str) -> None:
+    if stage not in PARALLEL:
+        raise RecipeError(
+            f"stage '{stage}' runs in one process; start it without accelerate launch or torchrun "
+            f"(several processes: {', '.join(PARALLEL)})"
         )
 
 

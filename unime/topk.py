@@ -13,6 +13,8 @@ from torch import Tensor
 QUERY_BLOCK = 1024
 CORPUS_BLOCK = 16384
 
+HEAD = 2048
+"""Rows whose every similarity is ordered, to find out which others need to be."""
 LAST_ROW = 2**31 - 1
 TIE = 1e-6
 """Two fp32 products of the same vectors can differ by this much between block shapes."""
@@ -83,8 +85,7 @@ def exact_topk(
             if ceilings is not None:
                 ceiling = torch.as_tensor(ceilings[chosen], dtype=torch.float32, device=device)
                 scores = scores.masked_fill(scores > ceiling[:, None], -torch.inf)
-            keys = torch.cat([best, _ordered_keys(scores, block.first_row)], dim=1)
-            best = keys.topk(min(k, keys.shape[1]), dim=1).values
+            best = _merge(best, scores, block.first_row, k)
         found = slice(0, best.shape[1])
         rows[chosen, found], similarities[chosen, found] = _read_keys(best)
     rows[np.isneginf(similarities)] = -1
@@ -141,13 +142,14 @@ def _blocks(
 ) -> Iterator[_Block]:
     """Yield the similarities of one block of queries to the corpus, block by block."""
     block_queries = _on(queries[chosen], device)
+    assert block_queries.isfinite().all(), f"NaN among the embeddings near query {chosen.start}"
     mine = (exclusion.queries >= chosen.start) & (exclusion.queries < chosen.stop)
     forbidden_queries, forbidden_rows = exclusion.queries[mine], exclusion.rows[mine]
     for first in range(0, len(corpus), corpus_block):
         block_corpus = _on(corpus[first : first + corpus_block], device)
+        # NaN would sort as the best candidate of all. There are fewer embeddings than products.
+        assert block_corpus.isfinite().all(), f"NaN among the embeddings near corpus row {first}"
         similarities = block_queries @ block_corpus.T
-        # NaN would sort as the best candidate of all.
-        assert not similarities.isnan().any(), f"NaN among the embeddings near corpus row {first}"
         here = (forbidden_rows >= first) & (forbidden_rows < first + len(block_corpus))
         similarities[
             torch.as_tensor(forbidden_queries[here] - chosen.start, device=device),
@@ -156,9 +158,41 @@ def _blocks(
         yield _Block(first, similarities)
 
 
+def _merge(
+    best: Int[Tensor, "queries found"],
+    similarities: Float[Tensor, "queries rows"],
+    first_row: int,
+    k: int,
+) -> Int[Tensor, "queries most"]:
+    """Return the keys of the k best among those found before and a block, best first.
+
+    Only what reaches the k-th best so far is looked at again: of a large corpus next to nothing.
+    """
+    if best.shape[1] < k:
+        head = similarities[:, : max(HEAD, k)]
+        keys = torch.cat([best, _ordered_keys(head, first_row)], dim=1)
+        best = keys.topk(min(k, keys.shape[1]), dim=1).values
+        similarities, first_row = similarities[:, head.shape[1] :], first_row + head.shape[1]
+    if not similarities.shape[1]:
+        return best
+    query, column = (similarities >= _similarity_of(best[:, -1:])).nonzero(as_tuple=True)
+    counts = torch.bincount(query, minlength=len(best))
+    found = best.new_full((len(best), int(counts.max())), torch.iinfo(torch.int64).min)
+    place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
+    found[query, place] = _keys(similarities[query, column], column + first_row)
+    return torch.cat([best, found], dim=1).topk(k, dim=1).values
+
+
 def _ordered_keys(
     similarities: Float[Tensor, "queries rows"], first_row: int
 ) -> Int[Tensor, "queries rows"]:
+    rows = torch.arange(similarities.shape[1], device=similarities.device) + first_row
+    return _keys(similarities, rows.expand_as(similarities))
+
+
+def _keys(
+    similarities: Float[Tensor, "*shape"], rows: Int[Tensor, "*shape"]
+) -> Int[Tensor, "*shape"]:
     """Return one integer per entry that sorts by similarity, then by lower corpus row.
 
     torch.topk orders equal values as it likes; distinct integers leave it no choice. The upper
@@ -167,16 +201,18 @@ def _ordered_keys(
     # Adding 0.0 turns -0.0, whose bits differ, into 0.0.
     bits = (similarities + 0.0).view(torch.int32)
     ordered = (bits ^ ((bits >> 31) & LAST_ROW)).to(torch.int64)
-    rows = torch.arange(similarities.shape[1], device=similarities.device) + first_row
     return (ordered << 32) | (LAST_ROW - rows)
+
+
+def _similarity_of(keys: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    ordered = (keys >> 32).to(torch.int32)
+    return (ordered ^ ((ordered >> 31) & LAST_ROW)).view(torch.float32)
 
 
 def _read_keys(keys: Int[Tensor, "queries k"]) -> tuple[np.ndarray, np.ndarray]:
     """Return corpus rows and similarities of keys made by `_ordered_keys`."""
     rows = LAST_ROW - (keys & LAST_ROW)
-    ordered = (keys >> 32).to(torch.int32)
-    similarities = (ordered ^ ((ordered >> 31) & LAST_ROW)).view(torch.float32)
-    return rows.cpu().numpy(), similarities.cpu().numpy()
+    return rows.cpu().numpy(), _similarity_of(keys).cpu().numpy()
 
 
 def _on(embeddings: np.ndarray, device: torch.device | str) -> Float[Tensor, "rows dim"]:

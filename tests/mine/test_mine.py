@@ -205,6 +205,34 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, embedder, monk
         assert len(embedder.encoded) <= encoded + 6
 
 
+def test_two_processes_share_parts_and_queries(tmp_path, embedder, monkeypatch):
+    """What they find together is what one finds; each encodes its own parts."""
+    folder = write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
+    monkeypatch.setattr(mine, "PART", 2)
+    plan = mine.plan_task(folder, "t0", ("train",))
+    recipe = mine.MineRecipe(
+        stage="mine", output="", data="", model=ModelConfig(id="x"), candidates=3
+    )
+    distinct = list(dict.fromkeys([*plan.queries, *plan.corpus]))
+    stored = mine.StoredEmbeddings(tmp_path / "parts", distinct)
+    counts = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        stored.fill(folder, embedder, 8)
+        counts.append(len(embedder.encoded))
+    assert 0 < counts[0] < counts[1] == len(distinct)
+    queries, targets = stored.read(plan.queries), stored.read(plan.corpus)
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        shares.append(mine.search(plan.share(), queries, targets, recipe))
+    together, whole = mine.TaskResult.joined(shares), mine.search(plan, queries, targets, recipe)
+    assert len(shares[0].ranks) > 0 < len(shares[1].ranks)
+    assert (together.candidates == whole.candidates).all()
+    assert (together.ranks == whole.ranks).all()
+
+
 def _contents(folder: Path) -> dict[str, bytes]:
     found = {
         path.relative_to(folder).as_posix(): path.read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -39,13 +41,13 @@ def searches(draw):
 
 
 @settings(max_examples=150, deadline=None)
-@given(searches(), st.integers(1, 7), st.integers(1, 21), st.booleans())
-def test_topk_equals_brute_force_in_every_blocking(search, query_block, corpus_block, capped):
+@given(searches(), st.integers(1, 7), st.integers(1, 21), st.integers(1, 9), st.booleans())
+def test_topk_equals_brute_force_in_every_blocking(search, query_block, corpus_block, head, capped):
     queries, corpus, k, exclude = search
     ceilings = np.linspace(-2, 4, len(queries)) if capped else None
-    rows, similarities = exact_topk(
-        queries, corpus, k, exclude, ceilings, query_block=query_block, corpus_block=corpus_block
-    )
+    blocks = {"query_block": query_block, "corpus_block": corpus_block}
+    with patch("unime.topk.HEAD", head):
+        rows, similarities = exact_topk(queries, corpus, k, exclude, ceilings, **blocks)
     assert rows.tolist() == brute_force(queries, corpus, k, exclude, ceilings).tolist()
     assert np.isneginf(similarities[rows < 0]).all()
     query, place = np.nonzero(rows >= 0)
