@@ -1,0 +1,288 @@
+"""One training step, preprocessing included: the cached step beside its peers and its own floor.
+
+python -m benchmarks.train_step [--batch 256] [--negatives 8] [--rounds 7]
+
+Peers: sentence-transformers' cached loss at the best of its settings, and a two-pass gradient cache
+as the field writes it (fixed chunks of rows in the order they come, each column by itself). All
+get the same inputs, rendered by the same template, and train the same parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
+from benchmarks.mixture import adapted, build_model, inputs
+from unime.config import ModelConfig
+from unime.losses import ContrastBatch, LossTerm, combine
+from unime.models import Embedder, Encode
+from unime.models.adapters import tower_is_frozen
+from unime.processes import Ranks
+from unime.train.batch import ContrastIndices, prepare_chunks
+from unime.train.plan import Budget, plan_chunks, size_of
+from unime.train.step import Chunk, cached_step
+
+TEMPERATURE = 0.02
+LORA = {"method": "lora", "parts": ["language"], "r": 16}
+FULL = {"method": "full", "parts": ["language", "vision", "projector"]}
+
+
+class Batch(NamedTuple):
+    """A global batch: columns of inputs, row by row; equal inputs are the same object."""
+
+    columns: list[list[Encode]]
+    """Queries, positives, then one column a negative."""
+
+
+def make_batch(rows: int, negatives: int, repeats: float) -> Batch:
+    """Return a batch of which exactly a share of the encodes repeats others."""
+    named = rows * (2 + negatives)
+    distinct = named - rows - round(named * repeats)
+    targets = inputs(distinct, seed=1, side="target")
+    slots = list(range(distinct))
+    rng = np.random.default_rng(2)
+    for slot in range(distinct, rows * (1 + negatives)):
+        own = slot % rows
+        others = rng.integers(0, distinct - 1)
+        slots.append(int(others + (others >= own)))
+    cells = [targets[slot] for slot in slots]
+    columns = [cells[start : start + rows] for start in range(0, len(cells), rows)]
+    return Batch([inputs(rows, seed=0), *columns])
+
+
+class Ours:
+    """Distinct encodes, planned chunks, cached step."""
+
+    def __init__(self, embedder: Embedder, budget: Budget) -> None:
+        self.embedder, self.budget = embedder, budget
+        self.loss = combine(
+            [LossTerm(name="info_nce", options={"temperature": TEMPERATURE})], ContrastBatch
+        )
+        if tower_is_frozen(embedder):
+            embedder.vision.budget = int(budget.vision_cache_gb * 1e9)
+
+    def prepare(self, batch: Batch) -> tuple[list[Chunk], int, ContrastIndices]:
+        """Return chunks, how many keep their graph, and the indices."""
+        queries = batch.columns[0]
+        places: dict[int, int] = {}
+        targets: list[Encode] = []
+        for column in batch.columns[1:]:
+            for encode in column:
+                if id(encode) not in places:
+                    places[id(encode)] = len(targets)
+                    targets.append(encode)
+        encodes = [*queries, *targets]
+        sizes = [self._size(encode) for encode in encodes]
+        plan = plan_chunks(sizes, self.budget)
+        chunks, _ = prepare_chunks(
+            plan, encodes.__getitem__, self.embedder.packed_features, Ranks(), (0, 0)
+        )
+        matrix = torch.tensor([[places[id(e)] for e in column] for column in batch.columns[1:]]).T
+        rows = torch.arange(len(queries))
+        allowed = torch.ones(len(queries), len(targets), dtype=torch.bool)
+        allowed[rows, matrix[:, 0]] = False
+        scores = torch.full(matrix.shape, float("nan"))
+        return (
+            chunks,
+            plan.kept,
+            ContrastIndices(rows, matrix[:, 0], matrix[:, 1:], scores, allowed),
+        )
+
+    def step(self, batch: Batch) -> float:
+        """Prepare a batch and accumulate its gradient."""
+        chunks, kept, indices = self.prepare(batch)
+        with self.embedder.vision.reuse():
+            combined = cached_step(
+                chunks, kept, self.forward, lambda e: self.loss(indices.record(e))
+            )
+        self.embedder.module.zero_grad()
+        return float(combined.total)
+
+    def floor(self, batch: Batch) -> None:
+        """One pass without gradient and one with, over the same chunks: no loss, no bookkeeping."""
+        chunks, _, _ = self.prepare(batch)
+        with torch.no_grad():
+            for chunk in chunks:
+                self.embedder.network(dict(chunk.features))
+        for chunk in chunks:
+            self.embedder.network(dict(chunk.features))["sentence_embedding"].sum().backward()
+        self.embedder.module.zero_grad()
+
+    def forward(self, chunk: Chunk) -> Tensor:
+        """Embed a chunk."""
+        self.embedder.vision.announce(id(chunk))
+        return self.embedder.network(dict(chunk.features))["sentence_embedding"]
+
+    def _size(self, encode: Encode) -> Any:
+        pixels = 0 if encode.image is None else encode.image.width * encode.image.height
+        return size_of(len(encode.text), pixels, self.embedder.config, encode.side)
+
+
+class CachedLoss:
+    """sentence-transformers' CachedMultipleNegativesRankingLoss."""
+
+    def __init__(self, stock: Any, embedder: Embedder, **settings: Any) -> None:
+        from sentence_transformers.sentence_transformer.losses import (
+            CachedMultipleNegativesRankingLoss,
+        )
+
+        self.stock, self.embedder = stock, embedder
+        self.loss = CachedMultipleNegativesRankingLoss(stock, scale=1 / TEMPERATURE, **settings)
+
+    def step(self, batch: Batch) -> float:
+        """Prepare the columns and accumulate the gradient."""
+        columns = [self._column(column) for column in batch.columns]
+        value = self.loss(columns, torch.zeros(len(batch.columns[0])))
+        value.backward()
+        self.stock.zero_grad()
+        return float(value)
+
+    def _column(self, column: list[Encode]) -> dict[str, Tensor]:
+        pictures = torch.tensor([int(encode.image is not None) for encode in column])
+        return {**self.embedder.features(column), "num_images_per_sample": pictures}
+
+
+class GradientCache:
+    """Two passes over fixed chunks, column by column, as public gradient caches do."""
+
+    def __init__(self, stock: Any, embedder: Embedder, chunk: int) -> None:
+        self.stock, self.embedder, self.chunk = stock, embedder, chunk
+
+    def step(self, batch: Batch) -> float:
+        """Prepare the chunks and accumulate the gradient."""
+        chunks = [
+            self.embedder.features(column[start : start + self.chunk])
+            for column in batch.columns
+            for start in range(0, len(column), self.chunk)
+        ]
+        with torch.no_grad():
+            blocks = [self._embed(features) for features in chunks]
+        embeddings = torch.cat(blocks).requires_grad_()
+        rows = len(batch.columns[0])
+        logits = embeddings[:rows] @ embeddings[rows:].T / TEMPERATURE
+        value = torch.nn.functional.cross_entropy(logits, torch.arange(rows))
+        value.backward()
+        gradient = embeddings.grad
+        assert gradient is not None
+        for features, part in zip(chunks, gradient.split([len(b) for b in blocks]), strict=True):
+            (self._embed(features) * part).sum().backward()
+        self.stock.zero_grad()
+        return float(value)
+
+    def _embed(self, features: dict[str, Tensor]) -> Tensor:
+        return self.stock(dict(features))["sentence_embedding"]
+
+
+def best_of(candidates: dict[str, Callable[[], Any]]) -> str:
+    """Return the fastest in two rounds."""
+    seconds = medians(interleaved_rounds(candidates, rounds=1, warmup=1))
+    best = min(seconds, key=lambda name: seconds[name])
+    say(f"best setting: {best} of {seconds}")
+    return best
+
+
+def compare(
+    config: ModelConfig, batch: Batch, tune: dict[str, Any], rounds: int
+) -> dict[str, list[float]]:
+    """Time ours, the floor and the peers on one batch."""
+    embedder, stock = adapted(config, tune)
+    ours = Ours(embedder, Budget())
+    settings: dict[str, dict[str, Any]] = {
+        f"mini_batch_size={size}": {"mini_batch_size": size} for size in (8, 16, 32)
+    }
+    settings["mini_batch_num_tokens=4096"] = {"mini_batch_num_tokens": 4096}
+    peers = {name: CachedLoss(stock, embedder, **values) for name, values in settings.items()}
+    best = best_of({name: lambda p=peer: p.step(batch) for name, peer in peers.items()})
+    cache = GradientCache(stock, embedder, 32)
+    values = {"ours": ours.step(batch), "peer": peers[best].step(batch), "cache": cache.step(batch)}
+    say(f"losses: {values}")
+    if len({id(e) for column in batch.columns for e in column}) == sum(map(len, batch.columns)):
+        # Repeats count once here and several times there; without any the losses must agree.
+        assert max(values.values()) - min(values.values()) < 1e-3 * max(values.values()), values
+    return interleaved_rounds(
+        {
+            "ours": lambda: ours.step(batch),
+            "floor": lambda: ours.floor(batch),
+            "sentence-transformers": lambda: peers[best].step(batch),
+            "gradient cache": lambda: cache.step(batch),
+        },
+        rounds,
+    )
+
+
+def peak_bytes(config: ModelConfig, rows: int) -> dict[str, int]:
+    """Take a step in a process of its own; return its peak memory and what embeddings take."""
+    words = [sys.executable, "-m", "benchmarks.train_step", "--memory", str(rows), config.id]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def measure_memory(folder: str, rows: int) -> None:
+    """Print the peak of one step without negatives."""
+    from benchmarks.mixture import SIDES
+
+    config = ModelConfig(
+        id=folder, dtype="float32", min_pixels=SIDES[0] ** 2, max_pixels=SIDES[1] ** 2
+    )
+    embedder, _ = adapted(config, LORA)
+    ours = Ours(embedder, Budget(tokens=4096, items=32, vision_cache_gb=0))
+    ours.step(make_batch(rows, 0, 0.0))
+    # Not getrusage: a child starts with its parent's peak.
+    status = Path("/proc/self/status").read_text().split("VmHWM:")[1]
+    stored = 2 * rows * embedder.dim * 4
+    sys.stdout.write(json.dumps({"peak": int(status.split()[0]) * 1024, "stored": stored}) + "\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run and report."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--negatives", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--memory", nargs=2, metavar=("ROWS", "MODEL"), help="measure one step")
+    options = parser.parse_args(arguments)
+    if options.memory:
+        measure_memory(options.memory[1], int(options.memory[0]))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        config = build_model(Path(folder))
+        repeated = make_batch(options.batch, options.negatives, 0.3)
+        with_repeats = compare(config, repeated, LORA, options.rounds)
+        unique = compare(
+            config, make_batch(options.batch, options.negatives, 0.0), FULL, options.rounds
+        )
+        small, large = peak_bytes(config, 64), peak_bytes(config, 1024)
+    growth = (large["peak"] - large["stored"]) / (small["peak"] - small["stored"]) - 1
+    report(
+        "train_step",
+        {
+            "speedup_duplicates": median_ratio(with_repeats, "sentence-transformers", "ours"),
+            "speedup_unique": median_ratio(unique, "sentence-transformers", "ours"),
+            "step_over_floor": median_ratio(unique, "ours", "floor"),
+            "memory_growth": round(growth, 3),
+            "speedup_duplicates_over_gradient_cache": median_ratio(
+                with_repeats, "gradient cache", "ours"
+            ),
+            "speedup_unique_over_gradient_cache": median_ratio(unique, "gradient cache", "ours"),
+        },
+        batch=options.batch,
+        negatives=options.negatives,
+        rounds=options.rounds,
+        seconds={"duplicates": medians(with_repeats), "unique": medians(unique)},
+        peak_gb={"64": round(small["peak"] / 1e9, 3), "1024": round(large["peak"] / 1e9, 3)},
+    )
+
+
+if __name__ == "__main__":
+    main()
