@@ -38,7 +38,7 @@ def build_model(folder: Path) -> ModelConfig:
     text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 8, 8]}
     vision.embed_dim, vision.hidden_size, vision.num_heads, vision.depth = 128, 192, 4, 4
     torch.manual_seed(0)
-    model: Any = transformers.Qwen2VLForConditionalGeneration(config)
+    model: Any = transformers.Qwen2VLForConditionalGeneration(config)  # type: ignore[arg-type]
     model.save_pretrained(folder)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     return ModelConfig(

@@ -69,7 +69,7 @@ class Ours:
         self.loss = combine(
             [LossTerm(name="info_nce", options={"temperature": TEMPERATURE})], ContrastBatch
         )
-        if tower_is_frozen(embedder):
+        if tower_is_frozen(embedder.backbone):
             embedder.vision.budget = int(budget.vision_cache_gb * 1e9)
 
     def prepare(self, batch: Batch) -> tuple[list[Chunk], int, ContrastIndices]:

@@ -108,6 +108,22 @@ def run(
 
 
 @app.command()
+def estimate(
+    recipe: RecipePath,
+    overrides: Overrides = None,
+    gpus: Annotated[int, typer.Option(help="How many GPUs.")] = 8,
+    memory: Annotated[float, typer.Option(help="Memory of one, in GB.")] = 80.0,
+    tflops: Annotated[float, typer.Option(help="Its peak in half precision, TFLOP/s.")] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="Share of the peak that is reached.")] = 0.35,
+) -> None:
+    """Tokens, work, memory and time of a training step, before it runs."""
+    from unime import estimate as estimates
+
+    machine = estimates.Machine(gpus, memory, tflops, utilisation)
+    typer.echo(estimates.estimate(recipe, overrides or [], machine))
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="An exported model.")],
     server: Annotated[

@@ -42,7 +42,8 @@ class ModelConfig(Section):
     revision: str | None = None
     prompt: str = "embed/hierarchical.v1"
     """Which prompt file renders instruction and content."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
+    """"nf4" loads 4-bit weights for QLoRA, computes in bfloat16, and needs bitsandbytes."""
     attn_implementation: str = "sdpa"
     min_pixels: int = Field(default=56 * 56, gt=0)
     max_pixels: int = Field(default=28 * 28 * 1280, gt=0)

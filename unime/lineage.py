@@ -64,7 +64,7 @@ def _stage(link: dict[str, Any]) -> dict[str, Any]:
         "stage": recipe.get("stage", ""),
         "losses": [loss["name"] for loss in losses],
         "steps": link.get("facts", {}).get("steps"),
-        "batch": training.get("per_device_train_batch_size"),
+        "batch": training.get("global_batch_size"),
         "learning_rate": training.get("learning_rate"),
         "tuned": recipe.get("tune", {}),
     }

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
+
 import numpy as np
 import pytest
 import torch
 
+from tests.families import build_family
 from tests.models.inputs import mixed, picture
 from unime.config import ModelConfig
 from unime.errors import DataError, ModelError
@@ -66,9 +69,9 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
     seen: list[int] = []
     features = Renderer.features
 
-    def counting(self, encodes):
+    def counting(self, encodes, **options):
         seen.append(len(encodes))
-        return features(self, encodes)
+        return features(self, encodes, **options)
 
     monkeypatch.setattr(Renderer, "features", counting)
     vectors = embedder.encode([*inputs, *again], batch_size=4)
@@ -144,3 +147,11 @@ def test_gradient_reaches_the_backbone(load, family: str) -> None:
 def test_a_folder_without_model_is_an_error(tmp_path) -> None:
     with pytest.raises(ModelError, match="cannot load the model"):
         Embedder.load(ModelConfig(id=str(tmp_path)), "cpu")
+
+
+def test_four_bit_weights_without_their_library_are_a_sentence(tmp_path):
+    if importlib.util.find_spec("bitsandbytes") is not None:
+        pytest.skip("bitsandbytes is installed here")
+    config = ModelConfig(id=str(build_family("qwen2_vl", tmp_path)), dtype="nf4")
+    with pytest.raises(ModelError, match=r"dtype nf4 \(QLoRA\) needs bitsandbytes"):
+        Embedder.load(config, "cpu")

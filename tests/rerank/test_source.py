@@ -40,14 +40,13 @@ def source_of(data, ask: AskSection, batch_size: int = 6) -> RerankSource:
     ).astype(np.int32)
     scores = rng.random((len(own.pair), 6)).astype(np.float32)
     rows = TrainingRows(own.pair, negatives, scores)
-    contents = content_numbers(data.items)
     return RerankSource(
         data=data,
         rows=rows,
         batches=TaskBatches(rows.by_task(columns), batch_size, 0),
-        known=KnownPositives(data, contents),
-        contents=contents,
-        sizes=ItemSizes(data, ModelConfig(id="x"), Budget(items=7)),
+        known=KnownPositives(data, content_numbers(data.items)),
+        sizes=ItemSizes(data, ModelConfig(id="x")),
+        budget=Budget(items=7),
         # A chunk's questions are its features.
         features=lambda questions: {"questions": list(questions)},  # type: ignore[dict-item]
         ask=ask,

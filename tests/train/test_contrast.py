@@ -16,11 +16,12 @@ import torch
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
 from unime.config import ModelConfig
-from unime.errors import DataError
+from unime.errors import DataError, ModelError
 from unime.models import Embedder, Encode
 from unime.provenance import open_output
 from unime.tables import ROWS, DataFolder, write_table
 from unime.train import contrast
+from unime.train.backends import DataParallel
 from unime.train.batch import ContrastIndices, ItemSizes, Prepared
 from unime.train.contrast import ContrastRecipe
 from unime.train.evaluate import hit_at_1
@@ -38,14 +39,13 @@ def no_features(encodes: Sequence[Encode]) -> dict:
 
 def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = None, **values):
     rows = rows or TrainingRows.own(data, 4)
-    contents = content_numbers(data.items)
     return ContrastSource(
         data=data,
         rows=rows,
         batches=TaskBatches(rows.by_task(PairColumns.of(data)), batch_size, 0),
-        known=KnownPositives(data, contents),
-        contents=contents,
-        sizes=ItemSizes(data, ModelConfig(id="x"), Budget()),
+        known=KnownPositives(data, content_numbers(data.items)),
+        sizes=ItemSizes(data, ModelConfig(id="x")),
+        budget=Budget(),
         features=no_features,
         wrong_labels=values.get("wrong_labels", 5),
     )
@@ -148,6 +148,25 @@ def test_batches_are_equal_when_asked_again(tmp_path):
     assert torch.equal(indices_of(first).allowed, indices_of(again).allowed)
 
 
+def test_two_processes_prepare_one_batch_between_them(tmp_path, monkeypatch):
+    data = drawn_folder(tmp_path / "d")
+    whole = make_source(data, 8)[1]
+    shares = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        shares.append(make_source(data, 8)[1])
+    assert shares[0].name == shares[1].name == whole.name
+    for share in shares:
+        assert torch.equal(indices_of(share).allowed, indices_of(whole).allowed)
+        assert len(share.chunks) == len(shares[0].chunks)
+    places = [p for share in shares for chunk in share.chunks for p in chunk.places.tolist()]
+    assert sorted(places) == list(range(len(encodes_of(whole))))
+    assert [p.tolist() for p in shares[0].gather.places] == [
+        [p for chunk in share.chunks for p in chunk.places.tolist()] for share in shares
+    ]
+
+
 def test_hit_at_1_counts_ties_against_and_leaves_other_positives_out():
     gold = np.array([[True, False, False]] * 4)
     allowed = np.array([[False, True, True]] * 3 + [[False, False, True]])
@@ -218,3 +237,44 @@ def small_recipe(folder: Path, family: str = "qwen2_vl", **values) -> ContrastRe
         data=str(folder / "d"),
         **values,
     )
+
+
+def test_an_out_of_memory_error_halves_the_chunks_and_repeats_the_step(tmp_path, monkeypatch):
+    """The result is that of the run that had small chunks from the beginning."""
+    drawn_folder(tmp_path / "d")
+    training = {"global_batch_size": 6, "max_steps": 2, "learning_rate": 1e-3, "logging_steps": 1}
+
+    def losses(items: int, name: str) -> list[float]:
+        recipe = small_recipe(tmp_path, budget={"items": items}, training=training, dev_queries=0)
+        recipe = recipe.model_copy(update={"output": str(tmp_path / name)})
+        contrast.run(recipe, open_output(recipe, {}))
+        lines = (tmp_path / name / "train.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    expected = losses(3, "small")
+    plain = DataParallel.forward
+
+    def limited(self, features):
+        if len(features["input_ids"]) > 3:
+            raise torch.OutOfMemoryError("as on a small GPU")
+        return plain(self, features)
+
+    monkeypatch.setattr(DataParallel, "forward", limited)
+    assert losses(12, "large") == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path, monkeypatch):
+    drawn_folder(tmp_path / "d")
+    recipe = small_recipe(tmp_path, training={"global_batch_size": 6, "max_steps": 2})
+    plain = DataParallel.forward
+
+    def broken(self, features):
+        out = plain(self, features)
+        return {**out, "sentence_embedding": out["sentence_embedding"] * float("nan")}
+
+    monkeypatch.setattr(DataParallel, "forward", broken)
+    with pytest.raises(ModelError, match="the loss is nan at step 1; its rows are in"):
+        contrast.run(recipe, open_output(recipe, {}))
+    saved = json.loads((tmp_path / "out/bad_batch.json").read_text())
+    assert saved["step"] == 1
+    assert "pairs [" in saved["batch"]

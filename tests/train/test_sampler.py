@@ -61,3 +61,37 @@ def test_state_is_refused_for_another_sequence():
 def test_a_weight_for_no_task_is_a_sentence():
     with pytest.raises(RecipeError, match="no task 'aa'; did you mean 'a'"):
         TaskBatches(ROWS, 8, 0, {"aa": 1.0})
+
+
+def test_caps_limit_rows_and_temperature_evens_tasks_out():
+    capped = TaskBatches(ROWS, 8, 0, caps={"c": 16})
+    assert len(capped.rows["c"]) == 16
+    assert set(capped.rows["c"].tolist()) < set(ROWS["c"].tolist())
+    large = {"small": np.arange(80), "large": np.arange(80, 8080)}
+    shares = []
+    for temperature in (1.0, 2.0, 1e9):
+        batches = TaskBatches(large, 8, 0, temperature=temperature)
+        shares.append(batches.counts[0] / batches.counts.sum())
+    assert shares == pytest.approx([10 / 1010, 1 / 11, 0.5], abs=1e-3)
+
+
+def test_clusters_stay_together_and_a_shared_row_counts_once():
+    clusters = {"t": np.array([[0, 1, 2], [3, 4, 5], [6, 7, 0], [8, 9, 10]])}
+    batches = TaskBatches(clusters, 6, 0)
+    assert batches.epoch_length == 2
+    for number in range(8):
+        rows = batches[number].rows.tolist()
+        assert len(set(rows)) == len(rows)
+        together = [c for c in clusters["t"].tolist() if set(c) <= set(rows)]
+        assert set(rows) == {row for cluster in together for row in cluster}
+        assert len(together) == 2
+
+
+def test_state_goes_through_json_and_knows_the_mixture():
+    import json
+
+    batches = TaskBatches(ROWS, 8, 0)
+    state = json.loads(json.dumps(batches.state_dict(3)))
+    assert batches.load_state_dict(state) == 3
+    with pytest.raises(OutputError):
+        TaskBatches(ROWS, 8, 0, weights={"a": 2.0}).load_state_dict(state)

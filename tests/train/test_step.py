@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,21 +15,28 @@ from unime.train.step import Chunk, cached_step
 COUNT = 17
 
 
+def model_of(model: ToyEncoder) -> Callable[[Chunk], Tensor]:
+    return lambda chunk: model(chunk.features)
+
+
 def gradient_of(
     model: ToyEncoder, chunks: list[Chunk], kept: int, name: str
 ) -> tuple[float, Tensor]:
     model.zero_grad()
-    torch.manual_seed(11)
-    combined = cached_step(chunks, kept, model, lambda e: toy_loss(name, e))
+    combined = cached_step(chunks, kept, model_of(model), lambda e: toy_loss(name, e))
     return combined.total.item(), flat_gradient(model)
 
 
 def direct_gradient_of(model: ToyEncoder, chunks: list[Chunk], name: str) -> tuple[float, Tensor]:
     """One graph through the whole batch; the same chunks, so that dropout draws the same."""
     model.zero_grad()
-    torch.manual_seed(11)
     order = torch.cat([chunk.places for chunk in chunks]).argsort()
-    total = toy_loss(name, torch.cat([model(c.features) for c in chunks])[order]).total
+    forward = model_of(model)
+    blocks = []
+    for chunk in chunks:
+        torch.manual_seed(chunk.seed)
+        blocks.append(forward(chunk))
+    total = toy_loss(name, torch.cat(blocks)[order]).total
     total.backward()
     return total.item(), flat_gradient(model)
 
@@ -59,21 +68,33 @@ def test_chunk_size_changes_nothing(name):
         assert torch.allclose(gradient, reference, rtol=0, atol=1e-9)
 
 
-def test_random_state_after_the_step_is_as_after_one_pass():
+def test_the_step_leaves_the_generators_as_they_were():
     model, chunks = ToyEncoder(dropout=0.5), toy_chunks(toy_rows(COUNT), 4)
-    direct_gradient_of(model, chunks, "info_nce")
+    torch.manual_seed(7)
     expected = torch.rand(3)
+    torch.manual_seed(7)
     gradient_of(model, chunks, 1, "info_nce")
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_dummy_chunk_takes_part_and_counts_nowhere():
+    model, rows = ToyEncoder(), toy_rows(COUNT)
+    chunks = toy_chunks(rows, 5)
+    dummy = Chunk(torch.tensor([], dtype=torch.int64), {"rows": rows[:1]})
+    expected_loss, expected = gradient_of(model, chunks, 1, "info_nce")
+    for kept in (1, 3):
+        loss, gradient = gradient_of(model, [dummy, *chunks, dummy], kept, "info_nce")
+        assert loss == expected_loss
+        assert torch.allclose(gradient, expected, atol=1e-12)
 
 
 def test_every_chunk_is_encoded_twice_but_the_kept_ones():
     calls: list[int] = []
     model = ToyEncoder()
 
-    def forward(features: dict[str, Tensor]) -> Tensor:
-        calls.append(len(features["rows"]))
-        return model(features)
+    def forward(chunk: Chunk) -> Tensor:
+        calls.append(len(chunk.features["rows"]))
+        return model(chunk.features)
 
     cached_step(toy_chunks(toy_rows(COUNT), 5), 2, forward, lambda e: toy_loss("info_nce", e))
     assert sum(calls) == COUNT + 10
@@ -83,7 +104,12 @@ def test_backward_hook_sees_scalars_whose_gradients_add_up():
     model, chunks = ToyEncoder(), toy_chunks(toy_rows(COUNT), 5)
     _, expected = gradient_of(model, chunks, 1, "info_nce")
     model.zero_grad()
-    cached_step(
-        chunks, 1, model, lambda e: toy_loss("info_nce", e), lambda total: (total * 4).backward()
-    )
+    told: list[bool] = []
+
+    def backward(surrogate: Tensor, is_last: bool) -> None:
+        told.append(is_last)
+        (surrogate * 4).backward()
+
+    cached_step(chunks, 1, model_of(model), lambda e: toy_loss("info_nce", e), backward=backward)
+    assert told == [False] * (len(chunks) - 1) + [True]
     assert torch.allclose(flat_gradient(model), 4 * expected, atol=1e-12)

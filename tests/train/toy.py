@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from unime.losses import LOSSES, Combined, ContrastBatch, RelationBatch
+from unime.losses import LOSSES, Combined, ContrastBatch, RelationBatch, RerankBatch
+from unime.losses.table import record_of
 from unime.train.step import Chunk
 
 WIDTH = 5
@@ -32,7 +33,10 @@ def toy_rows(count: int, seed: int = 1) -> Tensor:
 def toy_chunks(rows: Tensor, size: int) -> list[Chunk]:
     """Cut rows, shuffled, into chunks of a size."""
     places = torch.randperm(len(rows), generator=torch.Generator().manual_seed(2))
-    return [Chunk(part, {"rows": rows[part]}) for part in places.split(size)]
+    return [
+        Chunk(part, {"rows": rows[part]}, seed=number)
+        for number, part in enumerate(places.split(size))
+    ]
 
 
 def toy_loss(name: str, embeddings: Tensor) -> Combined:
@@ -44,6 +48,8 @@ def toy_loss(name: str, embeddings: Tensor) -> Combined:
     if name == "relational_kl":
         teacher = torch.randn(len(embeddings), 7, generator=g)
         value = LOSSES[name](RelationBatch(embeddings, teacher))
+    elif record_of(LOSSES[name]) == "RerankBatch":
+        value = LOSSES[name](toy_answers(embeddings, scores))
     else:
         allowed = torch.rand(6, len(targets), generator=g) < 0.9
         batch = ContrastBatch(
@@ -59,3 +65,17 @@ def toy_loss(name: str, embeddings: Tensor) -> Combined:
         )
         value = LOSSES[name](batch)
     return Combined(value, {name: value.detach()})
+
+
+def toy_answers(outputs: Tensor, scores: Tensor) -> RerankBatch:
+    """The outputs as logits of yes, no and four labels: of 3 rows with 4 slots, then of lists."""
+    asked, lists = outputs[:12].view(3, 4, -1), outputs[12:, 2:6]
+    lengths = torch.tensor([4, 3, 2, 4, 3])[: len(lists), None]
+    return RerankBatch(
+        yes=asked[..., 0],
+        no=asked[..., 1],
+        present=torch.tensor([[1, 1, 1, 1], [1, 1, 0, 1], [1, 0, 0, 0]], dtype=torch.bool),
+        scores=scores[:3],
+        choice=lists.masked_fill(torch.arange(4) >= lengths, -torch.inf),
+        gold=torch.tensor([0, 2, 1, 3, 1])[: len(lists)],
+    )

@@ -113,15 +113,15 @@ def merged(model: nn.Module) -> Iterator[None]:
             setattr(parent, name, layer)
 
 
-def tower_is_frozen(embedder: Embedder) -> bool:
-    """Tell whether vision tower and projector are without any trainable weight.
+def tower_is_frozen(model: nn.Module) -> bool:
+    """Tell whether a transformers model's vision tower and projector are without any trainable weight.
 
     Their output is then a constant of the image, and may be computed once.
     """
-    parameters = dict(embedder.backbone.named_parameters())
+    parameters = dict(model.named_parameters())
     return not any(
         parameters[name].requires_grad
-        for name, part in parts_of(embedder.backbone).items()
+        for name, part in parts_of(model).items()
         if part in ("vision", "projector")
     )
 

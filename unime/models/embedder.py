@@ -25,6 +25,7 @@ from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.rendering import Encode, Renderer
 from unime.models.vision import speed_up_vision
+from unime.models.vision_input import VisionInput
 from unime.prompts import EmbedPrompt, load_prompt
 
 if TYPE_CHECKING:
@@ -41,7 +42,9 @@ class Embedder:
         self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
     ) -> None:
         self.module = module
-        self._shared = SharedPrefix(module)
+        self.network = SharedPrefix(module)
+        """What is called, and trained: `module` with the prompt of a batch computed once."""
+        self.vision = VisionInput(self.backbone, self.processor.image_processor)
         self.config = config
         self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
@@ -98,14 +101,22 @@ class Embedder:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
         return self._renderer.render(encode)
 
-    def features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+    def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
+
+        Args:
+            encodes: the inputs.
+            packed: hand pictures over as bytes, for this embedder's own `network` and `forward`.
 
         Raises:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
-        return self._renderer.features(encodes)
+        return self._renderer.features(encodes, packed=packed)
+
+    def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+        """Return `features(encodes, packed=True)`."""
+        return self._renderer.features(encodes, packed=True)
 
     def is_cut(self, encode: Encode) -> bool:
         """Tell whether an input is too long and loses the end of its text."""
@@ -120,7 +131,7 @@ class Embedder:
             key: value.to(self.device) if isinstance(value, Tensor) else value
             for key, value in features.items()
         }
-        return self._shared(inputs)["sentence_embedding"].float()
+        return self.network(inputs)["sentence_embedding"].float()
 
     def encode(
         self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
@@ -139,7 +150,7 @@ class Embedder:
         with torch.inference_mode():
             total = -(-len(encodes) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
-                vectors[rows] = self.forward(self.features(batch)).cpu().numpy()
+                vectors[rows] = self.forward(self.packed_features(batch)).cpu().numpy()
         self.module.train(training)
         for row, twin in twins:
             vectors[row] = vectors[twin]
@@ -213,7 +224,7 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
             config.id,
             model_kwargs={
                 **source,
-                "dtype": config.dtype,
+                **_weights(config.dtype),
                 "attn_implementation": config.attn_implementation,
             },
             processor_kwargs=dict(source),
@@ -229,6 +240,30 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
     transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
+
+
+def _weights(dtype: str) -> dict[str, Any]:
+    """Return how transformers is to load the weights.
+
+    Raises:
+        ModelError: when 4-bit weights are asked for without bitsandbytes.
+    """
+    if dtype != "nf4":
+        return {"dtype": dtype}
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise ModelError("dtype nf4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
+    from transformers import BitsAndBytesConfig
+
+    # Dettmers et al. 2023 (arXiv 2305.14314): NF4, its constants quantised too.
+    quantization = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"dtype": "bfloat16", "quantization_config": quantization}
 
 
 def _compare_with_training(embedder: Embedder) -> None:

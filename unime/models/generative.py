@@ -25,6 +25,11 @@ def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any
     Raises:
         ModelError: when it is no vision-language model, or cannot be loaded.
     """
+    if config.dtype == "nf4":
+        raise ModelError(
+            f"dtype nf4 of {config.id}: 4-bit weights (QLoRA) are for embedders; a reranker or judge "
+            "takes auto, float32, bfloat16 or float16"
+        )
     import torch
     from transformers import AutoModelForImageTextToText, AutoProcessor
 

@@ -23,15 +23,18 @@ class SharedPrefix(nn.Module):
 
     Args:
         module: Transformer, last-token Pooling and Normalize.
+
+    `enabled = False` makes it the plain module.
     """
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
+        self.enabled = True
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features with "sentence_embedding" `(batch, dim)` in them."""
-        length = prefix_length(features, _image_token(self.module[0].model))
+        length = prefix_length(features, _image_token(self.module[0].model)) if self.enabled else 0
         if length < SHORTEST or len(features["input_ids"]) < 2:
             return self.module(dict(features))
         hidden = _hidden_after_prefix(self.module[0].model, features, length)

@@ -16,6 +16,7 @@ from torch import Tensor
 from unime.errors import DataError, ModelError
 from unime.models.processor import special_tokens
 from unime.models.template import escape_special_tokens
+from unime.models.vision_input import pack, travels_packed
 from unime.prompts import EmbedPrompt, kind_of
 
 if TYPE_CHECKING:
@@ -68,8 +69,12 @@ class Renderer:
         before, after = self._skeleton(system, encode.image is not None, bool(user))
         return f"{before}{escape_special_tokens(user, self._special)}{after}"
 
-    def features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+    def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
+
+        Args:
+            encodes: the inputs.
+            packed: hand pictures over as bytes where the family allows; see `vision_input`.
 
         Raises:
             DataError: when an input is empty.
@@ -77,6 +82,7 @@ class Renderer:
         """
         texts = [self.render(encode) for encode in encodes]
         images = [[] if encode.image is None else [encode.image] for encode in encodes]
+        packed = packed and any(images) and travels_packed(self.processor.image_processor)
         batch = self.processor(
             text=texts,
             images=images if any(images) else None,
@@ -89,9 +95,13 @@ class Renderer:
                 "add_special_tokens": self._adds_special_tokens(texts[0]),
             },
             common_kwargs={"return_tensors": "pt"},
+            images_kwargs={"do_rescale": False, "do_normalize": False} if packed else {},
         )
         features = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
         assert len(features) == len(batch), f"not a tensor among {list(batch)}"
+        if packed:
+            patches = features["pixel_values"].to(torch.uint8)
+            features["pixel_values"] = pack(patches, self.processor.image_processor)
         if features["input_ids"].shape[1] > self.max_length:
             self._cut_texts(features, encodes)
         return features

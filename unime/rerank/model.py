@@ -19,6 +19,7 @@ from unime.models.adapters import merged
 from unime.models.answers import single_token
 from unime.models.generative import load_generative
 from unime.models.processor import preprocessing_of
+from unime.models.vision_input import VisionInput
 from unime.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
 from unime.rerank.questions import Question, QuestionRenderer
 
@@ -79,6 +80,9 @@ class RerankModel:
         self.no = single_token(tokenizer, self.pair_prompt.no)
         self.labels = [single_token(tokenizer, [label]) for label in self.list_prompt.labels]
         self.module = AnswerLogits(model, [self.yes, self.no, *self.labels])
+        self.network = self.module
+        """What the trainer calls."""
+        self.vision = VisionInput(self.backbone, processor.image_processor)
         # The answers' rows of the head stay: what is trained is named by the recipe's `tune`.
         model.requires_grad_(False)
 

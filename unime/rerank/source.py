@@ -16,10 +16,11 @@ from unime.config import Section
 from unime.losses import RerankBatch
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
+from unime.processes import ranks
 from unime.rerank.questions import Question
-from unime.train.batch import ItemSizes, Prepared, prepare_chunks
+from unime.train.batch import ItemSizes, LiveBudget, Prepared, prepare_chunks
 from unime.train.masks import KnownPositives
-from unime.train.plan import Size, plan_chunks
+from unime.train.plan import Budget, Size, plan_chunks
 from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import Draw, TaskBatches
 
@@ -93,8 +94,8 @@ class RerankSource:
         rows: what is trained on.
         batches: which rows make up which batch.
         known: all known positives.
-        contents: content number of each item.
-        sizes: estimated sizes, and the budget.
+        sizes: estimated size of each item.
+        budget: of a forward pass.
         features: renders and preprocesses questions, as `RerankModel.features` does.
         ask: what is asked about each row.
     """
@@ -106,15 +107,16 @@ class RerankSource:
         rows: TrainingRows,
         batches: TaskBatches,
         known: KnownPositives,
-        contents: np.ndarray,
         sizes: ItemSizes,
+        budget: Budget,
         features: Callable[[Sequence[Question]], Features],
         ask: AskSection,
     ) -> None:
         self.data, self.rows, self.batches = data, rows, batches
         self.columns = PairColumns.of(data)
-        self._known, self._contents, self._sizes = known, contents, sizes
-        self._features = features
+        self._known, self._contents, self._sizes = known, known.contents, sizes
+        self.budget = LiveBudget(budget)
+        self._features, self._ranks = features, ranks()
         self._ask = ask
         self._targets = {
             name: np.unique(self.columns.positives[_members(self.columns, rows.pair[places])])
@@ -125,12 +127,22 @@ class RerankSource:
         """Return batch `number`."""
         draw = self.batches[number]
         asked, indices = self._lay_out(number, draw)
-        plan = plan_chunks(asked.sizes, self._sizes.budget)
+        plan = plan_chunks(asked.sizes, self.budget.now(), self._ranks.world)
+        chunks, gather = prepare_chunks(
+            plan,
+            asked.questions.__getitem__,
+            self._features,
+            self._ranks,
+            (self.batches.seed, 3, number),
+        )
         return Prepared(
-            chunks=prepare_chunks(plan, asked.questions, self._features),
+            chunks=chunks,
             kept=plan.kept,
+            gather=gather,
             indices=indices,
+            number=number,
             name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
+            pictures=torch.tensor([size.pixels > 0 for size in asked.sizes]),
             counts={
                 "rows": len(draw.rows),
                 "questions": len(asked.questions),
@@ -258,7 +270,7 @@ def _shuffled(
     return [*others[:place], positive, *others[place:]], place
 
 
-def _padded(rows: Sequence[Sequence[float]], value: float) -> Tensor:
+def _padded(rows: Sequence[Sequence[int | float]], value: int | float) -> Tensor:
     width = max(map(len, rows))
     return torch.tensor([[*row, *([value] * (width - len(row)))] for row in rows])
 

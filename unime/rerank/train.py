@@ -91,7 +91,7 @@ def inputs(recipe: RerankRecipe) -> dict[str, Path]:
 def run(recipe: RerankRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
     loss = combine(recipe.losses, RerankBatch)
-    train_once(out, lambda: _train(recipe, loss, out))
+    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
 
 
 def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
     rows = _training_rows(recipe, data)
     batches = TaskBatches(
         rows.by_task(PairColumns.of(data)),
-        recipe.training.per_device_train_batch_size,
+        recipe.training.global_batch_size,
         recipe.training.seed,
         recipe.weights,
     )
@@ -109,6 +109,7 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         data, known, contents, recipe.dev_queries, recipe.dev_candidates, recipe.retriever
     )
     model = RerankModel.load(recipe.model)
+    model.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
     lists = recipe.ask.lists
     if lists is not None and lists.longest > len(model.labels):
         raise RecipeError(
@@ -120,8 +121,8 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         rows=rows,
         batches=batches,
         known=known,
-        contents=contents,
-        sizes=ItemSizes(data, recipe.model, recipe.budget),
+        sizes=ItemSizes(data, recipe.model),
+        budget=recipe.budget,
         features=model.features,
         ask=recipe.ask,
     )

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from unime import files
 from unime.console import log
 from unime.errors import OutputError
+from unime.processes import is_main, wait
 
 MARK = "complete.json"
 WEIGHTS = "model.safetensors"
@@ -26,7 +27,7 @@ BEST = "best.safetensors"
 
 def commit(folder: Path) -> None:
     """Mark a checkpoint as complete."""
-    hashes = {path.name: files.sha256_file(path) for path in _content(folder)}
+    hashes = {name: files.sha256_file(folder / name) for name in _content(folder)}
     files.write_json(folder / MARK, hashes)
 
 
@@ -45,8 +46,7 @@ def is_intact(folder: Path) -> bool:
     if not (folder / MARK).is_file():
         return False
     hashes = files.read_json(folder / MARK)
-    present = {path.name for path in _content(folder)}
-    return present == set(hashes) and all(
+    return set(_content(folder)) == set(hashes) and all(
         files.sha256_file(folder / name) == value for name, value in hashes.items()
     )
 
@@ -58,14 +58,33 @@ def rotate(folder: Path, keep: int) -> None:
 
 
 def save_trainable(module: nn.Module, path: Path, metadata: dict[str, str] | None = None) -> None:
-    """Write the weights that are trained, in one file."""
+    """Write the weights that are trained, in one file; called on all processes, the main writes."""
     weights = {
-        name: parameter.detach().contiguous()
+        name: whole(parameter)
         for name, parameter in module.named_parameters()
         if parameter.requires_grad
     }
-    with files.atomic_path(path) as temporary:
-        save_file(weights, temporary, metadata)
+    if is_main():
+        with files.atomic_path(path) as temporary:
+            save_file(weights, temporary, metadata)
+    wait()
+
+
+def whole(parameter: nn.Parameter) -> Tensor:
+    """Return a weight that may be spread over the processes (FSDP2, ZeRO-3) in one piece."""
+    if hasattr(parameter, "full_tensor"):
+        return parameter.detach().full_tensor().contiguous()  # type: ignore[attr-defined]
+    if hasattr(parameter, "ds_id"):
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter]):
+            return parameter.detach().clone()
+    return parameter.detach().contiguous()
+
+
+def is_spread(module: nn.Module) -> bool:
+    """Tell whether weights are spread over the processes."""
+    return any(hasattr(p, "full_tensor") or hasattr(p, "ds_id") for p in module.parameters())
 
 
 @torch.no_grad()
@@ -83,14 +102,22 @@ def load_trainable(module: nn.Module, path: Path) -> None:
             "it belongs to another `tune` section"
         )
     for name, parameter in ours.items():
-        parameter.copy_(saved[name])
+        _put(parameter, saved[name])
 
 
-def load_best(module: nn.Module, path: Path) -> dict[str, int | float]:
-    """Load the best weights, if an evaluation has kept any, and return their step and hit@1."""
-    if not path.is_file():
-        return {}
-    load_trainable(module, path)
+def _put(parameter: nn.Parameter, value: Tensor) -> None:
+    if hasattr(parameter, "device_mesh"):
+        from torch.distributed.tensor import distribute_tensor
+
+        mesh, placements = parameter.device_mesh, parameter.placements  # type: ignore[attr-defined]
+        parameter.copy_(distribute_tensor(value.to(parameter.device), mesh, placements))  # type: ignore[arg-type]
+    elif not hasattr(parameter, "ds_id"):
+        parameter.copy_(value)
+    # DeepSpeed reads its own copy of a spread weight from the checkpoint.
+
+
+def best_facts(path: Path) -> dict[str, int | float]:
+    """Return the step and hit@1 of the best weights."""
     with safe_open(path, framework="pt") as handle:
         metadata = handle.metadata()
     return {"step": int(metadata["step"]), "hit@1": float(metadata["hit@1"])}
@@ -102,5 +129,6 @@ def _by_step(folder: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
 
 
-def _content(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if path.is_file() and path.name != MARK)
+def _content(folder: Path) -> list[str]:
+    found = (path for path in folder.rglob("*") if path.is_file() and path.name != MARK)
+    return sorted(path.relative_to(folder).as_posix() for path in found)

@@ -6,6 +6,7 @@ contrast). With one, its mined and judged negatives are trained on (stage 2).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from unime.config import ModelConfig, Recipe
 from unime.console import log
 from unime.errors import DataError
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
-from unime.models import Embedder, LoraSection
+from unime.models import Embedder, Encode, LoraSection
 from unime.provenance import Output
 from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
+from unime.train.clusters import ClusterSection, cluster_tasks
 from unime.train.evaluate import DevSet
 from unime.train.fit import fit, train_once
 from unime.train.masks import KnownPositives, content_numbers
@@ -28,6 +30,7 @@ from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 from unime.train.source import ContrastSource
+from unime.train.step import Features
 
 
 class ContrastRecipe(Recipe):
@@ -45,6 +48,12 @@ class ContrastRecipe(Recipe):
     training: TrainingSection
     weights: dict[str, float] = Field(default_factory=dict)
     """How often a task's batches are drawn, relative to 1."""
+    caps: dict[str, int] = Field(default_factory=dict)
+    """How many of a task's rows are used at most."""
+    temperature: float = Field(default=1.0, ge=1)
+    """Above 1 evens tasks of different size out: drawn in proportion to rows ** (1 / temperature)."""
+    clusters: ClusterSection | None = None
+    """SaHa: rows that are each other's hard negatives stay together in a batch."""
     wrong_labels: int = Field(default=32, gt=0)
     """Targets drawn as negatives where a task has `in_batch: false` and its rows bring none."""
     dev_queries: int = Field(default=200, ge=0)
@@ -71,45 +80,66 @@ def inputs(recipe: ContrastRecipe) -> dict[str, Path]:
 def run(recipe: ContrastRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
     loss = combine(recipe.losses, ContrastBatch)
-    train_once(out, lambda: _train(recipe, loss, out))
+    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
 
 
 def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
-    data = DataFolder.open(recipe.data)
-    rows = _training_rows(recipe, data)
-    batches = TaskBatches(
-        rows.by_task(PairColumns.of(data)),
-        recipe.training.per_device_train_batch_size,
-        recipe.training.seed,
-        recipe.weights,
-    )
-    contents = content_numbers(data.items)
-    known = KnownPositives(data, contents)
-    dev = DevSet(data, known, contents, recipe.dev_queries)
     embedder = Embedder.load(recipe.model)
-    source = ContrastSource(
-        data=data,
-        rows=rows,
-        batches=batches,
-        known=known,
-        contents=contents,
-        sizes=ItemSizes(data, recipe.model, recipe.budget),
-        features=embedder.features,
-        wrong_labels=recipe.wrong_labels,
-    )
+    embedder.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
+    groups = None
+    if recipe.clusters is not None:
+        data = DataFolder.open(recipe.data)
+        rows, folder = _training_rows(recipe, data), out.file("clusters")
+        groups = cluster_tasks(recipe.clusters, data, rows, embedder, folder)
+    source = training_source(recipe, embedder.packed_features, groups)
+    dev = DevSet(source.data, source.known, source.contents, recipe.dev_queries)
     log(
-        f"{len(rows.pair)} rows in {len(batches.names)} tasks, "
-        f"{batches.epoch_length} batches an epoch"
+        f"{len(source.rows.pair)} rows in {len(source.batches.names)} tasks, "
+        f"{source.batches.epoch_length} batches an epoch"
     )
     return fit(
         embedder=embedder,
         tune=recipe.tune,
         training=recipe.training,
         source=source,
-        batches=batches,
+        batches=source.batches,
         loss=loss,
         evaluate=(lambda: dev.hits(embedder)) if dev.tasks else None,
         out=out,
+    )
+
+
+def training_source(
+    recipe: ContrastRecipe,
+    features: Callable[[Sequence[Encode]], Features],
+    groups: Mapping[str, np.ndarray] | None = None,
+) -> ContrastSource:
+    """Return the recipe's batches.
+
+    Args:
+        recipe: what is trained on.
+        features: tokenises and preprocesses encodes.
+        groups: each task's rows, or clusters of them; by default single rows.
+    """
+    data = DataFolder.open(recipe.data)
+    rows = _training_rows(recipe, data)
+    batches = TaskBatches(
+        groups or rows.by_task(PairColumns.of(data)),
+        recipe.training.global_batch_size,
+        recipe.training.seed,
+        recipe.weights,
+        recipe.caps,
+        recipe.temperature,
+    )
+    return ContrastSource(
+        data=data,
+        rows=rows,
+        batches=batches,
+        known=KnownPositives(data, content_numbers(data.items)),
+        sizes=ItemSizes(data, recipe.model),
+        budget=recipe.budget,
+        features=features,
+        wrong_labels=recipe.wrong_labels,
     )
 
 

@@ -19,9 +19,10 @@ from unime.console import log
 from unime.errors import DataError, RecipeError
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models import Embedder, Encode, LoraSection
+from unime.processes import ranks
 from unime.provenance import Output
 from unime.tables import DataFolder
-from unime.train.batch import Prepared, RelationIndices, prepare_chunks
+from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.fit import fit, keep, train_once
 from unime.train.plan import Budget, plan_chunks, size_of
 from unime.train.sampler import TaskBatches
@@ -74,7 +75,7 @@ def inputs(recipe: DistillRecipe) -> dict[str, Path]:
 def run(recipe: DistillRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
     loss = combine(recipe.losses, RelationBatch)
-    train_once(out, lambda: _train(recipe, loss, out))
+    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
 
 
 def _train(recipe: DistillRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
@@ -84,7 +85,7 @@ def _train(recipe: DistillRecipe, loss: LossFunction, out: Output) -> dict[str, 
     teacher = teach(recipe.teacher, texts, out.file("teacher"))
     embedder = Embedder.load(recipe.model)
     batches = TaskBatches(
-        {"texts": trained}, recipe.training.per_device_train_batch_size, recipe.training.seed
+        {"texts": trained}, recipe.training.global_batch_size, recipe.training.seed
     )
     log(f"{len(trained)} texts to train on, {len(held_out)} held out")
 
@@ -125,19 +126,30 @@ class TextBatches:
     ) -> None:
         self._texts, self._teacher, self._batches = texts, teacher, batches
         self._features, self._model = embedder.features, embedder.config
-        self._side, self._budget = side, budget
+        self._side, self._ranks = side, ranks()
+        self.budget = LiveBudget(budget)
 
     def __getitem__(self, number: int) -> Prepared:
         """Return batch `number`."""
         rows = self._batches[number].rows
         encodes = [Encode(self._texts[row], None, self._side, "") for row in rows]
         sizes = [size_of(len(encode.text), 0, self._model) for encode in encodes]
-        plan = plan_chunks(sizes, self._budget)
+        plan = plan_chunks(sizes, self.budget.now(), self._ranks.world)
+        chunks, gather = prepare_chunks(
+            plan,
+            encodes.__getitem__,
+            self._features,
+            self._ranks,
+            (self._batches.seed, 3, number),
+        )
         return Prepared(
-            chunks=prepare_chunks(plan, encodes, self._features),
+            chunks=chunks,
             kept=plan.kept,
+            gather=gather,
             indices=RelationIndices(torch.from_numpy(self._teacher[rows]).float()),
+            number=number,
             name=f"texts {rows.tolist()}",
+            pictures=torch.zeros(len(encodes), dtype=torch.bool),
             counts={"rows": len(rows)},
         )
 
@@ -160,11 +172,11 @@ def gather_texts(recipe: DistillRecipe) -> dict[str, list[str]]:
     for name, group in groups.items():
         groups[name] = [text for text in distinct(group) if text not in seen]
         seen.update(group)
-    needed = recipe.held_out + recipe.training.per_device_train_batch_size
+    needed = recipe.held_out + recipe.training.global_batch_size
     if len(seen) < needed:
         raise DataError(
             f"{len(seen)} distinct texts are too few: {recipe.held_out} are held out, and a "
-            f"batch takes {recipe.training.per_device_train_batch_size}; lower these or add text"
+            f"batch takes {recipe.training.global_batch_size}; lower these or add text"
         )
     return {name: group for name, group in groups.items() if group}
 

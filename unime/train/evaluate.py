@@ -22,7 +22,7 @@ class DevSet:
         data: the data folder.
         known: its known positives.
         contents: content number of each item.
-        queries: at most so many rows a task.
+        queries: at most so many rows a task; none at all for 0.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class DevSet:
         self.tasks: dict[str, np.ndarray] = {}
         for number, name in enumerate(columns.tasks):
             rows = dev[columns.task[dev] == number]
-            if len(rows):
+            if len(rows) and queries:
                 chosen = np.random.default_rng(number).permutation(len(rows))[:queries]
                 self.tasks[name] = rows[np.sort(chosen)]
 

@@ -8,11 +8,14 @@ from typing import Any
 
 from unime import files
 from unime.console import log
+from unime.errors import Preempted
 from unime.losses import LossFunction
-from unime.models import LoraSection
+from unime.models import Embedder, LoraSection
 from unime.models.adapters import train_parts
+from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
+from unime.train.backends import refuse_impossible
 from unime.train.loader import Source
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
@@ -20,25 +23,34 @@ from unime.train.trainable import Trainable
 
 MODEL = "model"
 CHECKPOINTS = "checkpoints"
+LAST = "last.safetensors"
 
 
-def train_once(out: Output, train: Callable[[], dict[str, Any]]) -> None:
+def train_once(out: Output, training: TrainingSection, train: Callable[[], dict[str, Any]]) -> None:
     """Run a stage's training unless a killed run has finished it, then clean up.
 
     Args:
         out: gets the facts.
+        training: the optimisation, which this launch must be able to do.
         train: writes `<output>/model` and returns the facts of the manifest.
     """
+    refuse_impossible(gradient_accumulation_steps=training.gradient_accumulation_steps)
     out.facts(**keep(out.file("facts.json"), train))
+    if not is_main():
+        return
     if out.file(CHECKPOINTS).exists():
         files.remove_folder(out.file(CHECKPOINTS))
-    out.file(checkpoints.BEST).unlink(missing_ok=True)
+    for name in (checkpoints.BEST, LAST):
+        out.file(name).unlink(missing_ok=True)
 
 
 def keep(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """Compute a value, or read it where a killed run has left it."""
-    if not path.exists():
-        files.write_json(path, compute())
+    """Compute a value, on all processes, or read it where a killed run has left it."""
+    if not main_decides(path.exists()):
+        value = compute()
+        if is_main():
+            files.write_json(path, value)
+        wait()
     return files.read_json(path)
 
 
@@ -72,6 +84,7 @@ def fit(
 
     from unime.train.trainer import CachedTrainer
 
+    out.note(processes=ranks().world)
     set_seed(training.seed)
     train_parts(embedder.backbone, tune)
     steps = training.steps(batches.epoch_length)
@@ -85,11 +98,47 @@ def fit(
         evaluate=evaluate,
         keep=training.save_total_limit,
     )
-    trainer.run()
-    best = checkpoints.load_best(embedder.module, out.file(checkpoints.BEST))
-    if best:
-        log(f"keeping the weights of step {best['step']}, dev hit@1 {best['hit@1']:.3f}")
-    embedder.module.eval()
-    with files.atomic_folder(out.file(MODEL)) as temporary:
-        embedder.save(temporary)
+    if not trainer.run():
+        raise Preempted(
+            f"{out.path} is unfinished; the same command carries on from its checkpoint"
+        )
+    best = _save(embedder, tune, out)
     return {"steps": steps, "best": best, "preprocessing": embedder.preprocessing}
+
+
+def _save(embedder: Trainable, tune: LoraSection, out: Output) -> dict[str, Any]:
+    """Write the best weights, else the last, as a whole model; return when they were best."""
+    path, best = out.file(checkpoints.BEST), {}
+    if path.is_file():
+        best = checkpoints.best_facts(path)
+        log(f"keeping the weights of step {best['step']}, dev hit@1 {best['hit@1']:.3f}")
+    if checkpoints.is_spread(embedder.module) or embedder.config.dtype == "nf4":
+        # The main process puts the trained weights into a whole model of its own, which also is the
+        # one that 4-bit weights were made of.
+        if not best:
+            path = out.file(LAST)
+            checkpoints.save_trainable(embedder.module, path)
+        embedder = _fresh(embedder, tune) if is_main() else embedder
+    if is_main():
+        if path.is_file():
+            checkpoints.load_trainable(embedder.module, path)
+        embedder.module.eval()
+        with files.atomic_folder(out.file(MODEL)) as temporary:
+            embedder.save(temporary)
+    wait()
+    return best
+
+
+def _fresh(embedder: Trainable, tune: LoraSection) -> Embedder:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    # A reranker is trained in one process, and not in 4 bits.
+    assert isinstance(embedder, Embedder), type(embedder)
+    # As long as a ZeRO-3 configuration is alive, transformers spreads whatever it loads.
+    unset_hf_deepspeed_config()
+    config = embedder.config
+    if config.dtype == "nf4":
+        config = config.model_copy(update={"dtype": "bfloat16"})
+    whole = Embedder.load(config, "cpu", embedder.prompt)
+    train_parts(whole.backbone, tune)
+    return whole

@@ -9,12 +9,14 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from unime.train.batch import Prepared
+from unime.train.batch import LiveBudget, Prepared
 
 
 @runtime_checkable
 class Source(Protocol):
     """Batch number -> batch."""
+
+    budget: LiveBudget
 
     def __getitem__(self, number: int) -> Prepared:
         """Return a batch."""

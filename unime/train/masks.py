@@ -29,6 +29,7 @@ class KnownPositives:
     """
 
     def __init__(self, data: DataFolder, contents: np.ndarray) -> None:
+        self.contents = contents
         pairs = data.pairs
         tasks = _one_chunk(pairs["task"])
         self.task_numbers = {name: i for i, name in enumerate(tasks.dictionary.to_pylist())}

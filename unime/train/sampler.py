@@ -33,14 +33,21 @@ class TaskBatches:
     do not fill a last batch (fewer than `batch_size`, other ones every time) are left out of that
     turn. A task smaller than a batch gives batches of all its rows.
 
+    Rows may come in clusters that stay together in a batch (see `unime.train.clusters`); a row
+    that several clusters of a batch share is in it once.
+
     Args:
-        rows: for each task the places of its rows.
+        rows: for each task the places of its rows `(rows,)`, or clusters of them
+            `(clusters, size)`.
         batch_size: rows of a global batch.
         seed: of every shuffle.
         weights: how often a task is drawn, relative to 1.
+        caps: how many of a task's rows, or clusters, are used at most, drawn at random.
+        temperature: T; a task of n rows is drawn in proportion to n ** (1 / T): 1 keeps the
+            tasks' sizes, larger values even them out.
 
     Raises:
-        RecipeError: when a weight names no task.
+        RecipeError: when a weight or cap names no task.
     """
 
     def __init__(
@@ -49,19 +56,29 @@ class TaskBatches:
         batch_size: int,
         seed: int,
         weights: Mapping[str, float] | None = None,
+        caps: Mapping[str, int] | None = None,
+        temperature: float = 1.0,
     ) -> None:
-        weights = weights or {}
-        for name in weights:
-            if name not in rows:
-                raise RecipeError(f"weights: no task '{name}'{did_you_mean(name, rows)}")
-        self.rows = {name: places for name, places in rows.items() if len(places)}
+        weights, caps = weights or {}, caps or {}
+        for option, values in (("weights", weights), ("caps", caps)):
+            for name in values:
+                if name not in rows:
+                    raise RecipeError(f"{option}: no task '{name}'{did_you_mean(name, rows)}")
+        self.batch_size, self.seed = batch_size, seed
+        self.rows = {
+            name: self._capped(number, places, caps.get(name))
+            for number, (name, places) in enumerate(rows.items())
+            if len(places)
+        }
         if not self.rows:
             raise RecipeError("there is no training row")
-        self.batch_size, self.seed = batch_size, seed
         self.names: Sequence[str] = list(self.rows)
-        self.counts = np.array(
-            [max(1, round(weights.get(n, 1.0) * self._full_batches(n))) for n in self.names]
-        )
+        full = np.array([self._full_batches(name) for name in self.names])
+        mixed = full ** (1 / temperature)
+        mixed *= full.sum() / mixed.sum()
+        wanted = mixed * np.array([weights.get(name, 1.0) for name in self.names])
+        # Halves are rounded to even, as Python does.
+        self.counts = np.maximum(1, np.rint(wanted)).astype(int)
         self.epoch_length = int(self.counts.sum())
         # Per instance, because a cache on the method would outlive the data.
         self._order = lru_cache(maxsize=2)(self._compute_order)
@@ -74,12 +91,19 @@ class TaskBatches:
         name = self.names[task]
         turn, part = divmod(epoch * int(self.counts[task]) + before, self._full_batches(name))
         size = self._size(name)
-        return Draw(name, self._permutation(task, turn)[part * size : (part + 1) * size], turn)
+        chosen = self._permutation(task, turn)[part * size : (part + 1) * size].ravel()
+        _, first = np.unique(chosen, return_index=True)
+        return Draw(name, chosen[np.sort(first)], turn)
 
     def state_dict(self, number: int) -> dict[str, Any]:
         """Return what identifies the sequence, and the next batch's number."""
-        sizes = {name: len(places) for name, places in self.rows.items()}
-        return {"next": number, "seed": self.seed, "batch_size": self.batch_size, "rows": sizes}
+        return {
+            "next": number,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "rows": {name: list(places.shape) for name, places in self.rows.items()},
+            "batches": dict(zip(self.names, self.counts.tolist(), strict=True)),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> int:
         """Return the next batch's number.
@@ -95,8 +119,17 @@ class TaskBatches:
             )
         return int(state["next"])
 
+    def _capped(self, task: int, places: np.ndarray, cap: int | None) -> np.ndarray:
+        if cap is None or cap >= len(places):
+            return places
+        rng = np.random.default_rng([self.seed, 4, task])
+        return places[np.sort(rng.permutation(len(places))[:cap])]
+
     def _size(self, name: str) -> int:
-        return min(self.batch_size, len(self.rows[name]))
+        """Return how many rows, or clusters, make up a batch."""
+        places = self.rows[name]
+        width = 1 if places.ndim == 1 else places.shape[1]
+        return min(max(1, self.batch_size // width), len(places))
 
     def _full_batches(self, name: str) -> int:
         return len(self.rows[name]) // self._size(name)

@@ -8,16 +8,27 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field, model_validator
 
 from unime.config import Section
+from unime.processes import launched_deepspeed, ranks
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
 
-class TrainingSection(Section):
-    """Fields of `transformers.TrainingArguments`, with its meanings."""
+PER_DEVICE = "per_device_train_batch_size"
+DEFAULT_BATCH = 64
+"""Rows a process."""
 
-    per_device_train_batch_size: int = Field(default=64, gt=1)
-    """Rows a process; the loss sees the rows of all processes as one global batch."""
+
+class TrainingSection(Section):
+    """Fields of `transformers.TrainingArguments`, with its meanings.
+
+    The batch may be given as `per_device_train_batch_size`: rows a process. What is kept, and
+    compared when a run is resumed, is the global batch, because it decides the result; so a run
+    begun on two processes can be resumed on one.
+    """
+
+    global_batch_size: int = Field(gt=1)
+    """Rows that the loss sees together, of all processes; overrules rows a process."""
     max_steps: int = -1
     num_train_epochs: float | None = Field(default=None, gt=0)
     """Instead of max_steps: how often every task's rows are gone through."""
@@ -43,6 +54,15 @@ class TrainingSection(Section):
     """0 prepares the next batch in a thread, n in so many processes."""
     report_to: list[str] = Field(default_factory=list)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_batch(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get(PER_DEVICE, 0), int):
+            return values
+        own = {key: value for key, value in values.items() if key != PER_DEVICE}
+        own.setdefault("global_batch_size", ranks().world * values.get(PER_DEVICE, DEFAULT_BATCH))
+        return own
+
     @model_validator(mode="after")
     def _check_length(self) -> TrainingSection:
         if (self.max_steps > 0) == (self.num_train_epochs is not None):
@@ -64,18 +84,29 @@ class TrainingSection(Section):
         from transformers import TrainingArguments
 
         values: dict[str, Any] = self.model_dump(
-            exclude={"max_steps", "num_train_epochs", "save_total_limit", "gradient_checkpointing"}
+            exclude={
+                "global_batch_size",
+                "max_steps",
+                "num_train_epochs",
+                "save_total_limit",
+                "gradient_checkpointing",
+            }
         )
+        # For Trainer's own messages: the batch is dealt by cost, not by rows.
+        values[PER_DEVICE] = max(1, self.global_batch_size // ranks().world)
         values["activation_checkpointing"] = self.gradient_checkpointing
         # Reentrant checkpointing loses the gradient where inputs need none (frozen embeddings).
         values["activation_checkpointing_kwargs"] = {"use_reentrant": False}
+        if ranks().world > 1 and not torch.cuda.is_available():
+            values["ddp_backend"] = "gloo"
         return TrainingArguments(
             output_dir=str(folder),
             max_steps=steps,
             eval_strategy="steps" if evaluates else "no",
             metric_for_best_model="hit@1" if evaluates else None,
             greater_is_better=True if evaluates else None,
-            use_cpu=not torch.cuda.is_available(),
+            # With DeepSpeed accelerate asks for the device itself; it knows no CPUs there.
+            use_cpu=not torch.cuda.is_available() and not launched_deepspeed(),
             disable_tqdm=not sys.stderr.isatty(),
             # Batches are addressed by number, so nothing has to be skipped after a restart.
             ignore_data_skip=True,

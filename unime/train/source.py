@@ -10,10 +10,11 @@ import torch
 
 from unime.errors import DataError
 from unime.models import Encode
+from unime.processes import ranks
 from unime.tables import DataFolder
-from unime.train.batch import ContrastIndices, ItemSizes, Prepared, prepare_chunks
+from unime.train.batch import ContrastIndices, ItemSizes, LiveBudget, Prepared, prepare_chunks
 from unime.train.masks import KnownPositives
-from unime.train.plan import plan_chunks
+from unime.train.plan import Budget, Size, plan_chunks
 from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import Draw, TaskBatches
 from unime.train.step import Features
@@ -28,16 +29,28 @@ class Distinct(NamedTuple):
     """Of each given pair, its place among the distinct."""
 
 
+class Layout(NamedTuple):
+    """A batch before anything is loaded."""
+
+    encodes: list[tuple[int, str, str]]
+    """(item, side, instruction) of the distinct encodes."""
+    sizes: list[Size]
+    indices: ContrastIndices
+    named: int
+    """Encodes with their repetitions."""
+    masked: dict[str, float]
+
+
 class ContrastSource:
-    """A map-style data set whose samples are whole global batches.
+    """A map-style data set whose samples are global batches, of each this process's share.
 
     Args:
         data: the data folder.
         rows: what is trained on.
         batches: which rows make up which batch.
         known: all known positives.
-        contents: content number of each item.
-        sizes: estimated size of each item, and the budget.
+        sizes: estimated size of each item.
+        budget: of a forward pass.
         features: tokenises and preprocesses encodes, as `Embedder.features` does.
         wrong_labels: how many targets of the task serve as negatives where a task has
             `in_batch: false` and a row brings none.
@@ -50,15 +63,16 @@ class ContrastSource:
         rows: TrainingRows,
         batches: TaskBatches,
         known: KnownPositives,
-        contents: np.ndarray,
         sizes: ItemSizes,
+        budget: Budget,
         features: Callable[[Sequence[Encode]], Features],
         wrong_labels: int,
     ) -> None:
         self.data, self.rows, self.batches = data, rows, batches
         self.columns = PairColumns.of(data)
-        self._known, self._contents, self._sizes = known, contents, sizes
-        self._features = features
+        self.known, self.contents, self._sizes = known, known.contents, sizes
+        self.budget = LiveBudget(budget)
+        self._features, self._ranks = features, ranks()
         self._labels = {
             name: self._task_labels(places)
             for name, places in rows.by_task(self.columns).items()
@@ -69,6 +83,38 @@ class ContrastSource:
     def __getitem__(self, number: int) -> Prepared:
         """Return batch `number`."""
         draw = self.batches[number]
+        layout = self._lay_out(number, draw)
+        plan = plan_chunks(layout.sizes, self.budget.now(), self._ranks.world)
+        chunks, gather = prepare_chunks(
+            plan,
+            lambda place: load_encode(self.data, *layout.encodes[place]),
+            self._features,
+            self._ranks,
+            (self.batches.seed, 3, number),
+        )
+        indices, rows = layout.indices, len(draw.rows)
+        return Prepared(
+            chunks=chunks,
+            kept=plan.kept,
+            gather=gather,
+            indices=indices,
+            number=number,
+            name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
+            pictures=torch.tensor([size.pixels > 0 for size in layout.sizes]),
+            counts={
+                "rows": rows,
+                "encodes": len(layout.encodes),
+                "repeats": 1 - len(layout.encodes) / layout.named,
+                "negatives": float(indices.allowed.sum()) / rows,
+                **layout.masked,
+            },
+        )
+
+    def sizes(self, number: int) -> list[Size]:
+        """Return the sizes of a batch's distinct encodes; nothing is loaded."""
+        return self._lay_out(number, self.batches[number]).sizes
+
+    def _lay_out(self, number: int, draw: Draw) -> Layout:
         pair = self.rows.pair[draw.rows]
         positives, negatives, scores = self._targets(draw, number)
         instruction = self.columns.target_instruction[pair]
@@ -85,39 +131,40 @@ class ContrastSource:
         )
         places = np.full(negatives.shape, -1, dtype=np.int64)
         places[present] = targets.place[len(pair) :]
-        indices = ContrastIndices(
-            query=torch.from_numpy(queries.place),
-            positive=torch.from_numpy(targets.place[: len(pair)]),
-            negatives=torch.from_numpy(places),
-            scores=torch.from_numpy(scores),
-            allowed=torch.from_numpy(self._allowed(draw.task, pair, targets, places)),
-        )
-        return self._prepare(draw, queries, targets, indices, len(pair) + len(targets.place))
-
-    def _prepare(
-        self, draw: Draw, queries: Distinct, targets: Distinct, indices: ContrastIndices, named: int
-    ) -> Prepared:
-        sizes, encodes = [], []
+        allowed = self._allowed(draw.task, pair, targets, places)
+        sizes: list[Size] = []
+        encodes: list[tuple[int, str, str]] = []
         for side, group in (("query", queries), ("target", targets)):
             items = group.items.tolist()
             sizes += self._sizes.of(items, group.instructions, side)
-            encodes += [
-                load_encode(self.data, item, side, text)
-                for item, text in zip(items, group.instructions, strict=True)
-            ]
-        plan = plan_chunks(sizes, self._sizes.budget)
-        return Prepared(
-            chunks=prepare_chunks(plan, encodes, self._features),
-            kept=plan.kept,
-            indices=indices,
-            name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
-            counts={
-                "rows": len(draw.rows),
-                "encodes": len(encodes),
-                "repeats": 1 - len(encodes) / named,
-                "negatives": float(indices.allowed.sum()) / len(draw.rows),
-            },
+            encodes += [(i, side, text) for i, text in zip(items, group.instructions, strict=True)]
+        return Layout(
+            encodes=encodes,
+            sizes=sizes,
+            indices=ContrastIndices(
+                query=torch.from_numpy(queries.place),
+                positive=torch.from_numpy(targets.place[: len(pair)]),
+                negatives=torch.from_numpy(places),
+                scores=torch.from_numpy(scores),
+                allowed=torch.from_numpy(allowed),
+            ),
+            named=len(pair) + len(targets.place),
+            masked=self._masked(draw, queries, targets, allowed),
         )
+
+    def _masked(
+        self, draw: Draw, queries: Distinct, targets: Distinct, allowed: np.ndarray
+    ) -> dict[str, float]:
+        """Return how many candidates a row loses, by reason; its own positive aside."""
+        contents = self.contents[queries.items][queries.place]
+        itself = contents[:, None] == self.contents[targets.items][None, :]
+        known = ~self.known.allowed(draw.task, contents, self.contents[targets.items]) & ~itself
+        rows = len(draw.rows)
+        return {
+            "masked_own_content": float(itself.sum()) / rows,
+            "masked_known_positive": float(known.sum()) / rows - 1,
+            "masked_not_in_batch": float((~allowed & ~known & ~itself).sum()) / rows,
+        }
 
     def _targets(self, draw: Draw, number: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return positive items `(b,)`, negative items `(b, n)` and scores `(b, 1 + n)`."""
@@ -141,15 +188,15 @@ class ContrastSource:
         return self.columns.positives[starts + turn % counts]
 
     def _distinct(self, items: np.ndarray, codes: np.ndarray, names: list[str]) -> Distinct:
-        keys = self._contents[items] * len(names) + codes
+        keys = self.contents[items] * len(names) + codes
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         return Distinct(items[first], [names[code] for code in codes[first].tolist()], place)
 
     def _allowed(
         self, task: str, pair: np.ndarray, targets: Distinct, negatives: np.ndarray
     ) -> np.ndarray:
-        allowed = self._known.allowed(
-            task, self._contents[self.columns.query[pair]], self._contents[targets.items]
+        allowed = self.known.allowed(
+            task, self.contents[self.columns.query[pair]], self.contents[targets.items]
         )
         if not self.data.tasks[task].in_batch:
             own = np.zeros((len(pair), len(targets.items) + 1), dtype=bool)
@@ -164,7 +211,7 @@ class ContrastSource:
         items = np.concatenate(
             [self.columns.positives[starts[p] : starts[p + 1]] for p in self.rows.pair[places]]
         )
-        _, first = np.unique(self._contents[items], return_index=True)
+        _, first = np.unique(self.contents[items], return_index=True)
         if len(first) < 2:
             task = self.columns.tasks[self.columns.task[self.rows.pair[places[0]]]]
             raise DataError(

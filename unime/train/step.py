@@ -1,12 +1,14 @@
 """The cached step: a loss over a whole global batch, with only one chunk's graph in memory.
 
     pass 1   every chunk is encoded; only the last ones, as many as the budget holds, keep a graph
-    loss     once, on all embeddings; its gradient with respect to the embeddings is cached
-    pass 2   the other chunks are encoded again, each under the random state it had in pass 1,
+    loss     once, on all embeddings of all processes, the same on each; its gradient with respect
+             to the embeddings is cached
+    pass 2   the other chunks are encoded again, each under the random numbers it had in pass 1,
              and the cached gradient is back-propagated through them
 
 The result equals direct back-propagation through the whole batch (Gao et al. 2021,
-arXiv 2101.06983). When the whole batch fits in the budget there is no second pass.
+arXiv 2101.06983), however it is cut into chunks and dealt to processes. When a process's share fits
+in the budget there is no second pass.
 """
 
 from __future__ import annotations
@@ -27,8 +29,36 @@ class Chunk(NamedTuple):
     """Encodes that go through the model together."""
 
     places: Int[Tensor, " chunk"]
-    """Their places in the batch's list of distinct encodes."""
+    """Their places in the batch's list of distinct encodes; none for a dummy, whose features keep
+    this process in step with the others and whose embeddings count nowhere."""
     features: Features
+    seed: int = 0
+    """Of the random numbers its forward passes draw."""
+
+
+class Gather(NamedTuple):
+    """Puts the embeddings of all processes into their places in the batch."""
+
+    places: Sequence[Int[Tensor, " own"]]
+    """Of each process, the places of its embeddings, chunk after chunk."""
+    rank: int = 0
+
+    def __call__(self, own: Float[Tensor, "own dim"]) -> Float[Tensor, "encodes dim"]:
+        """Return all embeddings, a leaf; similarities are computed in fp32 at least."""
+        own = own.detach()
+        own = own.float() if own.dtype in {torch.bfloat16, torch.float16} else own
+        blocks = [own] if len(self.places) == 1 else self._from_all(own)
+        everyone = torch.cat([*self.places]).to(own.device)
+        joined = own.new_empty(len(everyone), own.shape[1])
+        return joined.index_copy_(0, everyone, torch.cat(blocks)).requires_grad_()
+
+    def _from_all(self, own: Tensor) -> list[Tensor]:
+        counts = [len(places) for places in self.places]
+        padded = own.new_zeros(max(counts), own.shape[1])
+        padded[: len(own)] = own
+        blocks = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(blocks, padded)
+        return [block[:count] for block, count in zip(blocks, counts, strict=True)]
 
 
 class RandomState(NamedTuple):
@@ -41,37 +71,46 @@ class RandomState(NamedTuple):
 def cached_step(
     chunks: Sequence[Chunk],
     kept: int,
-    forward: Callable[[Features], Tensor],
+    forward: Callable[[Chunk], Tensor],
     loss: Callable[[Tensor], Combined],
-    backward: Callable[[Tensor], None] = torch.Tensor.backward,
+    gather: Callable[[Tensor], Tensor] | None = None,
+    backward: Callable[[Tensor, bool], None] = lambda surrogate, _: surrogate.backward(),
 ) -> Combined:
     """Accumulate the gradient of a loss over a global batch into the model's parameters.
 
     Args:
-        chunks: the batch, cut by `plan_chunks`; together their places are 0..encodes-1.
+        chunks: this process's share of the batch, cut by `plan_chunks`.
         kept: how many of the last chunks keep their graph from the first pass.
-        forward: features -> embeddings `(chunk, dim)`; must not change the features.
+        forward: chunk -> embeddings `(chunk, dim)`; must not change the features.
         loss: all embeddings `(encodes, dim)` -> total and parts.
-        backward: back-propagates a scalar; replaced where gradients are scaled or synchronised.
+        gather: own embeddings `(own, dim)` -> all `(encodes, dim)`, a leaf; for one process the
+            chunks' places say it all.
+        backward: back-propagates a scalar, told whether it is the step's last; replaced where
+            gradients are scaled or synchronised.
 
     Returns:
         The loss, detached.
     """
+    gather = gather or Gather([torch.cat([chunk.places for chunk in chunks])])
     replayed = len(chunks) - kept
-    states, blocks = _first_pass(chunks, replayed, forward)
-    embeddings = _in_batch_order(chunks, blocks).requires_grad_()
+    before = random_state()
+    blocks = []
+    for number, chunk in enumerate(chunks):
+        with torch.set_grad_enabled(number >= replayed):
+            blocks.append(_encode(chunk, forward))
+    embeddings = gather(torch.cat(blocks))
     combined = loss(embeddings)
     (gradient,) = torch.autograd.grad(
         combined.total, embeddings, allow_unused=True, materialize_grads=True
     )
-    end = random_state()
-    for chunk, block in zip(chunks[replayed:], blocks[replayed:], strict=True):
-        backward(_surrogate(block, gradient[chunk.places]))
-    del blocks
-    for chunk, state in zip(chunks[:replayed], states, strict=False):
-        set_random_state(state)
-        backward(_surrogate(forward(chunk.features), gradient[chunk.places]))
-    set_random_state(end)
+    order = [*range(replayed, len(chunks)), *range(replayed)]
+    for number in order:
+        chunk = chunks[number]
+        block = blocks[number] if number >= replayed else _encode(chunk, forward)
+        backward(_surrogate(block, gradient[chunk.places]), number == order[-1])
+        # The graph of a kept chunk is done with: its memory serves the next.
+        blocks[number] = block = torch.empty(0)
+    set_random_state(before)
     return Combined(combined.total.detach(), combined.parts)
 
 
@@ -88,26 +127,10 @@ def set_random_state(state: RandomState) -> None:
         torch.cuda.set_rng_state_all(state.cuda)
 
 
-def _first_pass(
-    chunks: Sequence[Chunk], replayed: int, forward: Callable[[Features], Tensor]
-) -> tuple[list[RandomState], list[Tensor]]:
-    states, blocks = [], []
-    for number, chunk in enumerate(chunks):
-        states.append(random_state())
-        with torch.set_grad_enabled(number >= replayed):
-            blocks.append(forward(chunk.features))
-    return states, blocks
-
-
-def _in_batch_order(
-    chunks: Sequence[Chunk], blocks: Sequence[Tensor]
-) -> Float[Tensor, "encodes dim"]:
-    """Put the blocks' rows into their places; similarities are computed in fp32 at least."""
-    joined = torch.cat([block.detach() for block in blocks])
-    if joined.dtype in {torch.bfloat16, torch.float16}:
-        joined = joined.float()
-    places = torch.cat([chunk.places for chunk in chunks]).to(joined.device)
-    return torch.empty_like(joined).index_copy_(0, places, joined)
+def _encode(chunk: Chunk, forward: Callable[[Chunk], Tensor]) -> Tensor:
+    torch.manual_seed(chunk.seed)
+    # A dummy gives no rows, but its graph takes part.
+    return forward(chunk)[: len(chunk.places)]
 
 
 def _surrogate(block: Tensor, gradient: Tensor) -> Tensor:

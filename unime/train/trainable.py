@@ -7,6 +7,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from unime.config import ModelConfig
+from unime.models.vision_input import VisionInput
+
 
 @runtime_checkable
 class Trainable(Protocol):
@@ -15,6 +18,21 @@ class Trainable(Protocol):
     @property
     def module(self) -> nn.Module:
         """What is trained, as far as its parameters require gradients."""
+        ...
+
+    @property
+    def network(self) -> nn.Module:
+        """What the trainer calls: `module`, or what gives the same result at less cost."""
+        ...
+
+    @property
+    def vision(self) -> VisionInput:
+        """Where pictures enter the backbone."""
+        ...
+
+    @property
+    def config(self) -> ModelConfig:
+        """What it was loaded by."""
         ...
 
     @property

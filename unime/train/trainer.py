@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import math
-import time
-from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from unime import files
-from unime.console import SECONDS_BETWEEN_LINES, log
-from unime.errors import ModelError
-from unime.losses import LossFunction
-from unime.models import Embedder
+from unime.console import log
+from unime.errors import ModelError, RecipeError
+from unime.losses import Combined, ContrastBatch, LossFunction
+from unime.models.adapters import tower_is_frozen
 from unime.models.prefix import SharedPrefix
+from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
+from unime.train.backends import Backend, backend_of
 from unime.train.batch import Prepared
 from unime.train.loader import Source, make_loader
+from unime.train.probe import choose_budget
+from unime.train.reporter import SPEED, Preemption, Reporter, cut_log
 from unime.train.sampler import TaskBatches
-from unime.train.step import cached_step
+from unime.train.step import Chunk, cached_step
+from unime.train.telemetry import Telemetry, describe_contrast
 from unime.train.trainable import Trainable
 
 LOG = "train.jsonl"
 SAMPLER_STATE = "batches.json"
+BAD_BATCH = "bad_batch.json"
+"""Which rows gave no number, when training stops for it."""
 
 
 class CachedTrainer(Trainer):
@@ -60,30 +65,38 @@ class CachedTrainer(Trainer):
         self._embedder, self._source, self._batches, self._loss = embedder, source, batches, loss
         self._out, self._dev, self._keep = out, evaluate, keep
         self._start = 0
-        self._sums: dict[str, list[float]] = defaultdict(list)
+        self._backend: Backend | None = None
+        self._telemetry = Telemetry()
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
-        # Checkpointing recomputes layers and keeps no keys and values that could be shared.
-        plain = arguments.activation_checkpointing or not isinstance(embedder, Embedder)
+        self._preemption = Preemption()
         super().__init__(
-            embedder.module if plain else SharedPrefix(embedder.module),
+            embedder.network,
             arguments,
             eval_dataset=dev,
-            callbacks=[Reporter(out.file(LOG))],
+            callbacks=[Reporter(out.file(LOG)), self._preemption],
         )
         self.remove_callback(PrinterCallback)
 
-    def run(self) -> None:
-        """Train to the end, from the newest intact checkpoint if there is one."""
-        checkpoint = checkpoints.latest(Path(str(self.args.output_dir)))
+    def run(self) -> bool:
+        """Train, from the newest intact checkpoint if there is one.
+
+        Returns:
+            Whether training came to its end; not so after SIGTERM, for which a checkpoint is kept.
+        """
+        folder = Path(str(self.args.output_dir))
+        checkpoint = main_decides(checkpoints.latest(folder) if is_main() else None)
         if checkpoint is not None:
             self._start = self._batches.load_state_dict(files.read_json(checkpoint / SAMPLER_STATE))
             log(f"resuming from {checkpoint}")
-        _cut_log(self._out.file(LOG), self._start // self.args.gradient_accumulation_steps)
+        if is_main():
+            for name in (LOG, SPEED):
+                cut_log(self._out.file(name), self._start // self.args.gradient_accumulation_steps)
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return not self._preemption.happened or self.state.global_step >= self.args.max_steps
 
     def get_train_dataloader(self) -> Any:
-        """Return the loader of whole batches; not split among ranks, every rank sees them all."""
+        """Return the loader; nothing splits its batches, of which the source makes this share."""
         total = self.args.max_steps * self.args.gradient_accumulation_steps
         return make_loader(self._source, self._start, total, self.args.dataloader_num_workers)
 
@@ -92,36 +105,127 @@ class CachedTrainer(Trainer):
     ) -> Tensor:
         """Accumulate the gradient of one global batch and return its loss."""
         batch: Prepared = inputs["batch"]
+        self._telemetry.begin(batch)
         model.train()
+        if self._backend is None:
+            self._backend = self._make_backend(model)
+            if self._source.budget.now().chunk == "auto":
+                choose_budget(self._source, lambda chunk: self._try(model, chunk))
+                batch = self._source[batch.number]
+        while True:
+            try:
+                combined = self._take_step(self._backend, batch)
+                break
+            except torch.OutOfMemoryError as error:
+                # Outside of this block nothing of the failed step is alive any more.
+                reason = str(error)
+            batch = self._smaller(model, batch, reason)
+        self._telemetry.add(combined.parts)
+        self._telemetry.end()
+        return combined.total / self.current_gradient_accumulation_steps
+
+    def _try(self, model: nn.Module, chunk: Chunk) -> None:
+        """Take a chunk forward and backward as a step would."""
+        assert self._backend is not None
+        if self._backend.shards_weights:
+            raise RecipeError(
+                "budget.chunk: auto cannot be tried when weights are spread over the processes "
+                "(one that runs out of memory would leave the others waiting); give numbers"
+            )
+        features = {key: value.to(self.args.device) for key, value in chunk.features.items()}
+        self._backend.forward(features)["sentence_embedding"].sum().backward()
+        model.zero_grad()
+
+    def _take_step(self, backend: Backend, batch: Prepared) -> Combined:
+        vision, self._batch = self._embedder.vision, batch
         device, share = self.args.device, self.current_gradient_accumulation_steps
 
-        def forward(features: dict[str, Tensor]) -> Tensor:
+        def forward(chunk: Chunk) -> Tensor:
+            vision.announce(id(chunk))
             # A fresh dict, because sentence-transformers writes into the one it gets.
-            return model({key: value.to(device) for key, value in features.items()})[
-                "sentence_embedding"
-            ]
+            features = {key: value.to(device) for key, value in chunk.features.items()}
+            return backend.forward(features)["sentence_embedding"]
 
-        combined = cached_step(
-            batch.chunks,
-            batch.kept,
-            forward,
-            lambda embeddings: self._loss(batch.indices.record(embeddings)),
-            lambda surrogate: self.accelerator.backward(surrogate / share),
-        )
-        if not math.isfinite(combined.total.item()):
-            raise ModelError(
-                f"the loss is {combined.total.item()} at step {self.state.global_step + 1}, "
-                f"{batch.name}; lower learning_rate, or look at these rows"
+        with backend.step(self.accelerator.sync_gradients), vision.reuse():
+            return cached_step(
+                batch.chunks,
+                batch.kept,
+                forward,
+                lambda embeddings: self._measured_loss(batch, embeddings),
+                batch.gather,
+                lambda surrogate, is_last: backend.backward(surrogate / share, is_last),
             )
-        for name, value in [*combined.parts.items(), *batch.counts.items()]:
-            self._sums[name].append(float(value))
-        return combined.total / share
+
+    def _smaller(self, model: nn.Module, batch: Prepared, reason: str) -> Prepared:
+        """Halve the budget and return the same batch in smaller chunks.
+
+        Raises:
+            ModelError: when that cannot help, or not from here.
+        """
+        budget = self._source.budget
+        if ranks().world > 1 or self.args.gradient_accumulation_steps > 1 or budget.now().items < 2:
+            raise ModelError(
+                f"a chunk of {budget.now()} does not fit in memory ({reason}); halve "
+                "budget.tokens and budget.pixels in the recipe (the result stays the same), or set "
+                "training.gradient_checkpointing; several processes and accumulated batches cannot "
+                "repeat a step"
+            )
+        model.zero_grad()
+        budget.halve()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        log(f"out of memory: the step is repeated in chunks of {budget.now()}")
+        return self._source[batch.number]
+
+    def _measured_loss(self, batch: Prepared, embeddings: Tensor) -> Combined:
+        """Return the loss; stop where it is no number; now and then look closer at the batch."""
+        record = batch.indices.record(embeddings)
+        combined = self._loss(record)
+        self._check_finite(batch, "loss", combined.total.item())
+        if self._looks_closer() and isinstance(record, ContrastBatch):
+            self._telemetry.add(describe_contrast(record, embeddings, batch.pictures))
+        return combined
+
+    def _looks_closer(self) -> bool:
+        every = max(1, int(self.args.logging_steps))
+        return (self.state.global_step + 1) % every == 0
+
+    def _check_finite(self, batch: Prepared, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        step = self.state.global_step + 1
+        if is_main():
+            files.write_json(
+                self._out.file(BAD_BATCH), {"step": step, what: str(value), "batch": batch.name}
+            )
+        raise ModelError(
+            f"the {what} is {value} at step {step}; its rows are in {self._out.file(BAD_BATCH)}; "
+            "lower learning_rate, or look at these rows"
+        )
+
+    def _clip_grad_norm(self, model: nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        if norm is not None:
+            self._check_finite(self._batch, "gradient norm", float(norm))
+        return norm
+
+    def _make_backend(self, model: nn.Module) -> Backend:
+        backend = backend_of(model)
+        # Checkpointing recomputes layers and keeps no keys and values that could be shared. Spread
+        # weights are gathered at every call of a layer: all processes must make the same calls,
+        # whatever prefix their chunks have.
+        shares = not (self.args.activation_checkpointing or backend.shards_weights)
+        if isinstance(self._embedder.network, SharedPrefix):
+            self._embedder.network.enabled = shares
+        # Nor may one of them skip the tower that the others gather.
+        if backend.shards_weights or not tower_is_frozen(self._embedder.backbone):
+            self._embedder.vision.budget = 0
+        return backend
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the means of loss parts and batch counts since the last log."""
+        """Add what the batches since the last log have told."""
         if "loss" in logs:
-            logs |= {name: sum(values) / len(values) for name, values in self._sums.items()}
-            self._sums.clear()
+            logs |= self._telemetry.read()
         super().log(logs, start_time)
 
     def evaluate(self, *_: Any, **__: Any) -> dict[str, float]:
@@ -145,12 +249,15 @@ class CachedTrainer(Trainer):
         super()._save_checkpoint(model, trial)
         folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
         number = self.state.global_step * self.args.gradient_accumulation_steps
-        files.write_json(folder / SAMPLER_STATE, self._batches.state_dict(number))
-        checkpoints.commit(folder)
-        checkpoints.rotate(folder.parent, self._keep)
-        self._out.save_progress()
+        wait()
+        if is_main():
+            files.write_json(folder / SAMPLER_STATE, self._batches.state_dict(number))
+            checkpoints.commit(folder)
+            checkpoints.rotate(folder.parent, self._keep)
+            self._out.save_progress()
+        wait()
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write only what is trained: the rest is the model the recipe names."""
         folder = Path(str(output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -159,57 +266,3 @@ class CachedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
         checkpoints.load_trainable(self._embedder.module, path)
-
-
-class Reporter(TrainerCallback):
-    """Writes the log file, and a line every few seconds where there is no progress bar."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._began = self._last = time.monotonic()
-        self._first_step = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Start the clock."""
-        self._began = self._last = time.monotonic()
-        self._first_step = state.global_step
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Evaluate and log at the end too; say where training is."""
-        if state.global_step >= state.max_steps:
-            control.should_log = True
-            control.should_evaluate = args.eval_strategy != "no"
-        now = time.monotonic()
-        if args.disable_tqdm and now - self._last >= SECONDS_BETWEEN_LINES:
-            self._last = now
-            rate = (state.global_step - self._first_step) / (now - self._began)
-            left = (state.max_steps - state.global_step) / rate
-            loss = next(
-                (f", loss {x['loss']:.3f}" for x in reversed(state.log_history) if "loss" in x), ""
-            )
-            log(
-                f"step {state.global_step}/{state.max_steps}{loss} "
-                f"({rate:.2f}/s, {left:.0f} s left)"
-            )
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **_: Any) -> None:
-        """Append one line."""
-        # The epoch Trainer counts is the whole training, and restarts with a checkpoint.
-        values = {k: round(float(v), 6) for k, v in (logs or {}).items() if k != "epoch"}
-        if "train_runtime" in values:
-            return
-        files.append_lines(self._path, [json.dumps({"step": state.global_step, **values})])
-
-    def on_evaluate(
-        self, args: Any, state: Any, control: Any, metrics: Any = None, **_: Any
-    ) -> None:
-        """Say the mean hit@1."""
-        log(f"step {state.global_step}/{state.max_steps}: dev hit@1 {metrics['eval_hit@1']:.3f}")
-
-
-def _cut_log(path: Path, step: int) -> None:
-    """Drop what was logged after the checkpoint: those steps are done again."""
-    lines = files.read_lines(path)
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    if len(kept) != len(lines):
-        files.write_text(path, "".join(f"{line}\n" for line in kept))

@@ -1,0 +1,172 @@
+"""`accelerate launch` and torchrun with two processes train what one process trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from tests.distributed.launch import ROOT, torchrun, torchrun_command, two_process_environment
+from tests.families import build_family
+from tests.train.folder import drawn_folder
+from unime import files
+
+LAUNCH = ROOT / "recipes/launch"
+
+
+def write_recipe(folder: Path, name: str, **training) -> Path:
+    """A recipe that trains an adapter on drawn pictures, in several chunks a batch."""
+    if not (folder / "base").exists():
+        build_family("qwen2_vl", folder / "base")
+        drawn_folder(folder / "d")
+    recipe = {
+        "stage": "contrast",
+        "output": str(folder / name),
+        "model": {"id": str(folder / "base")},
+        "data": str(folder / "d"),
+        "tune": {"parts": ["language"], "r": 2},
+        "budget": {"items": 4},
+        "dev_queries": 4,
+        "training": {
+            "global_batch_size": 8,
+            "max_steps": 4,
+            "learning_rate": 1e-2,
+            "save_steps": 2,
+            "eval_steps": 4,
+            "logging_steps": 1,
+            **training,
+        },
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path
+
+
+def losses(folder: Path) -> list[float]:
+    lines = [json.loads(line) for line in files.read_lines(folder / "train.jsonl")]
+    return [line["loss"] for line in lines if "loss" in line]
+
+
+def processes(folder: Path) -> int:
+    return files.read_json(folder / "run.json")["processes"]
+
+
+def one_process(recipe: Path) -> None:
+    command = [sys.executable, "-m", "unime", "contrast", str(recipe)]
+    subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
+
+
+def alone() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+
+
+def accelerate(config: str, recipe: Path) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "accelerate.commands.launch",
+        "--config_file", str(LAUNCH / config), "-m", "unime", "contrast", str(recipe),
+    ]  # fmt: skip
+    return subprocess.run(
+        command,
+        cwd=ROOT,
+        env=two_process_environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=540,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "zero2", "zero3"])
+def test_two_processes_train_what_one_trains(config: str, tmp_path: Path):
+    one_process(write_recipe(tmp_path, "one"))
+    done = accelerate(f"{config}.yaml", write_recipe(tmp_path, "two"))
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
+    assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
+    facts = [files.read_json(tmp_path / name / "facts.json") for name in ("one", "two")]
+    assert facts[0]["steps"] == facts[1]["steps"]
+
+
+@pytest.mark.slow
+def test_fsdp2_without_a_gpu_is_refused_with_the_reason(tmp_path: Path):
+    done = accelerate("fsdp2.yaml", write_recipe(tmp_path, "two"))
+    assert done.returncode != 0
+    assert "FSDP2 needs GPUs: without any, accelerate would silently run DDP" in done.stderr
+
+
+@pytest.mark.slow
+def test_killed_then_stopped_on_two_processes_then_finished_on_one(tmp_path: Path):
+    """SIGKILL, resume, SIGTERM, resume on one process: the losses of an uninterrupted run."""
+    length = {"max_steps": 40, "save_steps": 2}
+    one_process(write_recipe(tmp_path, "one", **length))
+    recipe, out = write_recipe(tmp_path, "two", **length), tmp_path / "two"
+    for signum in (signal.SIGKILL, signal.SIGTERM):
+        before = newest_checkpoint(out)
+        command = torchrun_command("-m", "unime", "contrast", str(recipe))
+        running = subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=two_process_environment(),
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+        )
+        wait_until(lambda: newest_checkpoint(out) > before, running)  # noqa: B023
+        if signum == signal.SIGKILL:
+            os.killpg(running.pid, signum)
+        else:
+            running.send_signal(signum)
+        _, errors = running.communicate(timeout=300)
+        if signum == signal.SIGTERM:
+            assert b"stopped as told" in errors, errors[-3000:]
+    assert not (out / "manifest.json").exists()
+    one_process(recipe)
+    assert processes(out) == 1
+    assert np.allclose(losses(out), losses(tmp_path / "one"), rtol=2e-4)
+
+
+def newest_checkpoint(out: Path) -> int:
+    return max(
+        (int(p.parent.name.rpartition("-")[2]) for p in out.glob("checkpoints/*/complete.json")),
+        default=0,
+    )
+
+
+def wait_until(condition, running: subprocess.Popen, seconds: float = 400) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert running.poll() is None, "ended before it could be stopped"
+        assert time.monotonic() < end, "nothing happened"
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_torchrun_script_starts_two_processes(tmp_path: Path):
+    recipe = write_recipe(tmp_path, "two", max_steps=1)
+    done = subprocess.run(
+        ["sh", str(LAUNCH / "torchrun.sh"), "contrast", str(recipe)],
+        cwd=ROOT,
+        env=two_process_environment(
+            NODES="1", PROCESSES="2", RENDEZVOUS="127.0.0.1:0", PYTHON=sys.executable
+        ),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=540,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert processes(tmp_path / "two") == 2
+
+
+@pytest.mark.slow
+def test_a_stage_of_one_process_says_so(tmp_path: Path):
+    done = torchrun("-m", "unime", "select", "recipes/smoke/5_select.yaml")
+    assert "stage 'select' runs in one process" in done.stderr

@@ -1,0 +1,84 @@
+"""Packed pictures and reused features give the embeddings and gradients of the plain model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.families import FAMILIES, build_family
+from unime.config import ModelConfig
+from unime.losses import Combined
+from unime.models import Embedder, Encode, LoraSection, apply_lora
+from unime.models.adapters import tower_is_frozen
+from unime.train.step import Chunk, cached_step
+
+
+def pictures() -> list[Encode]:
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((28, 56), (56, 28), (40, 40))
+    arrays = [torch.randint(0, 255, (*s, 3), generator=generator).byte().numpy() for s in sizes]
+    return [Encode(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
+
+
+def load(family: str, folder, parts: list) -> Embedder:
+    embedder = Embedder.load(ModelConfig(id=str(build_family(family, folder))), "cpu")
+    torch.manual_seed(0)
+    apply_lora(embedder, LoraSection(parts=parts, r=2))
+    for name, parameter in embedder.module.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return embedder
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_packed_pictures_are_the_same_pictures(family, tmp_path):
+    embedder = load(family, tmp_path, ["language"])
+    plain, packed = (embedder.features(pictures(), packed=flag) for flag in (False, True))
+    if family.startswith("qwen"):
+        assert packed["pixel_values"].dtype == torch.uint8
+        assert 8 * packed["pixel_values"].nbytes == plain["pixel_values"].nbytes
+    with torch.no_grad():
+        error = (embedder.forward(plain) - embedder.forward(packed)).abs().max()
+    assert error < 1e-5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_reused_features_change_no_gradient(family, tmp_path):
+    embedder = load(family, tmp_path, ["language"])
+    assert tower_is_frozen(embedder.backbone)
+    features = [embedder.features([one], packed=True) for one in pictures()]
+    chunks = [Chunk(torch.tensor([i]), f) for i, f in enumerate(features)]
+
+    def forward(chunk: Chunk) -> torch.Tensor:
+        embedder.vision.announce(id(chunk))
+        return embedder.network(dict(chunk.features))["sentence_embedding"]
+
+    def loss(embeddings: torch.Tensor) -> Combined:
+        return Combined((embeddings @ embeddings.T).square().sum(), {})
+
+    found = []
+    # Nothing, everything, and too little for more than the first chunk.
+    for budget, reused in ((0, 0), (10**9, 2), (one_chunk(embedder, features[0]), 1)):
+        embedder.vision.budget, before = budget, embedder.vision.reused
+        embedder.module.zero_grad()
+        with embedder.vision.reuse():
+            cached_step(chunks, 1, forward, loss)
+        assert embedder.vision.reused - before == reused
+        found.append([p.grad.clone() for p in embedder.module.parameters() if p.grad is not None])
+    for gradients in found[1:]:
+        for ours, expected in zip(gradients, found[0], strict=True):
+            assert torch.allclose(ours, expected, atol=1e-6)
+
+
+def one_chunk(embedder: Embedder, features: dict) -> int:
+    """What one chunk's features take."""
+    embedder.vision.budget = 10**9
+    with embedder.vision.reuse(), torch.no_grad():
+        embedder.vision.announce(0)
+        embedder.network(dict(features))
+        return 10**9 - embedder.vision._left
+
+
+def test_an_adapter_in_the_projector_is_seen(tmp_path):
+    assert not tower_is_frozen(load("qwen2_vl", tmp_path, ["language", "projector"]).backbone)

@@ -1,0 +1,215 @@
+"""`unime estimate RECIPE`: tokens, work, memory and time of a training step, before it runs.
+
+Tokens and patches are counted on a sample of the recipe's own batches; the model's size is read
+from its configuration (weights are not loaded). Work is counted in multiply-adds of matrices, as
+2 FLOPs each: 2 P per token and pass for P weights (Kaplan et al. 2020, arXiv 2001.08361, section
+2.1) and 4 L s d for attention over s tokens. Memory of activations follows Korthikanti et al. 2022
+(arXiv 2205.05198, section 4), without the attention matrix, which sdpa never stores. What a real
+machine reaches of its peak is a guess unless it is given: all times are estimates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from unime.config import load_recipe
+
+if TYPE_CHECKING:
+    from unime.models.adapters import LoraSection
+    from unime.train.contrast import ContrastRecipe
+    from unime.train.plan import Size
+
+SAMPLE = 8
+"""Batches that are looked at."""
+GB = 1e9
+ACTIVATION_BYTES = 34
+"""Of one layer, for each token and hidden unit, in half precision."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What the step is to run on."""
+
+    gpus: int = 8
+    memory_gb: float = 80.0
+    tflops: float = 312.0
+    """Peak of one in half precision; 312 is an A100's."""
+    utilisation: float = 0.35
+    """Share of the peak that training reaches."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """One tower of the model."""
+
+    weights: int
+    """Without embedding tables: those cost no multiplication."""
+    tables: int
+    layers: int
+    width: int
+    trained: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """A mean global batch."""
+
+    encodes: float
+    tokens: float
+    padded: float
+    patches: float
+    square_tokens: float
+    """Sum of squared lengths, for attention."""
+    chunk_tokens: int
+    """The largest chunk's padded tokens."""
+    kept_share: float
+    """Of the tokens, those that need no second pass."""
+
+
+def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
+    """Return the estimate for a contrast recipe, as a page of text."""
+    from unime.train.contrast import ContrastRecipe
+
+    recipe = load_recipe(path, ContrastRecipe, overrides)
+    language, vision = model_parts(recipe.model.id, recipe.tune)
+    work = sample_work(recipe, machine.gpus)
+    flops = step_flops(language, vision, work, checkpointing=recipe.training.gradient_checkpointing)
+    memory = memory_parts(recipe, language, vision, work)
+    seconds = flops / (machine.gpus * machine.tflops * 1e12 * machine.utilisation)
+    total = sum(memory.values())
+    lines = [
+        f"{path}: an estimate, from {SAMPLE} batches",
+        f"a step: {work.encodes:,.0f} distinct encodes, {work.tokens:,.0f} tokens "
+        f"({1 - work.tokens / work.padded:.0%} padding beside them), {work.patches:,.0f} patches",
+        f"work: {flops / 1e12:,.1f} TFLOP a step",
+        f"memory of one GPU of {machine.gpus}, in GB, weights not spread (DDP):",
+        *(f"  {name:<28}{value / GB:8.2f}" for name, value in memory.items()),
+        f"  {'together':<28}{total / GB:8.2f}  of {machine.memory_gb:g}: "
+        f"{'fits' if total < 0.9 * machine.memory_gb * GB else 'does not fit; see below'}",
+        f"time: {seconds:.2f} s a step at {machine.utilisation:.0%} of {machine.tflops:g} TFLOP/s",
+    ]
+    if total >= 0.9 * machine.memory_gb * GB:
+        lines.append(
+            "to make it fit: halve budget.tokens and budget.pixels, set "
+            "training.gradient_checkpointing, or launch with recipes/launch/zero3.yaml"
+        )
+    return "\n".join(lines)
+
+
+def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
+    """Count a model's language and vision side from its configuration alone."""
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    from unime.models.adapters import parts_of, train_parts
+
+    config = AutoConfig.from_pretrained(model)
+    with torch.device("meta"):
+        empty = AutoModel.from_config(config)
+        where = parts_of(empty)
+        train_parts(empty, tune)
+    # Adapters lie inside the layers they adapt, so their names say whose they are.
+    where |= parts_of(empty)
+    vision_parts = ("vision", "projector")
+    text, tower = config.get_text_config(), config.vision_config
+    sides = []
+    for chosen, section in (
+        (("language",), text),
+        (vision_parts, tower),
+    ):
+        named = [(n, p) for n, p in empty.named_parameters() if where.get(n) in chosen]
+        tables = sum(p.numel() for n, p in named if "embed_tokens" in n)
+        sides.append(
+            Part(
+                weights=sum(p.numel() for _, p in named) - tables,
+                tables=tables,
+                layers=_first(section, "num_hidden_layers", "depth"),
+                width=_first(section, "embed_dim", "hidden_size"),
+                trained=sum(p.numel() for _, p in named if p.requires_grad),
+            )
+        )
+    return sides[0], sides[1]
+
+
+def sample_work(recipe: ContrastRecipe, world: int) -> Work:
+    """Count what the recipe's first batches hold; nothing is decoded or tokenised."""
+    from unime.train.contrast import training_source
+
+    source = training_source(recipe, lambda _: {})
+    return mean_work([source.sizes(number) for number in range(SAMPLE)], recipe.budget, world)
+
+
+def mean_work(batches: list[list[Size]], budget: Any, world: int) -> Work:
+    """Return the mean of batches given by the sizes of their encodes."""
+    from unime.train.plan import PIXELS_PER_PATCH, plan_chunks
+
+    rows = []
+    for sizes in batches:
+        plan = plan_chunks(sizes, budget, world)
+        tokens = np.array([size.tokens for size in sizes])
+        padded = [_padded(cut.places, tokens) for hand in plan.ranks for cut in hand]
+        kept = [_padded(cut.places, tokens) for hand in plan.ranks for cut in hand[-plan.kept :]]
+        patches = sum(size.pixels for size in sizes) / PIXELS_PER_PATCH
+        square = float((tokens**2).sum())
+        rows.append(
+            (len(sizes), tokens.sum(), sum(padded), patches, square, max(padded), sum(kept))
+        )
+    encodes, tokens, padded, patches, square, _, kept = np.mean(rows, axis=0).tolist()
+    largest = int(max(row[5] for row in rows))
+    return Work(encodes, tokens, padded, patches, square, largest, kept / padded)
+
+
+def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool = False) -> float:
+    """Return the FLOPs of a cached step.
+
+    A trained layer's backward pass costs two forward passes, a frozen one's below adapters one. A
+    frozen tower runs once: its features serve both passes.
+    """
+    forward = work.padded * 2 * language.weights + 4 * language.layers * (
+        work.square_tokens * language.width
+    )
+    full = language.trained > 0.5 * language.weights
+    passes = 1 + (1 - work.kept_share) + (2 if full else 1) + (1 if checkpointing else 0)
+    tower = work.patches * 2 * vision.weights
+    tower_passes = passes if vision.trained else 1
+    return forward * passes + tower * tower_passes
+
+
+def memory_parts(
+    recipe: ContrastRecipe, language: Part, vision: Part, work: Work
+) -> dict[str, float]:
+    """Return bytes by what they are for, on one process that holds the whole model."""
+    half = recipe.model.dtype in ("bfloat16", "float16") or recipe.training.bf16
+    width = 2 if half else 4
+    trained = language.trained + vision.trained
+    weights = language.weights + language.tables + vision.weights
+    per_token = ACTIVATION_BYTES * language.width * language.layers * (width / 2)
+    if recipe.training.gradient_checkpointing:
+        # One input a layer, and one layer at a time in full.
+        per_token = (2 * language.layers + ACTIVATION_BYTES) * language.width * (width / 2)
+    tower = 0.0
+    if vision.trained:
+        patches = min(recipe.budget.pixels / 196, work.patches)
+        tower = patches * ACTIVATION_BYTES * vision.width * vision.layers * (width / 2)
+    cache = 0.0 if vision.trained else recipe.budget.vision_cache_gb * GB
+    loss = 4 * work.encodes * recipe.training.global_batch_size * 3
+    return {
+        "weights": weights * width,
+        "trained, gradients": trained * 8.0,
+        "optimizer": trained * 8.0,
+        "activations of a chunk": work.chunk_tokens * per_token + tower,
+        "embeddings and similarities": work.encodes * language.width * 8 + loss,
+        "vision features (at most)": min(cache, work.patches / 4 * language.width * width),
+    }
+
+
+def _padded(places: tuple[int, ...], tokens: np.ndarray) -> int:
+    return len(places) * int(tokens[list(places)].max())
+
+
+def _first(section: Any, *names: str) -> int:
+    return next(int(getattr(section, name)) for name in names if hasattr(section, name))
