@@ -30,7 +30,7 @@ def build_model(folder: Path) -> ModelConfig:
     from tests.families import build_family
 
     build_family("qwen2_vl", folder)
-    config = transformers.AutoConfig.from_pretrained(folder)
+    config: Any = transformers.AutoConfig.from_pretrained(folder)
     text, vision = config.text_config, config.vision_config
     text.hidden_size, text.intermediate_size, text.num_hidden_layers = 192, 512, 4
     text.layer_types = ["full_attention"] * text.num_hidden_layers
@@ -38,7 +38,7 @@ def build_model(folder: Path) -> ModelConfig:
     text.rope_parameters = {**text.rope_parameters, "mrope_section": [8, 8, 8]}
     vision.embed_dim, vision.hidden_size, vision.num_heads, vision.depth = 128, 192, 4, 4
     torch.manual_seed(0)
-    model: Any = transformers.Qwen2VLForConditionalGeneration(config)  # type: ignore[arg-type]
+    model: Any = transformers.Qwen2VLForConditionalGeneration(config)
     model.save_pretrained(folder)
     say(f"model: {sum(p.numel() for p in model.parameters()):,} parameters")
     return ModelConfig(

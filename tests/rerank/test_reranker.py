@@ -9,9 +9,11 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from unime.errors import DataError, ModelError
+from unime.losses import Combined
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.train.step import Chunk, cached_step
 
 INSTRUCTION = "Find the picture that fits."
 
@@ -185,3 +187,32 @@ def test_a_saved_reranker_knows_how_to_be_asked(qwen, tmp_path):
     again = Reranker.load(str(tmp_path / "model"), "cpu")
     assert again.model.preprocessing == qwen.preprocessing
     np.testing.assert_allclose(again.rank(QUERY, CANDIDATES, INSTRUCTION).scores, scores, atol=1e-6)
+
+
+def test_pictures_seen_once_a_step_change_no_gradient(folder):
+    model = load(folder)
+    model.backbone.get_input_embeddings().requires_grad_(True)
+    chunks = [
+        Chunk(torch.tensor([place]), model.features([pair(candidate)]))
+        for place, candidate in enumerate(CANDIDATES[:3])
+    ]
+
+    def forward(chunk: Chunk) -> torch.Tensor:
+        model.vision.announce(id(chunk))
+        return model.network(chunk.features)["sentence_embedding"]
+
+    found = []
+    for budget, reused in ((0, 0), (10**9, 2)):
+        model.vision.budget, before = budget, model.vision.reused
+        model.module.zero_grad()
+        with model.vision.reuse():
+            cached_step(chunks, 1, forward, lambda out: Combined(out.square().sum(), {}))
+        assert model.vision.reused - before == reused
+        found.append(model.backbone.get_input_embeddings().weight.grad.clone())
+    assert found[0].abs().max() > 0
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_four_bit_weights_are_refused(folder):
+    with pytest.raises(ModelError, match=r"4-bit weights \(QLoRA\) are for embedders"):
+        load(folder, dtype="nf4")
