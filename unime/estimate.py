@@ -198,7 +198,7 @@ def memory_parts(
     cache = 0.0 if vision.trained else recipe.budget.vision_cache_gb * GB
     loss = 4 * work.encodes * recipe.training.global_batch_size * 3
     return {
-        "weights": weights * width,
+        "weights": float(weights * width),
         "trained, gradients": trained * 8.0,
         "optimizer": trained * 8.0,
         "activations of a chunk": work.chunk_tokens * per_token + tower,
