@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import yaml
 
@@ -121,7 +122,10 @@ def test_killed_then_stopped_on_two_processes_then_finished_on_one(tmp_path: Pat
         )
         wait_until(lambda: newest_checkpoint(out) > before, running)  # noqa: B023
         if signum == signal.SIGKILL:
-            os.killpg(running.pid, signum)
+            # torchrun's workers have sessions of their own: killed alone, it leaves them at work.
+            everybody = [*psutil.Process(running.pid).children(recursive=True), running]
+            for process in everybody:
+                process.kill()
         else:
             running.send_signal(signum)
         _, errors = running.communicate(timeout=300)
