@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from unime import files
 from unime.errors import ModelError
 from unime.models.adapters import ADAPTER, adapted_layers
 
@@ -85,6 +86,10 @@ def write_layers(layers: Layers, base: str, folder: Path) -> None:
         inference_mode=True,
         **settings,
     ).save_pretrained(str(folder))
+    # peft keeps the names in a set, whose order differs from process to process.
+    config = files.read_json(folder / "adapter_config.json")
+    config["target_modules"] = sorted(config["target_modules"])
+    files.write_json(folder / "adapter_config.json", config)
     tensors = {}
     for name, (down, up) in layers.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = down.contiguous()
