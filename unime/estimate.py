@@ -1,7 +1,7 @@
 """`unime estimate RECIPE`: tokens, work, memory and time of a training step, before it runs.
 
-Tokens and patches are counted on a sample of the recipe's own batches; the model's size is read
-from its configuration (weights are not loaded). Work is counted in multiply-adds of matrices, as
+Tokens and patches are counted on a sample of the recipe's own batches, prepared as training would; the
+model's size is read from its configuration (weights are not loaded). Work is counted in multiply-adds of matrices, as
 2 FLOPs each: 2 P per token and pass for P weights (Kaplan et al. 2020, arXiv 2001.08361, section
 2.1) and 4 L s d for attention over s tokens. Memory of activations follows Korthikanti et al. 2022
 (arXiv 2205.05198, section 4), without the attention matrix, which sdpa never stores. What a real
@@ -10,18 +10,20 @@ machine reaches of its peak is a guess unless it is given: all times are estimat
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from unime.config import load_recipe
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from unime.models.adapters import LoraSection
     from unime.train.contrast import ContrastRecipe
-    from unime.train.plan import Size
 
 SAMPLE = 8
 """Batches that are looked at."""
@@ -52,6 +54,8 @@ class Part:
     layers: int
     width: int
     trained: int
+    patch_size: int = 14
+    """Side of a patch in pixels; the language side has none."""
 
 
 @dataclass(frozen=True)
@@ -61,13 +65,27 @@ class Work:
     encodes: float
     tokens: float
     padded: float
+    """With the padding of every chunk."""
+    computed: float
+    """Of those, what goes through the layers: a chunk's shared beginning counts once."""
     patches: float
     square_tokens: float
     """Sum of squared lengths, for attention."""
     chunk_tokens: int
     """The largest chunk's padded tokens."""
     kept_share: float
-    """Of the tokens, those that need no second pass."""
+    """Of the computed tokens, those that need no second pass."""
+
+
+class ChunkWork(NamedTuple):
+    """What one chunk holds."""
+
+    encodes: int
+    tokens: int
+    padded: int
+    computed: int
+    patches: int
+    square_tokens: float
 
 
 def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
@@ -130,37 +148,78 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
                 layers=_first(section, "num_hidden_layers", "depth"),
                 width=_first(section, "embed_dim", "hidden_size"),
                 trained=sum(p.numel() for _, p in named if p.requires_grad),
+                patch_size=tower.patch_size,
             )
         )
     return sides[0], sides[1]
 
 
 def sample_work(recipe: ContrastRecipe, world: int) -> Work:
-    """Count what the recipe's first batches hold; nothing is decoded or tokenised."""
+    """Count what the recipe's first batches hold, by preparing them as training would."""
+    from unime.models.embedder import renderer_of
     from unime.train.contrast import training_source
+    from unime.train.plan import plan_chunks
+    from unime.train.source import load_encode
 
-    source = training_source(recipe, lambda _: {})
-    return mean_work([source.sizes(number) for number in range(SAMPLE)], recipe.budget, world)
+    renderer, config = renderer_of(recipe.model)
+    source = training_source(recipe, renderer.features)
+    batches = []
+    for number in range(SAMPLE):
+        layout = source.layout(number)
+        plan = plan_chunks(layout.sizes, recipe.budget, world)
+        hands = [
+            [
+                chunk_work(
+                    renderer.features(
+                        [load_encode(source.data, *layout.encodes[place]) for place in cut.places]
+                    ),
+                    config,
+                )
+                for cut in hand
+            ]
+            for hand in plan.ranks
+        ]
+        batches.append((hands, plan.kept))
+    return mean_work(batches)
 
 
-def mean_work(batches: list[list[Size]], budget: Any, world: int) -> Work:
-    """Return the mean of batches given by the sizes of their encodes."""
-    from unime.train.plan import PIXELS_PER_PATCH, plan_chunks
+def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
+    """Count one chunk's tokens and patches; `config` is the model's."""
+    from unime.models.prefix import SHORTEST, image_token_of, prefix_length
 
-    rows = []
-    for sizes in batches:
-        plan = plan_chunks(sizes, budget, world)
-        tokens = np.array([size.tokens for size in sizes])
-        padded = [_padded(cut.places, tokens) for hand in plan.ranks for cut in hand]
-        kept = [_padded(cut.places, tokens) for hand in plan.ranks for cut in hand[-plan.kept :]]
-        patches = sum(size.pixels for size in sizes) / PIXELS_PER_PATCH
-        square = float((tokens**2).sum())
-        rows.append(
-            (len(sizes), tokens.sum(), sum(padded), patches, square, max(padded), sum(kept))
-        )
-    encodes, tokens, padded, patches, square, _, kept = np.mean(rows, axis=0).tolist()
-    largest = int(max(row[5] for row in rows))
-    return Work(encodes, tokens, padded, patches, square, largest, kept / padded)
+    rows, longest = features["input_ids"].shape
+    lengths = features["attention_mask"].sum(dim=1)
+    prefix = prefix_length(features, image_token_of(config))
+    shared = prefix if prefix >= SHORTEST else 0
+    grids, pixels = features.get("image_grid_thw"), features.get("pixel_values")
+    patches = 0
+    if grids is not None:
+        patches = int(grids.prod(dim=1).sum())
+    elif pixels is not None:
+        # Whole pictures or tiles, (..., channels, height, width).
+        patches = pixels[..., 0, :, :].numel() // config.vision_config.patch_size**2
+    return ChunkWork(
+        encodes=rows,
+        tokens=int(lengths.sum()),
+        padded=rows * longest,
+        computed=rows * longest - (rows - 1) * shared,
+        patches=patches,
+        square_tokens=float((lengths.double() ** 2).sum()),
+    )
+
+
+def mean_work(batches: Sequence[tuple[Sequence[Sequence[ChunkWork]], int]]) -> Work:
+    """Return the mean over batches, each given by every process's chunks and how many are kept."""
+    totals = np.zeros(6)
+    kept, largest = 0.0, 0
+    for hands, number in batches:
+        chunks = [chunk for hand in hands for chunk in hand]
+        totals += np.sum(chunks, axis=0)
+        kept += sum(chunk.computed for hand in hands for chunk in hand[len(hand) - number :])
+        largest = max(largest, *(chunk.padded for chunk in chunks))
+    encodes, tokens, padded, computed, patches, square = (totals / len(batches)).tolist()
+    share = kept / len(batches) / computed
+    return Work(encodes, tokens, padded, computed, patches, square, largest, share)
 
 
 def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool = False) -> float:
@@ -169,7 +228,7 @@ def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool 
     A trained layer's backward pass costs two forward passes, a frozen one's below adapters one. A
     frozen tower runs once: its features serve both passes.
     """
-    forward = work.padded * 2 * language.weights + 4 * language.layers * (
+    forward = work.computed * 2 * language.weights + 4 * language.layers * (
         work.square_tokens * language.width
     )
     full = language.trained > 0.5 * language.weights
@@ -193,7 +252,7 @@ def memory_parts(
         per_token = (2 * language.layers + ACTIVATION_BYTES) * language.width * (width / 2)
     tower = 0.0
     if vision.trained:
-        patches = min(recipe.budget.pixels / 196, work.patches)
+        patches = min(recipe.budget.pixels / vision.patch_size**2, work.patches)
         tower = patches * ACTIVATION_BYTES * vision.width * vision.layers * (width / 2)
     cache = 0.0 if vision.trained else recipe.budget.vision_cache_gb * GB
     loss = 4 * work.encodes * recipe.training.global_batch_size * 3
@@ -205,10 +264,6 @@ def memory_parts(
         "embeddings and similarities": work.encodes * language.width * 8 + loss,
         "vision features (at most)": min(cache, work.patches / 4 * language.width * width),
     }
-
-
-def _padded(places: tuple[int, ...], tokens: np.ndarray) -> int:
-    return len(places) * int(tokens[list(places)].max())
 
 
 def _first(section: Any, *names: str) -> int:

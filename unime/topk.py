@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 QUERY_BLOCK = 1024
 CORPUS_BLOCK = 16384
 
-HEAD = 2048
-"""Rows whose every similarity is ordered, to find out which others need to be."""
+GROUP = 32
+"""Corpus rows whose largest similarity alone is compared with the k-th best so far."""
+NO_KEY = torch.iinfo(torch.int64).min
 LAST_ROW = 2**31 - 1
 TIE = 1e-6
 """Two fp32 products of the same vectors can differ by this much between block shapes."""
@@ -166,28 +168,32 @@ def _merge(
 ) -> Int[Tensor, "queries most"]:
     """Return the keys of the k best among those found before and a block, best first.
 
-    Only what reaches the k-th best so far is looked at again: of a large corpus next to nothing.
+    The block is read once, for the largest similarity of every `GROUP` rows; only groups whose largest
+    reaches the k-th best so far are looked at again: of a large corpus next to nothing. Before there
+    are k, the k-th largest group maximum takes its place: k rows are at least as similar.
     """
-    if best.shape[1] < k:
-        head = similarities[:, : max(HEAD, k)]
-        keys = torch.cat([best, _ordered_keys(head, first_row)], dim=1)
-        best = keys.topk(min(k, keys.shape[1]), dim=1).values
-        similarities, first_row = similarities[:, head.shape[1] :], first_row + head.shape[1]
-    if not similarities.shape[1]:
-        return best
-    query, column = (similarities >= _similarity_of(best[:, -1:])).nonzero(as_tuple=True)
+    group = GROUP if similarities.shape[1] >= GROUP * k else 1
+    padding = -similarities.shape[1] % group
+    if padding:
+        similarities = functional.pad(similarities, (0, padding), value=-torch.inf)
+    groups = similarities.unflatten(1, (-1, group))
+    maxima = groups.amax(dim=2)
+    if best.shape[1] == k:
+        floor = _similarity_of(best[:, -1:])
+    elif maxima.shape[1] >= k:
+        floor = maxima.topk(k, dim=1).values[:, -1:]
+    else:
+        floor = maxima.new_full((len(maxima), 1), -torch.inf)
+    query, number = (maxima >= floor).nonzero(as_tuple=True)
+    members = groups[query, number]
+    hit, place = (members >= floor[query]).nonzero(as_tuple=True)
+    query, column = query[hit], number[hit] * group + place
     counts = torch.bincount(query, minlength=len(best))
-    found = best.new_full((len(best), int(counts.max())), torch.iinfo(torch.int64).min)
+    found = best.new_full((len(best), int(counts.max())), NO_KEY)
     place = torch.arange(len(query), device=query.device) - (counts.cumsum(0) - counts)[query]
     found[query, place] = _keys(similarities[query, column], column + first_row)
-    return torch.cat([best, found], dim=1).topk(k, dim=1).values
-
-
-def _ordered_keys(
-    similarities: Float[Tensor, "queries rows"], first_row: int
-) -> Int[Tensor, "queries rows"]:
-    rows = torch.arange(similarities.shape[1], device=similarities.device) + first_row
-    return _keys(similarities, rows.expand_as(similarities))
+    keys = torch.cat([best, found], dim=1)
+    return keys.topk(min(k, keys.shape[1]), dim=1).values
 
 
 def _keys(
@@ -210,7 +216,7 @@ def _similarity_of(keys: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
 
 
 def _read_keys(keys: Int[Tensor, "queries k"]) -> tuple[np.ndarray, np.ndarray]:
-    """Return corpus rows and similarities of keys made by `_ordered_keys`."""
+    """Return corpus rows and similarities of keys made by `_keys`."""
     rows = LAST_ROW - (keys & LAST_ROW)
     return rows.cpu().numpy(), _similarity_of(keys).cpu().numpy()
 

@@ -110,6 +110,16 @@ def test_open_clip_with_random_weights_encodes_all_kinds():
     assert np.allclose(found[2], both / np.linalg.norm(both), atol=1e-5)
 
 
+def test_open_clip_goes_through_the_same_command(world, tmp_path):
+    values = recipe(world, tmp_path / "out", [])
+    values["models"] = [{"name": "clip", "open_clip": tiny_clip().model_dump()}]
+    row = evaluate(values, tmp_path)["clip"]
+    assert 0 <= row["overall"] <= 100
+    # Fixed random weights: twice the same.
+    again = evaluate({**values, "output": str(tmp_path / "again")}, tmp_path)["clip"]
+    assert again["overall"] == row["overall"]
+
+
 def tiny_clip() -> OpenClipConfig:
     import open_clip
     from open_clip import factory

@@ -13,11 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tests.conftest import ROOT
 from tests.export.student import export_student
 from unime import files
+from unime.stage import execute
 from unime.verify import SEAL, verify_folder
 
 pytestmark = pytest.mark.slow
@@ -99,6 +103,44 @@ def test_a_vllm_server_gives_the_same_embeddings(export: Path, server: str):
     verify_folder(export, server=server)
     worst = files.read_json(export / SEAL)["worst_cosine"]
     assert worst["vLLM"] >= 0.999
+
+
+def test_a_vllm_server_is_evaluated_like_a_local_model(export: Path, server: str, tmp_path: Path):
+    world = {
+        "stage": "world",
+        "queries": 6,
+        "candidates": 6,
+        "train_pairs": 2,
+        "compositional": 3,
+        "workers": 1,
+    }
+    (tmp_path / "world.yaml").write_text(
+        yaml.safe_dump({**world, "output": str(tmp_path / "world")})
+    )
+    execute("world.build", tmp_path / "world.yaml")
+    pixels = {"dtype": "float32", "min_pixels": 4096, "max_pixels": 4096, "max_length": 256}
+    recipe = {
+        "stage": "eval",
+        "output": str(tmp_path / "eval"),
+        "benchmarks": [
+            {"name": name, "root": str(tmp_path / "world")}
+            for name in ("mini_mmeb", "mini_compositional")
+        ],
+        "models": [
+            {"name": "local", "model": {"id": str(export), **pixels}},
+            {"name": "served", "endpoint": {"url": f"{server}/v1", "served_model": "mini"}},
+        ],
+    }
+    (tmp_path / "eval.yaml").write_text(yaml.safe_dump(recipe))
+    execute("eval.run", tmp_path / "eval.yaml")
+    rows = {row["name"]: row for row in files.read_json(tmp_path / "eval/results.json")["rows"]}
+    assert rows["served"]["overall"] == rows["local"]["overall"]
+    for task in sorted((tmp_path / "eval/local/mini_mmeb").glob("*.parquet")):
+        local, served = (
+            np.stack(pq.read_table(folder)["top_similarities"].to_pylist())
+            for folder in (task, tmp_path / "eval/served/mini_mmeb" / task.name)
+        )
+        assert np.abs(local - served).max() < 1e-3, task.stem
 
 
 def test_a_vllm_server_scores_reranks_and_shortens(server: str):

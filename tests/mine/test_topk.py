@@ -42,11 +42,13 @@ def searches(draw):
 
 @settings(max_examples=150, deadline=None)
 @given(searches(), st.integers(1, 7), st.integers(1, 21), st.integers(1, 9), st.booleans())
-def test_topk_equals_brute_force_in_every_blocking(search, query_block, corpus_block, head, capped):
+def test_topk_equals_brute_force_in_every_blocking(
+    search, query_block, corpus_block, group, capped
+):
     queries, corpus, k, exclude = search
     ceilings = np.linspace(-2, 4, len(queries)) if capped else None
     blocks = {"query_block": query_block, "corpus_block": corpus_block}
-    with patch("unime.topk.HEAD", head):
+    with patch("unime.topk.GROUP", group):
         rows, similarities = exact_topk(queries, corpus, k, exclude, ceilings, **blocks)
     assert rows.tolist() == brute_force(queries, corpus, k, exclude, ceilings).tolist()
     assert np.isneginf(similarities[rows < 0]).all()

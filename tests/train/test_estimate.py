@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.config import ModelConfig
-from unime.estimate import Machine, Part, estimate, mean_work, model_parts, step_flops
-from unime.models import Embedder, LoraSection, apply_lora
+from unime.estimate import (
+    ChunkWork,
+    Machine,
+    Part,
+    chunk_work,
+    estimate,
+    mean_work,
+    model_parts,
+    step_flops,
+)
+from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.models.adapters import parts_of
-from unime.train.plan import Budget, Size
+from unime.models.embedder import renderer_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -29,16 +40,50 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
 
 def test_work_of_a_step():
     language, vision = Part(1000, 0, 0, 8, 0), Part(500, 0, 1, 8, 0)
-    sizes = [[Size(10)] * 8]
-    whole = mean_work(sizes, Budget(), 1)
+    chunk = ChunkWork(encodes=8, tokens=80, padded=88, computed=80, patches=0, square_tokens=800)
+    whole = mean_work([([[chunk]], 1)])
     assert (whole.tokens, whole.kept_share) == (80, 1.0)
     # One forward pass, and a backward pass below frozen weights that costs as much.
     assert step_flops(language, vision, whole) == 80 * 2 * 1000 * 2
-    replayed = mean_work(sizes, Budget(items=1), 1)
+    one = ChunkWork(1, 10, 11, 10, 0, 100)
+    replayed = mean_work([([[one] * 8], 1)])
     assert replayed.kept_share == 1 / 8
     assert step_flops(language, vision, replayed) == 80 * 2 * 1000 * (2 + 7 / 8)
+    # Two processes that keep one chunk each.
+    assert mean_work([([[one] * 4, [one] * 4], 1)]).kept_share == 1 / 4
     trained = language.__class__(1000, 0, 0, 8, 1000)
     assert step_flops(trained, vision, whole) == 80 * 2 * 1000 * 3
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tokens_and_patches_are_the_models_own(family, tmp_path):
+    config = ModelConfig(id=str(build_family(family, tmp_path)))
+    embedder = Embedder.load(config, "cpu")
+    encodes = [
+        Encode(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find") for n in range(3)
+    ]
+    features = embedder.features(encodes)
+    renderer, model = renderer_of(config)
+    assert torch.equal(renderer.features(encodes)["input_ids"], features["input_ids"])
+    work = chunk_work(features, model)
+    assert work.tokens == int(features["attention_mask"].sum())
+    assert work.computed <= work.padded
+    seen = []
+    tower = next(
+        m
+        for n, m in embedder.backbone.named_modules()
+        if n.endswith(("visual", "vision_tower", "vision_model"))
+    )
+    patches = next(
+        m
+        for n, m in tower.named_modules()
+        if "patch" in n and isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d))
+    )
+    patches.register_forward_hook(lambda *call: seen.append(call[2].numel() // call[2].shape[1]))
+    embedder.network.enabled = False
+    with torch.inference_mode():
+        embedder.forward(features)
+    assert not seen or sum(seen) == work.patches
 
 
 def test_the_page_says_what_fits_and_that_it_is_an_estimate(tmp_path):

@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
+from tests.families import build_family
 from tests.train.toy import ToyEncoder, toy_chunks, toy_loss, toy_rows
+from unime.config import ModelConfig
 from unime.losses import LOSSES
+from unime.models import Embedder, Encode
 from unime.train.step import Chunk, cached_step
 
 COUNT = 17
@@ -113,3 +117,34 @@ def test_backward_hook_sees_scalars_whose_gradients_add_up():
     cached_step(chunks, 1, model_of(model), lambda e: toy_loss("info_nce", e), backward=backward)
     assert told == [False] * (len(chunks) - 1) + [True]
     assert torch.allclose(flat_gradient(model), 4 * expected, atol=1e-12)
+
+
+def test_in_bfloat16_the_gradient_points_the_same_way(tmp_path):
+    """Cached under autocast, in chunks, beside one fp32 graph through the whole batch."""
+    colours = ("red", "green", "blue", "white", "black")
+    encodes = [
+        Encode(f"a {colour} thing {number}", Image.new("RGB", (28, 28), colour), "target")
+        if number % 2
+        else Encode(f"a {colour} thing {number}", None, "query", "find it")
+        for number in range(3)
+        for colour in colours
+    ]
+    model = ModelConfig(id=str(build_family("qwen2_vl", tmp_path)), dtype="float32")
+    embedder = Embedder.load(model, "cpu")
+
+    def gradient(size: int, **autocast: bool) -> Tensor:
+        embedder.module.zero_grad()
+        places = torch.arange(len(encodes)).split(size)
+        chunks = [Chunk(p, embedder.features([encodes[i] for i in p.tolist()])) for p in places]
+
+        def forward(chunk: Chunk) -> Tensor:
+            with torch.autocast("cpu", torch.bfloat16, **autocast):
+                return embedder.module(dict(chunk.features))["sentence_embedding"]
+
+        cached_step(chunks, 1, forward, lambda e: toy_loss("info_nce", e.double()))
+        return torch.cat(
+            [p.grad.flatten() for p in embedder.module.parameters() if p.grad is not None]
+        )
+
+    half, direct = gradient(4), gradient(len(encodes), enabled=False)
+    assert torch.cosine_similarity(half.double(), direct.double(), dim=0) >= 0.999

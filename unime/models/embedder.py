@@ -209,6 +209,18 @@ class Embedder:
                 yield chosen, [window[row] for row in chosen]
 
 
+def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
+    """Return what prepares a model's inputs, and its configuration; no weights are loaded."""
+    from transformers import AutoConfig, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
+    prepare_processor(processor, config, "right", images_first=True)
+    model = AutoConfig.from_pretrained(config.id, revision=config.revision)
+    follow_grids(model, processor)
+    renderer = Renderer(processor, load_prompt(config.prompt), config.max_length, config.id)
+    return renderer, model
+
+
 def _load_modules(config: ModelConfig) -> SentenceTransformer:
     """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
     from sentence_transformers import SentenceTransformer

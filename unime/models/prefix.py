@@ -34,7 +34,11 @@ class SharedPrefix(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features with "sentence_embedding" `(batch, dim)` in them."""
-        length = prefix_length(features, _image_token(self.module[0].model)) if self.enabled else 0
+        length = (
+            prefix_length(features, image_token_of(self.module[0].model.config))
+            if self.enabled
+            else 0
+        )
         if length < SHORTEST or len(features["input_ids"]) < 2:
             return self.module(dict(features))
         hidden = _hidden_after_prefix(self.module[0].model, features, length)
@@ -89,6 +93,6 @@ def _positions(model: Any, features: Mapping[str, Tensor]) -> Tensor:
     return get_rope_index(**{key: features[key] for key in known if key in features})[0]
 
 
-def _image_token(model: Any) -> int | None:
-    config = model.config
+def image_token_of(config: Any) -> int | None:
+    """Return the token that stands for a part of a picture, by a model's configuration."""
     return getattr(config, "image_token_id", getattr(config, "image_token_index", None))

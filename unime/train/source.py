@@ -110,9 +110,9 @@ class ContrastSource:
             },
         )
 
-    def sizes(self, number: int) -> list[Size]:
-        """Return the sizes of a batch's distinct encodes; nothing is loaded."""
-        return self._lay_out(number, self.batches[number]).sizes
+    def layout(self, number: int) -> Layout:
+        """Return what batch `number` holds; nothing is loaded."""
+        return self._lay_out(number, self.batches[number])
 
     def _lay_out(self, number: int, draw: Draw) -> Layout:
         pair = self.rows.pair[draw.rows]
