@@ -129,3 +129,5 @@ def test_recipes_run_in_the_order_of_their_numbers(tmp_path: Path):
     ]  # fmt: skip
     with pytest.raises(RecipeError, match="expected run=FOLDER or STEM.key=value with STEM one of"):
         run_folder(tmp_path, ["contrast.seed=1"])
+    with pytest.raises(RecipeError, match="unknown recipe of .* '2_warm'; did you mean '2_warmup'"):
+        run_folder(tmp_path, skip=["2_warm"])

@@ -99,12 +99,15 @@ def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="run=FOLDER, or STEM.key=value for STEM.yaml.")
     ] = None,
+    skip: Annotated[
+        list[str] | None, typer.Option(help="A recipe to leave out, such as 7_rerank.")
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Run a folder's numbered recipes in order; skip what is up to date, resume what is not."""
     from unime.run import run_folder
 
-    run_folder(folder, overrides or [], dry_run=dry_run)
+    run_folder(folder, overrides or [], skip=skip or [], dry_run=dry_run)
 
 
 @app.command()

@@ -54,6 +54,8 @@ class Part:
     layers: int
     width: int
     trained: int
+    projector: int = 0
+    """Of the weights, those that see image tokens, several patches in one."""
     patch_size: int = 14
     """Side of a patch in pixels; the language side has none."""
 
@@ -69,6 +71,7 @@ class Work:
     computed: float
     """Of those, what goes through the layers: a chunk's shared beginning counts once."""
     patches: float
+    image_tokens: float
     square_tokens: float
     """Sum of squared lengths, for attention."""
     chunk_tokens: int
@@ -85,6 +88,7 @@ class ChunkWork(NamedTuple):
     padded: int
     computed: int
     patches: int
+    image_tokens: int
     square_tokens: float
 
 
@@ -148,6 +152,7 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
                 layers=_first(section, "num_hidden_layers", "depth"),
                 width=_first(section, "embed_dim", "hidden_size"),
                 trained=sum(p.numel() for _, p in named if p.requires_grad),
+                projector=sum(p.numel() for n, p in named if where[n] == "projector"),
                 patch_size=tower.patch_size,
             )
         )
@@ -189,7 +194,8 @@ def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
 
     rows, longest = features["input_ids"].shape
     lengths = features["attention_mask"].sum(dim=1)
-    prefix = prefix_length(features, image_token_of(config))
+    image_token = image_token_of(config)
+    prefix = prefix_length(features, image_token)
     shared = prefix if prefix >= SHORTEST else 0
     grids, pixels = features.get("image_grid_thw"), features.get("pixel_values")
     patches = 0
@@ -204,22 +210,23 @@ def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
         padded=rows * longest,
         computed=rows * longest - (rows - 1) * shared,
         patches=patches,
+        image_tokens=int((features["input_ids"] == image_token).sum()) if patches else 0,
         square_tokens=float((lengths.double() ** 2).sum()),
     )
 
 
 def mean_work(batches: Sequence[tuple[Sequence[Sequence[ChunkWork]], int]]) -> Work:
     """Return the mean over batches, each given by every process's chunks and how many are kept."""
-    totals = np.zeros(6)
+    totals = np.zeros(len(ChunkWork._fields))
     kept, largest = 0.0, 0
     for hands, number in batches:
         chunks = [chunk for hand in hands for chunk in hand]
         totals += np.sum(chunks, axis=0)
         kept += sum(chunk.computed for hand in hands for chunk in hand[len(hand) - number :])
         largest = max(largest, *(chunk.padded for chunk in chunks))
-    encodes, tokens, padded, computed, patches, square = (totals / len(batches)).tolist()
-    share = kept / len(batches) / computed
-    return Work(encodes, tokens, padded, computed, patches, square, largest, share)
+    means = ChunkWork(*(totals / len(batches)).tolist())
+    share = kept / len(batches) / means.computed
+    return Work(**means._asdict(), chunk_tokens=largest, kept_share=share)
 
 
 def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool = False) -> float:
@@ -233,7 +240,9 @@ def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool 
     )
     full = language.trained > 0.5 * language.weights
     passes = 1 + (1 - work.kept_share) + (2 if full else 1) + (1 if checkpointing else 0)
-    tower = work.patches * 2 * vision.weights
+    tower = 2 * (
+        work.patches * (vision.weights - vision.projector) + work.image_tokens * vision.projector
+    )
     tower_passes = passes if vision.trained else 1
     return forward * passes + tower * tower_passes
 

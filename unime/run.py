@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unime import console
-from unime.errors import RecipeError, UnimeError
+from unime.errors import RecipeError, UnimeError, lookup
 from unime.stage import PROGRAMS, command_of, stage_of
 
 ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
@@ -31,15 +31,29 @@ def recipes_in(folder: Path | str) -> list[Path]:
     return sorted(found, key=_order)
 
 
-def run_folder(folder: Path | str, overrides: Sequence[str] = (), *, dry_run: bool = False) -> None:
+def run_folder(
+    folder: Path | str,
+    overrides: Sequence[str] = (),
+    *,
+    skip: Sequence[str] = (),
+    dry_run: bool = False,
+) -> None:
     """Run a folder's recipes; what is up to date is skipped, what is unfinished is resumed.
 
     Args:
         folder: the recipe folder.
         overrides: `run=FOLDER` for all, or `STEM.dotted.key=value` for the recipe STEM.yaml.
+        skip: stems of recipes to leave out.
         dry_run: only check the recipes.
+
+    Raises:
+        RecipeError: when the folder has no recipe, or none of a name that is to be left out.
+        UnimeError: when a stage fails.
     """
     recipes = recipes_in(folder)
+    by_stem = {recipe.stem: recipe for recipe in recipes}
+    left_out = [lookup(by_stem, stem, f"recipe of {folder}:") for stem in skip]
+    recipes = [recipe for recipe in recipes if recipe not in left_out]
     shares = _share_out(recipes, overrides)
     start = time.monotonic()
     for number, recipe in enumerate(recipes, start=1):

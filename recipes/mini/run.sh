@@ -15,7 +15,8 @@ unime() { .venv/bin/python -m unime "$@"; }
 # 4_judge    P(relevant) of each candidate
 # 5_select   false negatives out, ten hard negatives a query
 # 6_contrast stage 2: hard negatives, soft labels
+# 7_rerank   a reranker on the same scores; by itself: unime rerank recipes/mini/7_rerank.yaml
 # 8_export   for sentence-transformers, transformers, vLLM
 # 9_eval     every stage on every set: runs/mini/results.json
-unime run recipes/mini "$@"
+unime run recipes/mini --skip 7_rerank "$@"
 unime verify runs/mini/8_export/embedder

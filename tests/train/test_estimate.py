@@ -40,12 +40,14 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
 
 def test_work_of_a_step():
     language, vision = Part(1000, 0, 0, 8, 0), Part(500, 0, 1, 8, 0)
-    chunk = ChunkWork(encodes=8, tokens=80, padded=88, computed=80, patches=0, square_tokens=800)
+    chunk = ChunkWork(
+        encodes=8, tokens=80, padded=88, computed=80, patches=0, image_tokens=0, square_tokens=800
+    )
     whole = mean_work([([[chunk]], 1)])
     assert (whole.tokens, whole.kept_share) == (80, 1.0)
     # One forward pass, and a backward pass below frozen weights that costs as much.
     assert step_flops(language, vision, whole) == 80 * 2 * 1000 * 2
-    one = ChunkWork(1, 10, 11, 10, 0, 100)
+    one = ChunkWork(1, 10, 11, 10, 0, 0, 100)
     replayed = mean_work([([[one] * 8], 1)])
     assert replayed.kept_share == 1 / 8
     assert step_flops(language, vision, replayed) == 80 * 2 * 1000 * (2 + 7 / 8)
