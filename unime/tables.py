@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from unime import files
@@ -164,16 +165,17 @@ class DataFolder:
 
     def split(self, name: str) -> np.ndarray:
         """Return the pair rows of a split ("train" or "dev") as int32."""
-        column = self.pairs["split"].to_pylist()
-        return np.flatnonzero(np.array(column, dtype=object) == name).astype(np.int32)
+        is_of_split = pc.call_function("equal", [self.pairs["split"], name])
+        return np.flatnonzero(is_of_split.to_numpy()).astype(np.int32)
 
     @cached_property
-    def _pair_columns(self) -> dict[str, list[Any]]:
-        return {name: self.pairs[name].to_pylist() for name in self.pairs.column_names}
+    def _pair_columns(self) -> dict[str, pa.Array]:
+        # Arrow's own memory: as Python objects ten million pairs would take tens of GB.
+        return {name: self.pairs[name].combine_chunks() for name in self.pairs.column_names}
 
     def pair(self, row: int) -> PairRow:
         """Return one pair by its row number."""
-        return PairRow(**{name: values[row] for name, values in self._pair_columns.items()})
+        return PairRow(**{n: values[row].as_py() for n, values in self._pair_columns.items()})
 
     def load_image(self, item: int) -> Image.Image | None:
         """Return an item's image as RGB, or None if it has none."""
