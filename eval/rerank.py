@@ -16,6 +16,7 @@ from pydantic import Field
 from eval.pool import Pool
 from eval.similarity import Similarities
 from unime.config import Section
+from unime.console import progress
 from unime.errors import ModelError
 
 if TYPE_CHECKING:
@@ -25,11 +26,16 @@ BELOW = 4.0
 """Taken off similarities that were not reranked: more than cosine and probability can differ by."""
 
 
+BLOCK = 512
+"""Pairs that are decoded at the same time."""
+
+
 class RerankerChoice(Section):
     """A reranker and how far it reaches."""
 
     id: str
-    """A folder or Hub id that sentence-transformers loads as a CrossEncoder."""
+    """What `unime rerank` or `unime export` wrote, or any folder or Hub id that sentence-transformers
+    loads as a CrossEncoder."""
     top_k: int = Field(default=10, gt=0)
     """How many of each query's candidates it orders; candidates level with the last one too."""
     weight: float = Field(default=1.0, ge=0, le=1)
@@ -52,12 +58,34 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
     Raises:
         ModelError: when it cannot be loaded.
     """
+    from unime.rerank.model import facts_of
+
+    if facts_of(choice.id) is not None:
+        from unime.rerank import Reranker
+
+        return TrainedScorer(Reranker.load(choice.id, batch_size=choice.batch_size))
     from sentence_transformers import CrossEncoder
 
     try:
         return CrossEncoderScorer(CrossEncoder(choice.id), choice.batch_size)
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the reranker {choice.id}: {error}") from error
+
+
+class TrainedScorer:
+    """A reranker trained here, asked as in training; what a query's pairs share is computed once."""
+
+    def __init__(self, reranker: Any) -> None:
+        self._reranker = reranker
+
+    def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
+        """Return (pairs,) probabilities of relevance."""
+        from unime.rerank.questions import Question
+
+        questions = [
+            Question(query.instruction, _side(query), (_side(target),)) for query, target in pairs
+        ]
+        return self._reranker.probabilities(questions).astype(np.float32)
 
 
 class CrossEncoderScorer:
@@ -128,10 +156,13 @@ class Reranked:
         """Score distinct pairs once."""
         keys = left.astype(np.int64) * len(self._pool) + right
         distinct, places = np.unique(keys, return_inverse=True)
-        pairs = [divmod(int(key), len(self._pool)) for key in distinct]
-        scores = self._scorer.score(
-            [(self._pool.encode(query), self._pool.encode(target)) for query, target in pairs]
-        )
+        scores = np.empty(len(distinct), dtype=np.float32)
+        # In order of queries, and so many at a time that their pictures fit in memory.
+        for start in progress(range(0, len(distinct), BLOCK), label="reranking", unit="block"):
+            pairs = [divmod(int(key), len(self._pool)) for key in distinct[start : start + BLOCK]]
+            scores[start : start + BLOCK] = self._scorer.score(
+                [(self._pool.encode(query), self._pool.encode(target)) for query, target in pairs]
+            )
         if not ((scores >= 0) & (scores <= 1)).all():
             raise ModelError(
                 f"the reranker {self._choice.id} gave scores outside [0, 1] or NaN; expected "
@@ -145,6 +176,14 @@ def _cuts(block: np.ndarray, k: int) -> np.ndarray:
     """Return (n,) the k-th highest similarity of each row."""
     k = min(k, block.shape[1])
     return -np.partition(-block, k - 1, axis=1)[:, k - 1]
+
+
+def _side(encode: Encode) -> Any:
+    from unime.rerank.content import as_side
+
+    if encode.image is None:
+        return as_side(encode.text)
+    return as_side({"text": encode.text, "image": encode.image})
 
 
 def _input(encode: Encode, instruction: str) -> Any:

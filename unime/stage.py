@@ -29,7 +29,7 @@ STAGES = {
 }
 """Stages of the library: `unime VERB RECIPE`."""
 
-PARALLEL = ("distill", "contrast", "mine")
+PARALLEL = ("distill", "contrast", "mine", "rerank")
 """Stages that a launcher may start in several processes."""
 
 PROGRAMS = {

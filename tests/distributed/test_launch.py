@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 import yaml
+from safetensors.numpy import load_file
 
 from tests.distributed.launch import ROOT, torchrun, torchrun_command, two_process_environment
 from tests.families import build_family
@@ -23,13 +24,13 @@ from unime import files
 LAUNCH = ROOT / "recipes/launch"
 
 
-def write_recipe(folder: Path, name: str, **training) -> Path:
+def write_recipe(folder: Path, name: str, stage: str = "contrast", **training) -> Path:
     """A recipe that trains an adapter on drawn pictures, in several chunks a batch."""
     if not (folder / "base").exists():
         build_family("qwen2_vl", folder / "base")
         drawn_folder(folder / "d")
     recipe = {
-        "stage": "contrast",
+        "stage": stage,
         "output": str(folder / name),
         "model": {"id": str(folder / "base")},
         "data": str(folder / "d"),
@@ -60,8 +61,8 @@ def processes(folder: Path) -> int:
     return files.read_json(folder / "run.json")["processes"]
 
 
-def one_process(recipe: Path) -> None:
-    command = [sys.executable, "-m", "unime", "contrast", str(recipe)]
+def one_process(recipe: Path, stage: str = "contrast") -> None:
+    command = [sys.executable, "-m", "unime", stage, str(recipe)]
     subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
 
 
@@ -69,10 +70,12 @@ def alone() -> dict[str, str]:
     return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
 
 
-def accelerate(config: str, recipe: Path) -> subprocess.CompletedProcess[str]:
+def accelerate(
+    config: str, recipe: Path, stage: str = "contrast"
+) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", str(LAUNCH / config), "-m", "unime", "contrast", str(recipe),
+        "--config_file", str(LAUNCH / config), "-m", "unime", stage, str(recipe),
     ]  # fmt: skip
     return subprocess.run(
         command,
@@ -95,6 +98,21 @@ def test_two_processes_train_what_one_trains(config: str, tmp_path: Path):
     assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
     facts = [files.read_json(tmp_path / name / "facts.json") for name in ("one", "two")]
     assert facts[0]["steps"] == facts[1]["steps"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", ["ddp", "zero3"])
+def test_two_processes_train_the_reranker_that_one_trains(config: str, tmp_path: Path):
+    recipes = [write_recipe(tmp_path, name, "rerank") for name in ("one", "two")]
+    one_process(recipes[0], "rerank")
+    done = accelerate(f"{config}.yaml", recipes[1], "rerank")
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
+    assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
+    weights = [load_file(tmp_path / name / "model/model.safetensors") for name in ("one", "two")]
+    assert weights[0].keys() == weights[1].keys()
+    for key, value in weights[0].items():
+        assert np.allclose(value, weights[1][key], atol=1e-3), key
 
 
 @pytest.mark.slow

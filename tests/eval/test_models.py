@@ -27,9 +27,13 @@ from eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from eval.pool import Pool
 from eval.similarity import Vectors
 from tests.eval.small import Hashed, recipe, unit, write_world
+from tests.families import build_family
 from unime import files
 from unime.errors import DataError, ModelError, RecipeError
 from unime.models import Encode
+from unime.rerank import Reranker
+from unime.rerank.content import as_side
+from unime.rerank.model import RerankConfig, RerankModel
 from unime.stage import execute
 
 
@@ -249,6 +253,19 @@ def test_a_reranker_orders_the_first_k_anew(world, tmp_path, encoders, monkeypat
     assert rows["top 1"]["overall"] == rows["first"]["overall"]
     # All five candidates seen: right wherever the oracle knows the colour (4 of 6 queries a task).
     assert rows["top 5"]["overall"] >= 60 > rows["first"]["overall"]
+
+
+def test_a_reranker_trained_here_is_asked_as_in_training(tmp_path):
+    config = RerankConfig(id=str(build_family("qwen2_vl", tmp_path / "base")), dtype="float32")
+    model = RerankModel.load(config, "cpu")
+    model.save(tmp_path / "reranker")
+    scorer = rerank.load_reranker(rerank.RerankerChoice(id=str(tmp_path / "reranker")))
+    image, query = Image.new("RGB", (56, 56), "red"), Encode("a", None, "query", "find it")
+    found = scorer.score(
+        [(query, Encode("", image, "target")), (query, Encode("b", None, "target"))]
+    )
+    asked = Reranker(model).pointwise(as_side("a"), [as_side(image), as_side("b")], "find it")
+    assert np.allclose(found, asked, atol=1e-5)
 
 
 def test_reranked_scores_lie_above_all_others_and_keep_ties():

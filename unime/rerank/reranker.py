@@ -102,6 +102,10 @@ class Reranker:
     ) -> Float[np.ndarray, " cands"]:
         """Return P(yes | yes or no) = sigmoid(z_yes - z_no) of each candidate, float64."""
         questions = [Question(instruction, query, (candidate,)) for candidate in candidates]
+        return self.probabilities(questions)
+
+    def probabilities(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+        """Return P(yes | yes or no) of each pair question, float64."""
         return _sigmoid(self.log_odds(questions))
 
     def log_odds(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:

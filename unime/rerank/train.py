@@ -18,6 +18,7 @@ from unime.console import log
 from unime.errors import DataError, RecipeError
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
+from unime.processes import is_main
 from unime.provenance import Output
 from unime.rerank.dev import RerankDev
 from unime.rerank.model import FACTS, RerankConfig, RerankModel
@@ -25,7 +26,7 @@ from unime.rerank.reranker import Reranker
 from unime.rerank.source import AskSection, RerankSource
 from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
-from unime.train.fit import MODEL, fit, train_once
+from unime.train.fit import MODEL, fit, load_whole_models, train_once
 from unime.train.masks import KnownPositives, content_numbers
 from unime.train.plan import Budget
 from unime.train.rows import PairColumns, TrainingRows
@@ -140,14 +141,17 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         evaluate=(lambda: dev.hits(Reranker(model))) if dev.lists else None,
         out=out,
     )
-    return {**facts, **_fuse(dev, model, out)}
+    return {**facts, **_fuse(dev, recipe.model, out)}
 
 
-def _fuse(dev: RerankDev, model: RerankModel, out: Output) -> dict[str, Any]:
-    """Fit the fusion weight on the dev lists and save it with the model."""
-    if not dev.has_similarities:
+def _fuse(dev: RerankDev, config: RerankConfig, out: Output) -> dict[str, Any]:
+    """Fit the fusion weight of the saved model on the dev lists, and save it there."""
+    if not dev.has_similarities or not is_main():
         return {}
-    model.module.eval()
+    load_whole_models()
+    model = RerankModel.load(
+        config.model_copy(update={"id": str(out.file(MODEL)), "revision": None})
+    )
     weight, hits = dev.fit_fusion(dev.probabilities(Reranker(model)))
     log(
         f"fusion weight {weight:.3f}; dev hit@1: "

@@ -1,4 +1,4 @@
-"""What both training stages do once they have a source of batches."""
+"""What all training stages do once they have a source of batches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from unime import files
 from unime.console import log
 from unime.errors import Preempted
 from unime.losses import LossFunction
-from unime.models import Embedder, LoraSection
+from unime.models import LoraSection
 from unime.models.adapters import train_parts
 from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
@@ -129,16 +129,18 @@ def _save(embedder: Trainable, tune: LoraSection, out: Output) -> dict[str, Any]
     return best
 
 
-def _fresh(embedder: Trainable, tune: LoraSection) -> Embedder:
-    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
-
-    # A reranker is trained in one process, and not in 4 bits.
-    assert isinstance(embedder, Embedder), type(embedder)
-    # As long as a ZeRO-3 configuration is alive, transformers spreads whatever it loads.
-    unset_hf_deepspeed_config()
+def _fresh(embedder: Trainable, tune: LoraSection) -> Trainable:
+    load_whole_models()
     config = embedder.config
     if config.dtype == "nf4":
         config = config.model_copy(update={"dtype": "bfloat16"})
-    whole = Embedder.load(config, "cpu", embedder.prompt)
+    whole = embedder.load(config, "cpu", embedder.prompt)
     train_parts(whole.backbone, tune)
     return whole
+
+
+def load_whole_models() -> None:
+    """Make transformers load models whole again: under ZeRO-3 it spreads whatever it loads."""
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()

@@ -15,6 +15,16 @@ from unime.models.vision_input import VisionInput
 class Trainable(Protocol):
     """A model whose module maps features to outputs under the name "sentence_embedding"."""
 
+    @classmethod
+    def load(cls, config: Any, device: str | None = None, prompt: Any = None) -> Trainable:
+        """Load a folder or a Hub id; `prompt` in place of the one that `config` names."""
+        ...
+
+    @property
+    def prompt(self) -> Any:
+        """How it is asked."""
+        ...
+
     @property
     def module(self) -> nn.Module:
         """What is trained, as far as its parameters require gradients."""
