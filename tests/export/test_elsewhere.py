@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import socket
 import subprocess
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -20,14 +13,12 @@ import yaml
 
 from tests.conftest import ROOT
 from tests.export.student import export_student
+from tests.serving import NAME, ask, vllm_server
 from unime import files
 from unime.stage import execute
 from unime.verify import SEAL, verify_folder
 
 pytestmark = pytest.mark.slow
-
-MINUTES_TO_START = 15
-"""Half a minute on a free machine."""
 
 
 @pytest.fixture(scope="module")
@@ -54,49 +45,8 @@ def test_a_fresh_environment_with_sentence_transformers_alone(export: Path):
 
 @pytest.fixture(scope="module")
 def server(export: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    python = ROOT / ".venv-judge/bin/python"
-    if not python.is_file():
-        pytest.skip("no vLLM here; run `make judge-env`")
-    log = tmp_path_factory.mktemp("vllm") / "server.log"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    words = [
-        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(export), "--runner", "pooling",
-        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
-        "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", "mini",
-    ]  # fmt: skip
-    env = {**os.environ, "HF_HUB_OFFLINE": "1", "VLLM_CPU_KVCACHE_SPACE": "1"}
-    with log.open("w") as output:
-        process = subprocess.Popen(words, env=env, stdout=output, stderr=output)
-    address = f"http://127.0.0.1:{port}"
-    try:
-        _wait(process, address, log)
+    with vllm_server(export, tmp_path_factory.mktemp("vllm") / "server.log") as address:
         yield address
-    finally:
-        process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(60)
-        process.kill()
-
-
-def _wait(process: subprocess.Popen[bytes], address: str, log: Path) -> None:
-    for _ in range(MINUTES_TO_START * 30):
-        assert process.poll() is None, log.read_text()[-3000:]
-        with contextlib.suppress(OSError), urllib.request.urlopen(f"{address}/health"):
-            return
-        time.sleep(2)
-    raise AssertionError(f"no server after {MINUTES_TO_START} minutes: {log.read_text()[-3000:]}")
-
-
-def ask(address: str, body: dict[str, Any]) -> dict[str, Any]:
-    request = urllib.request.Request(
-        address,
-        json.dumps({"model": "mini", **body}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=300) as answer:
-        return json.load(answer)
 
 
 def test_a_vllm_server_gives_the_same_embeddings(export: Path, server: str):
@@ -128,7 +78,7 @@ def test_a_vllm_server_is_evaluated_like_a_local_model(export: Path, server: str
         ],
         "models": [
             {"name": "local", "model": {"id": str(export), **pixels}},
-            {"name": "served", "endpoint": {"url": f"{server}/v1", "served_model": "mini"}},
+            {"name": "served", "endpoint": {"url": f"{server}/v1", "served_model": NAME}},
         ],
     }
     (tmp_path / "eval.yaml").write_text(yaml.safe_dump(recipe))
