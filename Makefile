@@ -14,7 +14,8 @@ setup: .venv/ready  ## the environment, in .venv
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unime needs Python >= 3.11, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.[dev,demo]'
+	@echo 'installing into .venv: some minutes, most of them for torch'
+	$(BIN)/python -m pip install --editable '.[dev,demo]'
 	@touch .venv/ready
 
 user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-user, for a slow test
