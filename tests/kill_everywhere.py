@@ -20,7 +20,7 @@ from unime import files
 from unime.stage import execute
 
 KILLED = 137
-DIFFERS = {"run.json", "timing.json"}
+DIFFERS = {"run.json", "timing.json", "speed.jsonl"}
 """Files that no two runs write alike: times, host, memory."""
 COSTS = {"seconds", "peak_gb"}
 
