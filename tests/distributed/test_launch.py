@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -125,7 +126,7 @@ def test_fsdp2_without_a_gpu_is_refused_with_the_reason(tmp_path: Path):
 @pytest.mark.slow
 def test_killed_then_stopped_on_two_processes_then_finished_on_one(tmp_path: Path):
     """SIGKILL, resume, SIGTERM, resume on one process: the losses of an uninterrupted run."""
-    length = {"max_steps": 40, "save_steps": 2}
+    length: dict[str, Any] = {"max_steps": 40, "save_steps": 2}
     one_process(write_recipe(tmp_path, "one", **length))
     recipe, out = write_recipe(tmp_path, "two", **length), tmp_path / "two"
     for signum in (signal.SIGKILL, signal.SIGTERM):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Unpack
 
 import numpy as np
 import torch
@@ -16,17 +16,15 @@ from unime.config import Section
 from unime.losses import RerankBatch
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
-from unime.processes import ranks
 from unime.rerank.questions import Question
-from unime.train.batch import ItemSizes, LiveBudget, Prepared, prepare_chunks
-from unime.train.masks import KnownPositives
-from unime.train.plan import Budget, Size, plan_chunks
-from unime.train.rows import PairColumns, TrainingRows
-from unime.train.sampler import Draw, TaskBatches
+from unime.train.batch import Prepared
+from unime.train.plan import Size
+from unime.train.row_source import RowSource, SourceParts
+from unime.train.rows import PairColumns
+from unime.train.sampler import Draw
 
 if TYPE_CHECKING:
     from unime.tables import DataFolder
-    from unime.train.step import Features
 
 LABELS_FROM = 2
 """Outputs are the logits of yes, no, and the labels from here on."""
@@ -86,65 +84,33 @@ class RerankIndices:
         )
 
 
-class RerankSource:
-    """A map-style data set whose samples are whole global batches of questions.
+class RerankSource(RowSource):
+    """Batches of distinct questions, and which of them is about whose positive and negatives.
 
     Args:
-        data: the data folder.
-        rows: what is trained on.
-        batches: which rows make up which batch.
-        known: all known positives.
-        sizes: estimated size of each item.
-        budget: of a forward pass.
-        features: renders and preprocesses questions, as `RerankModel.features` does.
         ask: what is asked about each row.
+        parts: see `SourceParts`; `features` takes questions, as `RerankModel.features` does.
     """
 
-    def __init__(
-        self,
-        *,
-        data: DataFolder,
-        rows: TrainingRows,
-        batches: TaskBatches,
-        known: KnownPositives,
-        sizes: ItemSizes,
-        budget: Budget,
-        features: Callable[[Sequence[Question]], Features],
-        ask: AskSection,
-    ) -> None:
-        self.data, self.rows, self.batches = data, rows, batches
-        self.columns = PairColumns.of(data)
-        self._known, self._contents, self._sizes = known, known.contents, sizes
-        self.budget = LiveBudget(budget)
-        self._features, self._ranks = features, ranks()
+    def __init__(self, *, ask: AskSection, **parts: Unpack[SourceParts]) -> None:
+        super().__init__(**parts)
         self._ask = ask
         self._targets = {
-            name: np.unique(self.columns.positives[_members(self.columns, rows.pair[places])])
-            for name, places in rows.by_task(self.columns).items()
+            name: np.unique(self.columns.positives[_members(self.columns, self.rows.pair[places])])
+            for name, places in self.rows.by_task(self.columns).items()
         }
 
     def __getitem__(self, number: int) -> Prepared:
         """Return batch `number`."""
         draw = self.batches[number]
         asked, indices = self._lay_out(number, draw)
-        plan = plan_chunks(asked.sizes, self.budget.now(), self._ranks.world)
-        chunks, gather = prepare_chunks(
-            plan,
+        return self._prepared(
+            number,
+            draw,
+            asked.sizes,
             asked.questions.__getitem__,
-            self._features,
-            self._ranks,
-            (self.batches.seed, 3, number),
-        )
-        return Prepared(
-            chunks=chunks,
-            kept=plan.kept,
-            gather=gather,
-            indices=indices,
-            number=number,
-            name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
-            pictures=torch.tensor([size.pixels > 0 for size in asked.sizes]),
-            counts={
-                "rows": len(draw.rows),
+            indices,
+            {
                 "questions": len(asked.questions),
                 "negatives": float((indices.slots[:, 1:] >= 0).sum()) / len(draw.rows),
                 "lists": len(indices.lists),
@@ -196,8 +162,8 @@ class RerankSource:
         return self._allowed(row, task, negatives[negatives >= 0])
 
     def _allowed(self, row: int, task: str, items: np.ndarray) -> list[int]:
-        query = self._contents[self.columns.query[self.rows.pair[row]]]
-        allowed = self._known.allowed(task, np.array([query]), self._contents[items])[0]
+        query = self.contents[self.columns.query[self.rows.pair[row]]]
+        allowed = self.known.allowed(task, np.array([query]), self.contents[items])[0]
         return items[allowed].tolist()
 
     def side(self, item: int) -> Side:

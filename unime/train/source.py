@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Unpack
 
 import numpy as np
 import torch
 
 from unime.errors import DataError
 from unime.models import Encode
-from unime.processes import ranks
 from unime.tables import DataFolder
-from unime.train.batch import ContrastIndices, ItemSizes, LiveBudget, Prepared, prepare_chunks
-from unime.train.masks import KnownPositives
-from unime.train.plan import Budget, Size, plan_chunks
-from unime.train.rows import PairColumns, TrainingRows
-from unime.train.sampler import Draw, TaskBatches
-from unime.train.step import Features
+from unime.train.batch import ContrastIndices, Prepared
+from unime.train.plan import Size
+from unime.train.row_source import RowSource, SourceParts
+from unime.train.sampler import Draw
 
 
 class Distinct(NamedTuple):
@@ -41,42 +37,21 @@ class Layout(NamedTuple):
     masked: dict[str, float]
 
 
-class ContrastSource:
-    """A map-style data set whose samples are global batches, of each this process's share.
+class ContrastSource(RowSource):
+    """Batches of distinct encodes, and who is whose positive and negative.
 
     Args:
-        data: the data folder.
-        rows: what is trained on.
-        batches: which rows make up which batch.
-        known: all known positives.
-        sizes: estimated size of each item.
-        budget: of a forward pass.
-        features: tokenises and preprocesses encodes, as `Embedder.features` does.
         wrong_labels: how many targets of the task serve as negatives where a task has
             `in_batch: false` and a row brings none.
+        parts: see `SourceParts`; `features` takes encodes, as `Embedder.features` does.
     """
 
-    def __init__(
-        self,
-        *,
-        data: DataFolder,
-        rows: TrainingRows,
-        batches: TaskBatches,
-        known: KnownPositives,
-        sizes: ItemSizes,
-        budget: Budget,
-        features: Callable[[Sequence[Encode]], Features],
-        wrong_labels: int,
-    ) -> None:
-        self.data, self.rows, self.batches = data, rows, batches
-        self.columns = PairColumns.of(data)
-        self.known, self.contents, self._sizes = known, known.contents, sizes
-        self.budget = LiveBudget(budget)
-        self._features, self._ranks = features, ranks()
+    def __init__(self, *, wrong_labels: int, **parts: Unpack[SourceParts]) -> None:
+        super().__init__(**parts)
         self._labels = {
             name: self._task_labels(places)
-            for name, places in rows.by_task(self.columns).items()
-            if not data.tasks[name].in_batch
+            for name, places in self.rows.by_task(self.columns).items()
+            if not self.data.tasks[name].in_batch
         }
         self._wrong_labels = wrong_labels
 
@@ -84,28 +59,16 @@ class ContrastSource:
         """Return batch `number`."""
         draw = self.batches[number]
         layout = self._lay_out(number, draw)
-        plan = plan_chunks(layout.sizes, self.budget.now(), self._ranks.world)
-        chunks, gather = prepare_chunks(
-            plan,
+        return self._prepared(
+            number,
+            draw,
+            layout.sizes,
             lambda place: load_encode(self.data, *layout.encodes[place]),
-            self._features,
-            self._ranks,
-            (self.batches.seed, 3, number),
-        )
-        indices, rows = layout.indices, len(draw.rows)
-        return Prepared(
-            chunks=chunks,
-            kept=plan.kept,
-            gather=gather,
-            indices=indices,
-            number=number,
-            name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
-            pictures=torch.tensor([size.pixels > 0 for size in layout.sizes]),
-            counts={
-                "rows": rows,
+            layout.indices,
+            {
                 "encodes": len(layout.encodes),
                 "repeats": 1 - len(layout.encodes) / layout.named,
-                "negatives": float(indices.allowed.sum()) / rows,
+                "negatives": float(layout.indices.allowed.sum()) / len(draw.rows),
                 **layout.masked,
             },
         )
