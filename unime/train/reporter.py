@@ -33,6 +33,9 @@ class Reporter(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Evaluate and log at the end too; say where training is."""
+        # A line's means begin at the line before: with one at every checkpoint, a resumed run's log is
+        # that of a run which was never stopped.
+        control.should_log |= control.should_save
         if state.global_step >= state.max_steps:
             control.should_log = True
             control.should_evaluate = args.eval_strategy != "no"
