@@ -7,6 +7,7 @@ Everything runs in one thread: while the caller makes scores durable, calls stay
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 from collections import Counter, deque
@@ -140,7 +141,7 @@ class _Run:
         Raises:
             EngineError: when a server is not there, or serves other models.
         """
-        self._work, self._news = asyncio.Event(), asyncio.Event()
+        self._work, self._news, self._full = asyncio.Event(), asyncio.Event(), asyncio.Event()
         options = self._options
         for one in options.endpoints:
             endpoint = Endpoint(
@@ -184,8 +185,11 @@ class _Run:
             EngineError: when nothing was finished and the job cannot go on.
         """
         await self._news.wait()
-        if self._done and not self._is_full():
-            await asyncio.sleep(COMMIT_SECONDS)
+        if self._done:
+            # What is not yet on disk when the job is killed is paid for again: half as many replies as
+            # there are calls under way, at most.
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._full.wait(), COMMIT_SECONDS)
         if not self._done and self._error is not None:
             raise self._error
         return self.take()
@@ -193,6 +197,7 @@ class _Run:
     def take(self) -> list[Score]:
         """Return what is finished."""
         done, self._done = self._done, []
+        self._full.clear()
         if self._error is None:
             self._news.clear()
         return done
@@ -242,6 +247,8 @@ class _Run:
         else:
             self._done.append(score)
             self._news.set()
+            if self._is_full():
+                self._full.set()
         finally:
             endpoint.in_flight -= 1
 

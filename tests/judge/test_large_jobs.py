@@ -85,7 +85,7 @@ def test_five_real_kills_lose_nothing_and_pay_twice_only_what_was_in_flight(tmp_
             process.communicate()
         assert killed == KILLS
         end(start(recipe))
-        # A reply that arrived is on disk before the next request of its slot goes out.
+        # Calls under way, and at most half as many replies that were not on disk yet.
         assert distinct <= server.number <= distinct + KILLS * 2 * CONCURRENCY
     tables = [(tmp_path / name / "judged.parquet").read_bytes() for name in ("alone", "killed")]
     assert tables[0] == tables[1]
