@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -88,7 +86,7 @@ def serving(folder: str, model: Path) -> Iterator[str]:
     try:
         yield next(word for word in line.split() if word.startswith("http://"))
     finally:
-        os.kill(process.pid, signal.SIGINT)
+        process.terminate()
         process.wait(30)
 
 
