@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-QUERY_BLOCK = 1024
-CORPUS_BLOCK = 16384
+QUERY_BLOCK = 2048
+CORPUS_BLOCK = 4096
 
 GROUP = 32
 """Corpus rows whose largest similarity alone is compared with the k-th best so far."""
@@ -40,7 +40,10 @@ class Exclusion(NamedTuple):
 
 
 class _Block(NamedTuple):
-    """Similarities of a block of queries to a block of the corpus; a forbidden pair has -inf."""
+    """Similarities of a block of queries to a block of the corpus; a forbidden pair has -inf.
+
+    Every block overwrites the one before: fresh memory for each costs as much as the products.
+    """
 
     first_row: int
     similarities: Float[Tensor, "block_queries block_rows"]
@@ -60,7 +63,7 @@ def exact_topk(
     """Return each query's k most similar corpus rows by dot product, best first.
 
     Equal similarities are ordered by corpus row. Memory is bounded by one block of similarities
-    (`query_block * corpus_block` numbers, three times over); both inputs may be memory-mapped
+    (`query_block * corpus_block` numbers, twice over); both inputs may be memory-mapped
     and of any float type, products are taken in fp32.
 
     Args:
@@ -79,10 +82,11 @@ def exact_topk(
     exclusion = Exclusion.of(exclude if exclude is not None else [[]] * len(queries))
     rows = np.full((len(queries), k), -1, dtype=np.int64)
     similarities = np.full((len(queries), k), -np.inf, dtype=np.float32)
+    buffer = torch.empty(query_block * corpus_block, device=device)
     for start in range(0, len(queries), query_block):
         chosen = slice(start, min(start + query_block, len(queries)))
         best = torch.empty((chosen.stop - start, 0), dtype=torch.int64, device=device)
-        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, device):
+        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, buffer):
             scores = block.similarities
             if ceilings is not None:
                 ceiling = torch.as_tensor(ceilings[chosen], dtype=torch.float32, device=device)
@@ -121,13 +125,14 @@ def exact_ranks(
     exclusion = Exclusion.of(exclude if exclude is not None else [[]] * len(queries))
     ranks = np.ones(len(queries), dtype=np.int64)
     similarities = np.empty(len(queries), dtype=np.float32)
+    buffer = torch.empty(query_block * corpus_block, device=device)
     for start in range(0, len(queries), query_block):
         chosen = slice(start, min(start + query_block, len(queries)))
         own = _on(queries[chosen], device) * _on(corpus[targets[chosen]], device)
         threshold = own.sum(dim=1)
         similarities[chosen] = threshold.cpu().numpy()
         target = torch.as_tensor(targets[chosen], device=device)[:, None]
-        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, device):
+        for block in _blocks(queries, corpus, exclusion, chosen, corpus_block, buffer):
             columns = torch.arange(block.similarities.shape[1], device=device) + block.first_row
             ahead = (block.similarities >= threshold[:, None] - TIE) & (columns != target)
             ranks[chosen] += ahead.sum(dim=1).cpu().numpy()
@@ -140,18 +145,23 @@ def _blocks(
     exclusion: Exclusion,
     chosen: slice,
     corpus_block: int,
-    device: torch.device | str,
+    buffer: Float[Tensor, " numbers"],
 ) -> Iterator[_Block]:
     """Yield the similarities of one block of queries to the corpus, block by block."""
+    device = buffer.device
     block_queries = _on(queries[chosen], device)
     assert block_queries.isfinite().all(), f"NaN among the embeddings near query {chosen.start}"
     mine = (exclusion.queries >= chosen.start) & (exclusion.queries < chosen.stop)
     forbidden_queries, forbidden_rows = exclusion.queries[mine], exclusion.rows[mine]
     for first in range(0, len(corpus), corpus_block):
         block_corpus = _on(corpus[first : first + corpus_block], device)
-        # NaN would sort as the best candidate of all. There are fewer embeddings than products.
-        assert block_corpus.isfinite().all(), f"NaN among the embeddings near corpus row {first}"
-        similarities = block_queries @ block_corpus.T
+        # NaN would sort as the best candidate of all. Looked for once, in the first pass.
+        assert chosen.start or block_corpus.isfinite().all(), (
+            f"NaN among the embeddings near corpus row {first}"
+        )
+        shape = (len(block_queries), len(block_corpus))
+        similarities = buffer[: shape[0] * shape[1]].view(shape)
+        torch.mm(block_queries, block_corpus.T, out=similarities)
         here = (forbidden_rows >= first) & (forbidden_rows < first + len(block_corpus))
         similarities[
             torch.as_tensor(forbidden_queries[here] - chosen.start, device=device),
