@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env judge-env test slow lint demo smoke photos base evidence clean
+.PHONY: help setup user-env judge-env test slow lint demo smoke photos base clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12

@@ -56,9 +56,7 @@ def test_every_example_is_in_the_list():
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working directory like a checkout's after `make demo`, with a few photos in it."""
-    from unime.config import ModelConfig
-    from unime.export import ExportRecipe, export_embedder
-    from unime.models import Embedder
+    from tests.export.student import STUDENT, export_student
     from unime.rerank import RerankModel
 
     folder = tmp_path_factory.mktemp("checkout")
@@ -75,17 +73,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         photo.save(folder / f"my_photos/{number:02}.png")
         (folder / f"my_photos/{number:02}.txt").write_text(f"{colour} with a hole at {number}")
     Image.new("RGB", (64, 64), "red").save(folder / "a.png")
-    model = ModelConfig(
-        id=str(ROOT / "assets/student"),
-        dtype="float32",
-        min_pixels=4096,
-        max_pixels=4096,
-        max_length=256,
-    )
-    export = folder / "runs/mini/8_export/embedder"
-    export.mkdir(parents=True)
-    export_embedder(Embedder.load(model, "cpu"), export, ExportRecipe(output="unused", model=model))
-    RerankModel.load(model, "cpu").save(folder / "runs/mini/7_rerank/model")
+    export_student(folder / "runs/mini/8_export/embedder")
+    RerankModel.load(STUDENT, "cpu").save(folder / "runs/mini/7_rerank/model")
     return folder
 
 

@@ -9,17 +9,18 @@ from unime.config import ModelConfig
 from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder
 
+STUDENT = ModelConfig(
+    id=str(ROOT / "assets/student"),
+    dtype="float32",
+    min_pixels=4096,
+    max_pixels=4096,
+    max_length=256,
+)
+
 
 def export_student(folder: Path, **options: object) -> Path:
     """Write the export into a new folder and return it."""
-    model = ModelConfig(
-        id=str(ROOT / "assets/student"),
-        dtype="float32",
-        min_pixels=4096,
-        max_pixels=4096,
-        max_length=256,
-    )
     folder.mkdir(parents=True)
-    recipe = ExportRecipe.model_validate({"output": "unused", "model": model, **options})
-    export_embedder(Embedder.load(model, "cpu"), folder, recipe)
+    recipe = ExportRecipe.model_validate({"output": "unused", "model": STUDENT, **options})
+    export_embedder(Embedder.load(STUDENT, "cpu"), folder, recipe)
     return folder
