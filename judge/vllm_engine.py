@@ -17,13 +17,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from judge import wire
+from judge import handshake, wire
 from judge.endpoint import (
     Endpoint,
     EndpointOptions,
     FailedError,
     GoneError,
-    NotThereError,
     RejectedError,
     UnavailableError,
 )
@@ -149,8 +148,10 @@ class _Run:
             )
             self._endpoints.append(endpoint)
             await endpoint.open()
-            await _check_model(endpoint, options.model.id)
-        self._tokens = await answer_tokens(self._endpoints[0], options.model.id, self._prompt)
+            await handshake.check_model(endpoint, options.model.id)
+        self._tokens = await handshake.answer_tokens(
+            self._endpoints[0], options.model.id, self._prompt
+        )
         self._bodies = wire.Bodies(self._prompt, options.model.id, self._tokens)
         loop = asyncio.get_running_loop()
         for endpoint in self._endpoints:
@@ -186,8 +187,7 @@ class _Run:
         """
         await self._news.wait()
         if self._done:
-            # What is not yet on disk when the job is killed is paid for again: half as many replies as
-            # there are calls under way, at most.
+            # A killed job pays again for what is not on disk: half a round of calls, at most.
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._full.wait(), COMMIT_SECONDS)
         if not self._done and self._error is not None:
@@ -338,69 +338,3 @@ class _Run:
         details = usage.get("prompt_tokens_details") or {}
         self._usage.tokens += int(usage.get("prompt_tokens") or 0)
         self._usage.cached_tokens += int(details.get("cached_tokens") or 0)
-
-
-async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.AnswerTokens | None:
-    """Ask a vLLM server for the ids of all single tokens that spell an answer.
-
-    Returns:
-        None when the server is none of vLLM's: its most probable tokens must do.
-
-    Raises:
-        EngineError: when the model's tokenizer has no token for an answer.
-    """
-    found: dict[str, set[int]] = {"yes": set(), "no": set()}
-    for kind, answers in (("yes", prompt.yes), ("no", prompt.no)):
-        for spelling in sorted(wire.spellings(answers)):
-            body = {"model": model, "prompt": spelling, "add_special_tokens": False}
-            try:
-                ids = (await _patient(endpoint, "/tokenize", body))["tokens"]
-                if len(ids) == 1:
-                    back = await _patient(endpoint, "/detokenize", {"model": model, "tokens": ids})
-                    # A word the vocabulary lacks may come back as one unknown token.
-                    if back["prompt"].strip() == spelling.strip():
-                        found[kind].add(int(ids[0]))
-            except (NotThereError, RejectedError, KeyError, TypeError):
-                return None
-    for kind, ids in found.items():
-        if not ids:
-            raise EngineError(
-                f"the model {model} has no single token for the answer '{kind}'; use a prompt "
-                "file with answers it has"
-            )
-    return wire.AnswerTokens(frozenset(found["yes"]), frozenset(found["no"]))
-
-
-async def _check_model(endpoint: Endpoint, model: str) -> None:
-    url = endpoint.options.url
-    try:
-        listed = await _patient(endpoint, "/v1/models")
-    except (UnavailableError, FailedError) as error:
-        raise EngineError(
-            f"no judge at {url}: {error}; start one with: python -m judge serve RECIPE"
-        ) from None
-    try:
-        names = [str(entry["id"]) for entry in listed["data"]]
-    except (KeyError, TypeError):
-        raise EngineError(f"{url} is no OpenAI-compatible server: it lists no models") from None
-    if model not in names:
-        raise EngineError(f"{url} serves {', '.join(names)}, the recipe asks for {model}")
-
-
-async def _patient(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> Any:
-    """Call before the work begins, with a few tries; a server that is not there gets one."""
-    from tenacity import AsyncRetrying, retry_if_exception, stop_after_attempt, wait_exponential
-
-    data = None if body is None else json.dumps(body).encode()
-    async for attempt in AsyncRetrying(
-        retry=retry_if_exception(
-            lambda error: isinstance(error, FailedError | UnavailableError) and endpoint.is_up
-        ),
-        stop=stop_after_attempt(10),
-        wait=wait_exponential(multiplier=0.05, max=5),
-        reraise=True,
-    ):
-        with attempt:
-            await endpoint.ready()
-            return await endpoint.call(path, data)
-    return None
