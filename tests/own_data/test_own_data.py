@@ -185,7 +185,12 @@ def test_two_commands_give_a_trained_evaluated_exported_model(form: str, tmp_pat
     student = str(ROOT / "assets/student")
     for words in (
         ["data", str(folder), "--model", student],
-        ["run", "recipes/own", "2_warmup.training.max_steps=20"],
+        [
+            "run",
+            "recipes/own",
+            "2_warmup.training.max_steps=20",
+            "6_contrast.training.max_steps=10",
+        ],
     ):
         done = subprocess.run(
             [sys.executable, "-m", "unime", *words],
