@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -43,6 +44,10 @@ class BaseRecipe(Recipe):
     micro_batches: int = 4
     """Each step's lessons are split by length, to waste little on padding."""
     curriculum: tuple[Phase, ...] = (Phase(until=0, objects=(1, 5)),)
+    partition: Literal["base", "judge"] = "base"
+    """Whose scenes, sprites and wordings the lessons use: the student's or the judge's."""
+    judging_share: float = Field(default=0.0, ge=0, le=1)
+    """How many lessons are judgements of query and candidate; only the judge has those."""
     text_share: float = 0.12
     """How many lessons have no picture."""
     sprite_share: float = 0.25

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from world.base_lessons import Lesson
+from world.base_lessons import Judgement, Lesson
 from world.base_tokenizer import (
     DEVIATION,
     END,
@@ -29,6 +29,11 @@ from world.base_tokenizer import (
     TURN,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from world.judgements import Judgements
+
+IMAGE_SLOT = IMAGE_START + IMAGE + IMAGE_END
+"""What a chat template writes for a picture."""
 IMAGE_BLOCK = IMAGE_START + IMAGE * IMAGE_TOKENS + IMAGE_END
 WIDTH = SIDE // PATCH // MERGE  # image tokens a row
 
@@ -57,22 +62,38 @@ class Encoder:
     """Tokenizes lessons piece by piece, and remembers the pieces."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        """Take the student's tokenizer."""
+        """Take the model's tokenizer."""
+        self.tokenizer = tokenizer
         self.piece = functools.lru_cache(maxsize=50_000)(
             lambda text: tuple(tokenizer.encode(text, add_special_tokens=False).ids)
         )
 
-    def encode(self, lesson: Lesson) -> Tokens:
+    @functools.cached_property
+    def judgements(self) -> Judgements:
+        """What makes judgements, rendered by this tokenizer's chat template."""
+        from unime.config import ModelConfig
+        from unime.models.processor import prepare_processor
+        from world.base_tokenizer import build_processor
+        from world.judgements import Judgements
+
+        processor = build_processor(self.tokenizer)
+        config = ModelConfig(id="judge", min_pixels=SIDE * SIDE, max_pixels=SIDE * SIDE)
+        prepare_processor(processor, config, "left", images_first=False)
+        return Judgements(processor)
+
+    def encode(self, lesson: Lesson | Judgement) -> Tokens:
         """Tokenize a lesson as its chat template would render it.
 
         An answer weighs 1 / sqrt(its length) a token: long listings don't drown short answers.
         """
+        if isinstance(lesson, Judgement):
+            return self._judgement(lesson)
         ids: list[int] = []
         if lesson.system:
             ids += self.piece(f"{TURN}system\n{lesson.system}{END}\n")
         weights, spans = [0.0] * len(ids), []
         for number, turn in enumerate(lesson.turns):
-            image = IMAGE_BLOCK if number == 0 and lesson.picture is not None else ""
+            image = IMAGE_BLOCK if number == 0 and lesson.pictures else ""
             header = f"{TURN}user\n{image}{turn.question}{END}\n{TURN}assistant\n"
             asked, answer = self.piece(header), self.piece(turn.answer + END)
             start = len(ids) + len(asked)
@@ -84,18 +105,27 @@ class Encoder:
                 weights.append(0.0)
         return Tokens(ids, weights, spans)
 
+    def _judgement(self, lesson: Judgement) -> Tokens:
+        """Tokenize a rendered prompt; its answer is one token."""
+        ids = [
+            *self.piece(lesson.prompt.replace(IMAGE_SLOT, IMAGE_BLOCK)),
+            *self.piece(lesson.answer),
+        ]
+        place = len(ids) - 1
+        return Tokens(ids, [0.0] * place + [1.0], [(place, place + 1, lesson.kind)])
+
 
 def micro_batches(
-    lessons: Sequence[Lesson], encoder: Encoder, number: int, multiple: int = 8
+    lessons: Sequence[Lesson | Judgement], encoder: Encoder, number: int, multiple: int = 8
 ) -> list[MicroBatch]:
     """Split lessons by length into `number` micro-batches of equal size."""
-    encoded = [(encoder.encode(lesson), lesson.picture) for lesson in lessons]
+    encoded = [(encoder.encode(lesson), lesson.pictures) for lesson in lessons]
     encoded.sort(key=lambda pair: len(pair[0].ids))
     size = -(-len(encoded) // number)
     return [_collate(encoded[i : i + size], multiple) for i in range(0, len(encoded), size)]
 
 
-def _collate(pairs: Sequence[tuple[Tokens, np.ndarray | None]], multiple: int) -> MicroBatch:
+def _collate(pairs: Sequence[tuple[Tokens, tuple[np.ndarray, ...]]], multiple: int) -> MicroBatch:
     longest = max(len(tokens.ids) for tokens, _ in pairs)
     length = -(-longest // multiple) * multiple
     ids = np.full((len(pairs), length), _PAD, np.int64)
@@ -105,7 +135,7 @@ def _collate(pairs: Sequence[tuple[Tokens, np.ndarray | None]], multiple: int) -
         ids[row, : len(tokens.ids)] = tokens.ids
         weights[row, : len(tokens.ids)] = tokens.weights
         positions[:, row] = rotary_positions(ids[row])
-    pictures = [picture for _, picture in pairs if picture is not None]
+    pictures = [picture for _, shown in pairs for picture in shown]
     shape = (len(pictures), SIDE, SIDE, 3)
     return MicroBatch(
         torch.from_numpy(ids),
@@ -117,17 +147,16 @@ def _collate(pairs: Sequence[tuple[Tokens, np.ndarray | None]], multiple: int) -
 
 
 def rotary_positions(ids: Int[np.ndarray, " length"]) -> Int[np.ndarray, "3 length"]:
-    """Return time, height and width of every token; at most one picture a row.
+    """Return time, height and width of every token.
 
-    The picture's tokens share one time; the text after it goes on after its longest side.
+    A picture's tokens share one time; the text after it goes on after its longest side.
     """
     positions = np.tile(np.arange(len(ids)), (3, 1))
-    found = np.flatnonzero(ids == _IMAGE)
-    if len(found):
-        start, stop = int(found[0]), int(found[-1]) + 1
-        patch = np.arange(IMAGE_TOKENS)
-        positions[:, start:stop] = start + np.stack([patch * 0, patch // WIDTH, patch % WIDTH])
-        positions[:, stop:] += start + WIDTH - stop
+    patch = np.arange(IMAGE_TOKENS)
+    for start in np.flatnonzero(ids == _IMAGE)[::IMAGE_TOKENS].tolist():
+        stop, time = start + IMAGE_TOKENS, positions[0, start]
+        positions[:, start:stop] = time + np.stack([patch * 0, patch // WIDTH, patch % WIDTH])
+        positions[:, stop:] += time + WIDTH - positions[0, stop : stop + 1]
     return positions
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,13 +12,14 @@ from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
 from world.base_batch import Encoder, MicroBatch, micro_batches
-from world.base_lessons import Lesson, make_lesson
+from world.base_lessons import Judgement, Lesson, make_lesson
 from world.base_model import answer_logits
 
 if TYPE_CHECKING:
     from world.base import BaseRecipe
 
 OBJECTS = (2, 5)
+PAIR, ALL_PAIRS = "pair", "pairs"
 
 
 def evaluate(
@@ -29,9 +31,15 @@ def evaluate(
     the tokens before it, so one forward pass a lesson is enough.
 
     Returns:
-        accuracy (whole answers) and loss (nats a token) by kind, answers by kind.
+        accuracy (whole answers) and loss (nats a token) by kind, answers by kind; of judgements
+        the AUC of P(yes) against the truth.
     """
     lessons = held_lessons(recipe)
+    if recipe.judging_share:
+        rng = np.random.default_rng((recipe.seed, 1 << 42))
+        lessons += encoder.judgements.draw(rng, recipe.eval_lessons)
+    yes, no = (encoder.piece(answer)[0] for answer in ("Yes", "No"))
+    margins: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     losses: dict[str, list[float]] = defaultdict(list)
     for batch in micro_batches(lessons, encoder, number=-(-len(lessons) // 64)):
@@ -42,19 +50,29 @@ def evaluate(
         for kind, start, stop in _answers(batch):
             right[kind].append(bool(hit[start:stop].all()))
             losses[kind].append(float(loss[start:stop].mean()))
-    return {
+            if kind.startswith(PAIR):
+                margin = float(logits[start, yes] - logits[start, no])
+                for name in (kind, ALL_PAIRS):
+                    margins[name].append((margin, int(targets[start]) == yes))
+    figures: dict[str, Any] = {
         "accuracy": {kind: round(float(np.mean(right[kind])), 4) for kind in sorted(right)},
         "loss": {kind: round(float(np.mean(losses[kind])), 4) for kind in sorted(losses)},
         "answers": {kind: len(right[kind]) for kind in sorted(right)},
     }
+    if margins:
+        figures["auc"] = {kind: round(_auc(found), 4) for kind, found in sorted(margins.items())}
+    return figures
 
 
-def held_lessons(recipe: BaseRecipe) -> list[Lesson]:
+def held_lessons(recipe: BaseRecipe) -> list[Lesson | Judgement]:
     """Make the evaluation lessons; none of their scenes' inventories is ever trained on."""
     # The stream of a step is (seed, step); this one can't be among them.
     rng = np.random.default_rng((recipe.seed, 1 << 40))
     shares = (recipe.text_share, recipe.sprite_share)
-    return [make_lesson(rng, OBJECTS, *shares, held=True) for _ in range(recipe.eval_lessons)]
+    return [
+        make_lesson(rng, OBJECTS, *shares, held=True, partition=recipe.partition)
+        for _ in range(recipe.eval_lessons)
+    ]
 
 
 def _answers(batch: MicroBatch) -> list[tuple[str, int, int]]:
@@ -65,3 +83,10 @@ def _answers(batch: MicroBatch) -> list[tuple[str, int, int]]:
             found.append((kind, place, place + stop - start))
             place += stop - start
     return found
+
+
+def _auc(found: Sequence[tuple[float, bool]]) -> float:
+    """Return how often a right pair's margin is above a wrong one's, ties counted half."""
+    margins, right = np.array([m for m, _ in found]), np.array([r for _, r in found])
+    ahead = margins[right][:, None] - margins[~right][None, :]
+    return float(((ahead > 0) + 0.5 * (ahead == 0)).mean()) if ahead.size else 0.5

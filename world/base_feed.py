@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from world.base import BaseRecipe, phase_at
 from world.base_batch import Encoder, MicroBatch, micro_batches
-from world.base_lessons import make_lesson
+from world.base_lessons import Judgement, Lesson, make_lesson
 from world.base_sight import SightBatch, sight_batches
 
 Batch = list[MicroBatch] | list[SightBatch]
@@ -27,10 +27,17 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
     if step < recipe.sight_steps:
-        return sight_batches(rng, recipe.sight_batch_size, recipe.micro_batches)
+        size, parts = recipe.sight_batch_size, recipe.micro_batches
+        return sight_batches(rng, size, parts, partition=recipe.partition)
     phase = phase_at(recipe.curriculum, step)
     shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
-    lessons = [make_lesson(rng, phase.objects, *shares) for _ in range(recipe.batch_size)]
+    judging = round(recipe.judging_share * recipe.batch_size)
+    lessons: list[Lesson | Judgement] = [
+        make_lesson(rng, phase.objects, *shares, partition=recipe.partition)
+        for _ in range(recipe.batch_size - judging)
+    ]
+    if judging:
+        lessons += encoder.judgements.draw(rng, judging)
     return micro_batches(lessons, encoder, recipe.micro_batches)
 
 

@@ -16,10 +16,8 @@ from world import base_prompts as prompts
 from world.language import CORRUPTIONS, caption, corrupt, describe, pick, statement, word
 from world.questions import full_name, questions
 from world.render import crop, render
-from world.sample import sample_scene
+from world.sample import partition_of, sample_scene
 from world.scene import CELLS, Scene, Spec, Thing
-
-PARTITION = "base"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +34,25 @@ class Lesson:
     """A chat: maybe a system text, maybe a picture, and turns."""
 
     system: str
-    picture: np.ndarray | None
-    """uint8 (64, 64, 3), shown at the start of the first user turn."""
+    pictures: tuple[np.ndarray, ...]
+    """None or one, uint8 (64, 64, 3), shown at the start of the first user turn."""
     turns: tuple[Turn, ...]
     scene: Scene
     """What it is about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """Whether a candidate is what a query asks for, asked as the judge is asked."""
+
+    prompt: str
+    """Rendered by the chat template, up to where the answer begins."""
+    pictures: tuple[np.ndarray, ...]
+    """In their order in the prompt."""
+    answer: str
+    """"Yes" or "No"."""
+    kind: str
+    """"pair" and the task."""
 
 
 def is_held(scene: Scene) -> bool:
@@ -55,6 +67,7 @@ def make_lesson(
     sprite_share: float,
     listing_share: float = 0.33,
     held: bool = False,
+    partition: str = "base",
 ) -> Lesson:
     """Make one lesson.
 
@@ -65,12 +78,13 @@ def make_lesson(
         sprite_share: How likely a thing is a sprite.
         listing_share: How many lessons on pictures name everything: they teach most a second.
         held: Take a scene that is kept for evaluation, else one that is not.
+        partition: Whose scenes, sprites and wordings.
     """
-    scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
+    scene = sample_scene(rng, partition, objects=objects, sprite_share=sprite_share)
     while is_held(scene) != held:
-        scene = sample_scene(rng, PARTITION, objects=objects, sprite_share=sprite_share)
+        scene = sample_scene(rng, partition, objects=objects, sprite_share=sprite_share)
     if rng.random() < text_share:
-        return Lesson(_system(rng), None, pick(rng, _TEXT_LESSONS)(scene, rng), scene)
+        return Lesson(_system(rng), (), pick(rng, _TEXT_LESSONS)(scene, rng), scene)
     if rng.random() < 0.08:
         return _crop_lesson(scene, rng)
     makers: tuple[_Maker, ...] = (_asking, _asking, _judging, _captioning)
@@ -78,7 +92,7 @@ def make_lesson(
     turns = first(scene, rng)
     if first is _captioning:
         turns += pick(rng, (_asking, _judging))(scene, rng)[:2]
-    return Lesson(_system(rng), render(scene), turns, scene)
+    return Lesson(_system(rng), (render(scene),), turns, scene)
 
 
 def full_listing(scene: Scene, places: bool) -> str:
@@ -110,12 +124,14 @@ def _listing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 
 
 def _captioning(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
-    return (Turn(pick(rng, prompts.CAPTION), caption(scene, rng, PARTITION).text, "caption"),)
+    return (
+        Turn(pick(rng, prompts.CAPTION), caption(scene, rng, partition_of(scene)).text, "caption"),
+    )
 
 
 def _asking(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     """Ask up to four questions, each of another kind."""
-    asked = questions(scene, rng, PARTITION)
+    asked = questions(scene, rng, partition_of(scene))
     order = rng.permutation(len(asked)).tolist()
     # Places and relations are learned last: they come more often than their share.
     order.sort(key=lambda i: asked[i].kind not in ("position", "relation", "related"))
@@ -127,7 +143,7 @@ def _asking(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 def _judging(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     """Judge two statements, one wording for all of them."""
     wording = pick(rng, prompts.TRUE)
-    made = [statement(scene, rng, PARTITION) for _ in range(2)]
+    made = [statement(scene, rng, partition_of(scene)) for _ in range(2)]
     return tuple(
         Turn(wording.format(text=text), "Yes" if true else "No", f"judge_{kind}")
         for text, true, kind in made
@@ -137,13 +153,13 @@ def _judging(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 def _crop_lesson(scene: Scene, rng: np.random.Generator) -> Lesson:
     thing = pick(rng, scene.things)
     turn = Turn(pick(rng, prompts.CROP), _whole(thing), "crop")
-    return Lesson(_system(rng), crop(render(scene), thing), (turn,), scene)
+    return Lesson(_system(rng), (crop(render(scene), thing),), (turn,), scene)
 
 
 def _reading(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     """Answer questions from a complete description."""
     text = full_listing(scene, places=True)
-    asked = questions(scene, rng, PARTITION, kinds=_READABLE)
+    asked = questions(scene, rng, partition_of(scene), kinds=_READABLE)
     if not asked:
         return _paraphrasing(scene, rng)
     chosen = [asked[i] for i in rng.permutation(len(asked))[:2].tolist()]
@@ -155,7 +171,7 @@ def _reading(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
 
 def _paraphrasing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
     spec = describe(scene, rng)
-    text, other = (word(spec, rng, PARTITION, synonyms=0.3) for _ in range(2))
+    text, other = (word(spec, rng, partition_of(scene), synonyms=0.3) for _ in range(2))
     wording = pick(rng, prompts.PARAPHRASE)
     return (Turn(wording.format(text=text), other, "paraphrase"),)
 
@@ -169,7 +185,7 @@ def _comparing(scene: Scene, rng: np.random.Generator) -> tuple[Turn, ...]:
         answer = "Yes" if rng.random() < 0.5 else "No"
         if answer == "No":
             other = _corrupted(spec, scene, rng)
-        query, candidate = (word(s, rng, PARTITION, synonyms=0.3) for s in (spec, other))
+        query, candidate = (word(s, rng, partition_of(scene), synonyms=0.3) for s in (spec, other))
         question = wording.format(query=query, candidate=candidate)
         turns.append(Turn(question, answer, "text_same"))
     return tuple(turns)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from world.base_batch import WIDTH, patches_of
-from world.base_lessons import PARTITION, is_held
+from world.base_lessons import is_held
 from world.base_tokenizer import SIDE
 from world.render import centre, crop, render
 from world.sample import sample_scene, sprite_names
@@ -43,20 +43,21 @@ class SightBatch(NamedTuple):
 class SightHeads(nn.Module):
     """What reads the image tokens; thrown away when the lessons in words begin."""
 
-    def __init__(self, hidden: int) -> None:
+    def __init__(self, hidden: int, partition: str = "base") -> None:
         super().__init__()
         self.present = nn.Linear(hidden, 1)
-        self.fields = nn.ModuleList(nn.Linear(hidden, len(known)) for known in vocabulary())
+        known = vocabulary(partition)
+        self.fields = nn.ModuleList(nn.Linear(hidden, len(words)) for words in known)
 
     def forward(self, features: Float[Tensor, "tokens hidden"]) -> tuple[Tensor, list[Tensor]]:
         """Return the logit of there being a thing, and one table of logits a field."""
         return self.present(features).squeeze(-1), [head(features) for head in self.fields]
 
 
-@lru_cache(maxsize=1)
-def vocabulary() -> tuple[dict[str, int], ...]:
-    """Number the words of every field; kinds are the shapes and the student's own sprites."""
-    kinds = (*SHAPES, *sprite_names(PARTITION))
+@lru_cache(maxsize=2)
+def vocabulary(partition: str) -> tuple[dict[str, int], ...]:
+    """Number the words of every field; kinds are the shapes and the partition's own sprites."""
+    kinds = (*SHAPES, *sprite_names(partition))
     fields = (kinds, (*COLOURS, NATURAL), SIZES, TEXTURES, BACKGROUNDS)
     return tuple({word: number for number, word in enumerate(words)} for words in fields)
 
@@ -67,6 +68,7 @@ def sight_batches(
     number: int,
     objects: tuple[int, int] = (1, 5),
     held: bool = False,
+    partition: str = "base",
 ) -> list[SightBatch]:
     """Draw `size` pictures and split them into `number` batches.
 
@@ -76,10 +78,12 @@ def sight_batches(
         number: Batches.
         objects: Least and most number of things in a scene.
         held: Take scenes that are kept for evaluation, else others.
+        partition: Whose scenes and sprites.
     """
-    drawn = [_picture(rng, objects, held) for _ in range(size)]
+    drawn = [_picture(rng, objects, held, partition) for _ in range(size)]
     part = -(-size // number)
-    return [_collate(drawn[start : start + part]) for start in range(0, size, part)]
+    known = vocabulary(partition)
+    return [_collate(drawn[start : start + part], known) for start in range(0, size, part)]
 
 
 def sight_loss(
@@ -116,11 +120,13 @@ class _Seen(NamedTuple):
     background: str
 
 
-def _picture(rng: np.random.Generator, objects: tuple[int, int], held: bool) -> _Seen:
+def _picture(
+    rng: np.random.Generator, objects: tuple[int, int], held: bool, partition: str
+) -> _Seen:
     """Draw a scene, whole or cropped to one of its things."""
-    scene = sample_scene(rng, PARTITION, objects=objects)
+    scene = sample_scene(rng, partition, objects=objects)
     while is_held(scene) != held:
-        scene = sample_scene(rng, PARTITION, objects=(max(2, objects[0]), max(2, objects[1])))
+        scene = sample_scene(rng, partition, objects=(max(2, objects[0]), max(2, objects[1])))
     things = [(thing, *centre(thing)) for thing in scene.things]
     if rng.random() >= CROP_SHARE:
         return _Seen(render(scene), things, scene.background)
@@ -140,11 +146,11 @@ def _cropped(scene: Scene, things: Sequence[tuple[Thing, int, int]], index: int)
     return _Seen(crop(render(scene), thing, WINDOW), inside, scene.background)
 
 
-def _collate(drawn: Sequence[_Seen]) -> SightBatch:
+def _collate(drawn: Sequence[_Seen], known: tuple[dict[str, int], ...]) -> SightBatch:
     tokens, square = WIDTH * WIDTH, SIDE // WIDTH
     present = np.zeros((len(drawn), tokens), np.float32)
     values = np.full((len(drawn), tokens, len(FIELDS)), NOTHING, np.int64)
-    kinds, colours, sizes, textures, backgrounds = vocabulary()
+    kinds, colours, sizes, textures, backgrounds = known
     for number, seen in enumerate(drawn):
         values[number, :, -1] = backgrounds[seen.background]
         for thing, column, row in seen.things:

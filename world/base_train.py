@@ -75,7 +75,7 @@ class _State:
         self.model = model.train()
         self.average = build_model(recipe.model, recipe.seed).eval()
         self.average.load_state_dict(model.state_dict())
-        self.heads = SightHeads(recipe.model.hidden)
+        self.heads = SightHeads(recipe.model.hidden, recipe.partition)
         named = list(self.named_parameters())
         matrices = [p for name, p in named if _is_matrix(name, p)]
         others = [p for name, p in named if not _is_matrix(name, p)]
@@ -211,7 +211,7 @@ def _report(
 def _sight_figures(state: _State, recipe: BaseRecipe) -> dict[str, float]:
     """Measure the eyes on scenes kept for evaluation."""
     rng = np.random.default_rng((recipe.seed, 1 << 41))
-    (batch,) = sight_batches(rng, recipe.eval_lessons, 1, OBJECTS, held=True)
+    (batch,) = sight_batches(rng, recipe.eval_lessons, 1, OBJECTS, True, recipe.partition)
     features, _ = vision_features(state.average.model.visual, batch.patches)
     return sight_accuracy(state.heads, features, batch)
 

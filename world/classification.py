@@ -33,25 +33,26 @@ CLASSES = 100
 
 _UNSTRIPED = tuple(texture for texture in TEXTURES if texture != "striped")
 
-MakeThing = Callable[[np.random.Generator], Thing]
-"""Draws the thing that stands out; its cell is replaced."""
+MakeThing = Callable[[np.random.Generator, str], Thing]
+"""Draws the thing that stands out in a partition; its cell is replaced."""
 
 
-def _striped(rng: np.random.Generator) -> Thing:
+def _striped(rng: np.random.Generator, partition: str) -> Thing:
     return Thing(pick(rng, SHAPES), pick(rng, COLOURS), pick(rng, SIZES), "striped", 0)
 
 
-def _shape(rng: np.random.Generator) -> Thing:
+def _shape(rng: np.random.Generator, partition: str) -> Thing:
     return Thing(pick(rng, SHAPES), pick(rng, COLOURS), "large", pick(rng, TEXTURES), 0)
 
 
-def _sprite(rng: np.random.Generator) -> Thing:
-    name, colour = pick(rng, sprite_classes()), pick(rng, COLOURS)
+def _sprite(rng: np.random.Generator, partition: str) -> Thing:
+    names = sprite_classes() if partition in ("train", "eval") else sprite_names(partition)
+    name, colour = pick(rng, names), pick(rng, COLOURS)
     tinted = rng.random() < 0.4 and not is_held_colour(name, colour)
     return Thing(name, colour if tinted else NATURAL, "large", "solid", 0)
 
 
-def _coloured_sprite(rng: np.random.Generator) -> Thing:
+def _coloured_sprite(rng: np.random.Generator, partition: str) -> Thing:
     colour, name = pick(rng, coloured_sprite_classes())
     return Thing(name, colour, "large", "solid", 0)
 
@@ -85,7 +86,7 @@ def standing_out(rng: np.random.Generator, partition: str, make: MakeThing) -> t
         else:
             things = [dataclasses.replace(thing, size="small") for thing in things]
         shift = (int(rng.integers(-2, 3)), int(rng.integers(-2, 3)))
-        things[0] = dataclasses.replace(make(rng), cell=cells[0], shift=shift)
+        things[0] = dataclasses.replace(make(rng, partition), cell=cells[0], shift=shift)
         order = rng.permutation(number).tolist()
         scene = Scene(tuple(things[i] for i in order), pick(rng, BACKGROUNDS))
         if partition_of(scene) == partition and len({t.look for t in things}) == number:

@@ -48,7 +48,7 @@ def change_attribute(
         field = "kind"
     values = {"colour": COLOURS, "size": SIZES, "texture": TEXTURES, "kind": SHAPES}[field]
     if field == "kind" and thing.is_sprite:
-        values = sprite_names("eval")
+        values = sprite_names(partition_of(scene))
     value = pick(rng, [value for value in values if value != getattr(thing, field)])
     changed = scene.replace_thing(index, **{field: value})
     if not allowed(changed.things[index], ood):

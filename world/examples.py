@@ -68,7 +68,7 @@ class Plan:
     rng: np.random.Generator
     pairs: int
     partition: str
-    """"train" or "eval"."""
+    """"train" has a corpus with false negatives; the others have families of siblings."""
     false_negative_rate: float = 0.0
     false_negative_kinds: tuple[str, ...] = ()
     planted: list[tuple[Content, Content, str]] = field(default_factory=list)

@@ -60,7 +60,7 @@ def messages(lesson: Lesson) -> list[dict]:
     if lesson.system:
         chat.append({"role": "system", "content": lesson.system})
     for number, turn in enumerate(lesson.turns):
-        image = [{"type": "image"}] if number == 0 and lesson.picture is not None else []
+        image = [{"type": "image"}] if number == 0 and lesson.pictures else []
         chat.append({"role": "user", "content": [*image, {"type": "text", "text": turn.question}]})
         chat.append({"role": "assistant", "content": [{"type": "text", "text": turn.answer}]})
     return chat
@@ -68,7 +68,7 @@ def messages(lesson: Lesson) -> list[dict]:
 
 def processed(processor: Qwen3VLProcessor, lesson: Lesson) -> dict[str, torch.Tensor]:
     text = processor.apply_chat_template(messages(lesson), tokenize=False)
-    images = None if lesson.picture is None else [lesson.picture]
+    images = list(lesson.pictures) or None
     return dict(processor(text=[text], images=images, return_tensors="pt"))  # type: ignore[call-arg]
 
 

@@ -18,7 +18,7 @@ RED, BLUE = (
 
 
 def said(batch: base_sight.SightBatch, picture: int, token: int) -> list[str]:
-    words = [list(field) for field in vocabulary()]
+    words = [list(field) for field in vocabulary("base")]
     values = batch.values[picture, token].tolist()
     return [field[v] for field, v in zip(words, values, strict=True) if v != NOTHING]
 
@@ -56,7 +56,7 @@ def test_a_right_reading_costs_nothing_and_a_wrong_one_much() -> None:
     (batch,) = sight_batches(np.random.default_rng(0), 8, 1)
     heads = SightHeads(4)
     answers = [20.0 * (2 * batch.present.flatten() - 1)]
-    for field, words in enumerate(vocabulary()):
+    for field, words in enumerate(vocabulary("base")):
         target = batch.values[..., field].flatten().clamp(min=0)
         answers.append(40.0 * torch.nn.functional.one_hot(target, len(words)).float())
     heads.forward = lambda _: (answers[0], answers[1:])  # type: ignore[method-assign]
