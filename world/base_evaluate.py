@@ -34,7 +34,7 @@ def evaluate(
         accuracy (whole answers) and loss (nats a token) by kind, answers by kind; of judgements
         the AUC of P(yes) against the truth.
     """
-    lessons = held_lessons(recipe)
+    lessons: list[Lesson | Judgement] = [*held_lessons(recipe)]
     if recipe.judging_share:
         rng = np.random.default_rng((recipe.seed, 1 << 42))
         lessons += encoder.judgements.draw(rng, recipe.eval_lessons)
@@ -64,7 +64,7 @@ def evaluate(
     return figures
 
 
-def held_lessons(recipe: BaseRecipe) -> list[Lesson | Judgement]:
+def held_lessons(recipe: BaseRecipe) -> list[Lesson]:
     """Make the evaluation lessons; none of their scenes' inventories is ever trained on."""
     # The stream of a step is (seed, step); this one can't be among them.
     rng = np.random.default_rng((recipe.seed, 1 << 40))
