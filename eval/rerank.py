@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 BELOW = 4.0
 """Taken off similarities that were not reranked: more than cosine and probability can differ by."""
-
-
 BLOCK = 512
 """Pairs that are decoded at the same time."""
 
@@ -181,8 +179,6 @@ def _cuts(block: np.ndarray, k: int) -> np.ndarray:
 def _side(encode: Encode) -> Any:
     from unime.rerank.content import as_side
 
-    if encode.image is None:
-        return as_side(encode.text)
     return as_side({"text": encode.text, "image": encode.image})
 
 
