@@ -141,6 +141,7 @@ class _Run:
             EngineError: when a server is not there, or serves other models.
         """
         self._work, self._news, self._full = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._taken = asyncio.Event()
         options = self._options
         for one in options.endpoints:
             endpoint = Endpoint(
@@ -198,12 +199,13 @@ class _Run:
         """Return what is finished."""
         done, self._done = self._done, []
         self._full.clear()
+        self._taken.set()
         if self._error is None:
             self._news.clear()
         return done
 
     def _is_full(self) -> bool:
-        return len(self._done) >= sum(e.options.concurrency for e in self._endpoints) // 2
+        return len(self._done) >= max(1, sum(e.options.concurrency for e in self._endpoints) // 2)
 
     async def _worker(self, endpoint: Endpoint) -> None:
         try:
@@ -310,6 +312,10 @@ class _Run:
         raise AssertionError("tenacity ends with a result or an error")
 
     async def _called(self, endpoint: Endpoint, request: Request, body: bytes) -> Score:
+        while self._is_full():
+            # No call begins while so many replies are not on disk: a bound, on a slow disk too.
+            self._taken.clear()
+            await self._taken.wait()
         self._usage.calls += 1
         reply = await endpoint.call("/v1/chat/completions", body)
         try:
