@@ -46,6 +46,8 @@ class Tokens(NamedTuple):
     """Of the loss; above 0 on answers and the END after them."""
     spans: list[tuple[int, int, str]]
     """Start and end of every answer, and its kind."""
+    branches: list[int]
+    """0 for what all see; tokens of a branch above see those before them in 0 and in their own."""
 
 
 class MicroBatch(NamedTuple):
@@ -55,6 +57,8 @@ class MicroBatch(NamedTuple):
     weights: Float[Tensor, "batch length"]
     positions: Int[Tensor, "3 batch length"]
     patches: Float[Tensor, "images patches values"]
+    branches: Int[Tensor, "batch length"]
+    """See `Tokens.branches`."""
     spans: list[list[tuple[int, int, str]]]
 
 
@@ -103,16 +107,35 @@ class Encoder:
             if number + 1 < len(lesson.turns):
                 ids += self.piece("\n")
                 weights.append(0.0)
-        return Tokens(ids, weights, spans)
+        return Tokens(ids, weights, spans, [0] * len(ids))
 
     def _judgement(self, lesson: Judgement) -> Tokens:
-        """Tokenize a rendered prompt; its answer is one token."""
-        ids = [
-            *self.piece(lesson.prompt.replace(IMAGE_SLOT, IMAGE_BLOCK)),
-            *self.piece(lesson.answer),
-        ]
-        place = len(ids) - 1
-        return Tokens(ids, [0.0] * place + [1.0], [(place, place + 1, lesson.kind)])
+        """Tokenize rendered prompts: what they share once, then each one's rest and its answer.
+
+        An answer is one token; right and wrong weigh the same in sum.
+        """
+        prompts = [self.piece(text.replace(IMAGE_SLOT, IMAGE_BLOCK)) for text in lesson.prompts]
+        shared = _shared(prompts, lesson.query_pictures)
+        made = Tokens(list(prompts[0][:shared]), [0.0] * shared, [], [0] * shared)
+        for number, (prompt, answer) in enumerate(zip(prompts, lesson.answers, strict=True)):
+            rest = [*prompt[shared:], *self.piece(answer)]
+            made.ids.extend(rest)
+            weight = len(prompts) / 2 / lesson.answers.count(answer)
+            made.weights.extend([0.0] * (len(rest) - 1) + [weight])
+            made.spans.append((len(made.ids) - 1, len(made.ids), lesson.kind))
+            made.branches.extend([number + 1] * len(rest))
+        return made
+
+
+def _shared(prompts: Sequence[tuple[int, ...]], query_pictures: int) -> int:
+    """Return how many tokens all prompts begin with: candidates' pictures only look the same."""
+    shared, pictures = 0, 0
+    for tokens in zip(*(prompt[:-1] for prompt in prompts), strict=False):
+        pictures += tokens[0] == _IMAGE_START
+        if len(set(tokens)) > 1 or pictures > query_pictures:
+            break
+        shared += 1
+    return shared
 
 
 def micro_batches(
@@ -131,10 +154,12 @@ def _collate(pairs: Sequence[tuple[Tokens, tuple[np.ndarray, ...]]], multiple: i
     ids = np.full((len(pairs), length), _PAD, np.int64)
     weights = np.zeros((len(pairs), length), np.float32)
     positions = np.empty((3, len(pairs), length), np.int64)
+    branches = np.zeros((len(pairs), length), np.int64)
     for row, (tokens, _) in enumerate(pairs):
         ids[row, : len(tokens.ids)] = tokens.ids
         weights[row, : len(tokens.ids)] = tokens.weights
-        positions[:, row] = rotary_positions(ids[row])
+        branches[row, : len(tokens.ids)] = tokens.branches
+        positions[:, row] = rotary_positions(ids[row], branches[row])
     pictures = [picture for _, shown in pairs for picture in shown]
     shape = (len(pictures), SIDE, SIDE, 3)
     return MicroBatch(
@@ -142,15 +167,31 @@ def _collate(pairs: Sequence[tuple[Tokens, tuple[np.ndarray, ...]]], multiple: i
         torch.from_numpy(weights),
         torch.from_numpy(positions),
         patches_of(np.array(pictures, np.uint8).reshape(shape)),
+        torch.from_numpy(branches),
         [tokens.spans for tokens, _ in pairs],
     )
 
 
-def rotary_positions(ids: Int[np.ndarray, " length"]) -> Int[np.ndarray, "3 length"]:
+def rotary_positions(
+    ids: Int[np.ndarray, " length"], branches: Int[np.ndarray, " length"]
+) -> Int[np.ndarray, "3 length"]:
     """Return time, height and width of every token.
 
-    A picture's tokens share one time; the text after it goes on after its longest side.
+    A picture's tokens share one time; the text after it goes on after its longest side. Every
+    branch goes on where what it shares ends.
     """
+    positions = np.empty((3, len(ids)), np.int64)
+    trunk = np.flatnonzero(branches == 0)
+    for branch in range(int(branches.max(initial=0)) + 1):
+        own = np.flatnonzero(branches == branch) if branch else trunk
+        # Padding is of branch 0 and stands last; no branch comes after it.
+        before = trunk[trunk < own[0]] if branch else trunk[:0]
+        row = np.concatenate([before, own])
+        positions[:, own] = _row_positions(ids[row])[:, len(before) :]
+    return positions
+
+
+def _row_positions(ids: Int[np.ndarray, " length"]) -> Int[np.ndarray, "3 length"]:
     positions = np.tile(np.arange(len(ids)), (3, 1))
     patch = np.arange(IMAGE_TOKENS)
     for start in np.flatnonzero(ids == _IMAGE)[::IMAGE_TOKENS].tolist():
@@ -173,4 +214,4 @@ def patches_of(
     return values.reshape(images, patches, 6 * PATCH * PATCH)
 
 
-_PAD, _IMAGE = SPECIALS.index(END_OF_TEXT), SPECIALS.index(IMAGE)
+_PAD, _IMAGE, _IMAGE_START = (SPECIALS.index(name) for name in (END_OF_TEXT, IMAGE, IMAGE_START))

@@ -43,16 +43,18 @@ class Lesson:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """Whether a candidate is what a query asks for, asked as the judge is asked."""
+    """Which candidates are what a query asks for, each asked as the judge is asked."""
 
-    prompt: str
-    """Rendered by the chat template, up to where the answer begins."""
+    prompts: tuple[str, ...]
+    """One a candidate, rendered by the chat template up to where the answer begins."""
     pictures: tuple[np.ndarray, ...]
-    """In their order in the prompt."""
-    answer: str
+    """The query's once, then the candidates', in their order in the prompts."""
+    answers: tuple[str, ...]
     """"Yes" or "No"."""
     kind: str
     """"pair" and the task."""
+    query_pictures: int
+    """How many pictures are the query's: none or one."""
 
 
 def is_held(scene: Scene) -> bool:

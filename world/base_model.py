@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tokenizers import Tokenizer
 from torch import Tensor
 from torch.nn import functional
@@ -116,7 +116,7 @@ def answer_logits(
 ) -> tuple[Float[Tensor, "answers vocabulary"], Int[Tensor, " answers"]]:
     """Predict every answer token of a micro-batch.
 
-    Rows are padded on the right and attention is causal, so no attention mask is needed.
+    Rows are padded on the right and attention is causal, so only branches need a mask.
 
     Returns:
         Logits and targets of the answer positions, in row-major order.
@@ -132,12 +132,21 @@ def answer_logits(
     states = language(
         inputs_embeds=embeddings,
         position_ids=batch.positions,
-        attention_mask=None,
+        attention_mask=_mask(batch.branches),
         use_cache=False,
         **options,
     ).last_hidden_state
     is_answer = batch.weights[:, 1:] > 0
     return model.lm_head(states[:, :-1][is_answer]), batch.tokens[:, 1:][is_answer]
+
+
+def _mask(branches: Int[Tensor, "batch length"]) -> Bool[Tensor, "batch 1 length length"] | None:
+    """Let tokens see what all see and their own branch, as far as it stands before them."""
+    if not branches.any():
+        return None
+    seen = branches[:, None, :]
+    visible = (seen == 0) | (seen == branches[:, :, None])
+    return visible.tril()[:, None]
 
 
 def vision_features(

@@ -25,8 +25,12 @@ PROMPTS = ("judge/yes_no.v1", "judge/yes_no.v1", "judge/match.v1")
 """The prompt that is used, and its paraphrase now and then."""
 EXAMPLES = 16
 """Examples that are drawn together: each other's random negatives."""
-NEAR_SHARE = 0.6
-"""Of the negatives, those that are nearly right, where a query has any."""
+QUERIES = 4
+"""Of those that are drawn together, so many are asked: a step is to see several tasks."""
+CANDIDATES = 5
+"""Of one query: its answer and wrong ones."""
+NEAR = 3
+"""Of the wrong ones, at most so many are nearly right; the others are other queries' answers."""
 
 
 class Judgements:
@@ -37,7 +41,7 @@ class Judgements:
         self._tasks = [task for task in TASKS.values() if task.trained]
 
     def draw(self, rng: np.random.Generator, count: int) -> list[Judgement]:
-        """Make `count` judgements, as many right as wrong on average."""
+        """Make `count` judgements of `CANDIDATES` candidates each."""
         made: list[Judgement] = []
         while len(made) < count:
             made += self._of_one_task(rng)
@@ -47,24 +51,36 @@ class Judgements:
         task = pick(rng, self._tasks)
         families = task.generate(Plan(rng, EXAMPLES, PARTITION))
         examples = [(example, family) for family in families for example in family]
-        for example, family in examples:
-            near = _near(example, family)
-            others = [other.target for other, _ in examples]
-            candidate = _candidate(example, near, others, rng)
+        targets = [example.target for example, _ in examples]
+        for number in rng.permutation(len(examples))[:QUERIES].tolist():
+            example, family = examples[number]
+            candidates = _candidates(example, _near(example, family), targets, rng)
             yield self.judgement(
-                pick(rng, PROMPTS), task.query_instruction, example.query, candidate, task.name
+                pick(rng, PROMPTS), task.query_instruction, example.query, candidates, task.name
             )
 
     def judgement(
-        self, prompt: str, instruction: str, query: Content, candidate: Content, task: str
+        self,
+        prompt: str,
+        instruction: str,
+        query: Content,
+        candidates: Sequence[Content],
+        task: str,
     ) -> Judgement:
-        """Ask about one pair."""
-        sides = ((c.text, c.picture is not None) for c in (query, candidate))
-        rendered = load_judge_prompt(prompt).render(instruction, *sides)
-        text = self._processor.apply_chat_template(messages_of(rendered), tokenize=False)
-        pictures = tuple(_pixels(c) for c in (query, candidate) if c.picture is not None)
-        right = relevant(query.meaning, candidate.meaning)
-        return Judgement(str(text), pictures, "Yes" if right else "No", f"pair {task}")
+        """Ask about one query's candidates."""
+        asked, texts = load_judge_prompt(prompt), []
+        for candidate in candidates:
+            sides = ((c.text, c.picture is not None) for c in (query, candidate))
+            messages = messages_of(asked.render(instruction, *sides))
+            texts.append(str(self._processor.apply_chat_template(messages, tokenize=False)))
+        right = (relevant(query.meaning, candidate.meaning) for candidate in candidates)
+        return Judgement(
+            tuple(texts),
+            tuple(_pixels(c) for c in (query, *candidates) if c.picture is not None),
+            tuple("Yes" if one else "No" for one in right),
+            f"pair {task}",
+            int(query.picture is not None),
+        )
 
 
 def _near(example: Example, family: Sequence[Example]) -> list[Content]:
@@ -72,15 +88,18 @@ def _near(example: Example, family: Sequence[Example]) -> list[Content]:
     return [*(content for _, content in example.near), *siblings]
 
 
-def _candidate(
+def _candidates(
     example: Example, near: Sequence[Content], others: Sequence[Content], rng: np.random.Generator
-) -> Content:
-    """Return the answer, or something wrong."""
-    if rng.random() < 0.5:
-        return example.target
-    pool = near if near and rng.random() < NEAR_SHARE else others
-    wrong = [content for content in pool if not too_close(example.query.meaning, content.meaning)]
-    return pick(rng, wrong) if wrong else example.target
+) -> list[Content]:
+    """Return the answer and wrong ones, in random order."""
+    wrong = [*_some(near, NEAR, rng), *_some(others, len(others), rng)]
+    wrong = [content for content in wrong if not too_close(example.query.meaning, content.meaning)]
+    found = [example.target, *wrong[: CANDIDATES - 1]]
+    return _some(found, len(found), rng)
+
+
+def _some(contents: Sequence[Content], number: int, rng: np.random.Generator) -> list[Content]:
+    return [contents[i] for i in rng.permutation(len(contents))[:number].tolist()]
 
 
 def _pixels(content: Content) -> np.ndarray:

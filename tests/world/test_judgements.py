@@ -13,6 +13,7 @@ from unime.models.pictures import Picture
 from unime.prompts import load_judge_prompt
 from world import judgements as judgements_module
 from world.base_batch import Encoder, micro_batches
+from world.base_lessons import make_lesson
 from world.base_model import Architecture, answer_logits, build_model
 from world.base_tokenizer import train_tokenizer
 from world.build import TASKS
@@ -30,11 +31,14 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(tokenizer)
 
 
-def test_half_is_right_and_most_kinds_have_two_pictures_or_one(encoder: Encoder):
-    drawn = encoder.judgements.draw(np.random.default_rng(0), 600)
-    share = np.mean([judgement.answer == "Yes" for judgement in drawn])
-    assert 0.45 < share < 0.6
-    assert {len(judgement.pictures) for judgement in drawn} == {1, 2}
+def test_every_query_has_its_answer_and_wrong_ones_that_weigh_the_same(encoder: Encoder):
+    drawn = encoder.judgements.draw(np.random.default_rng(0), 200)
+    for judgement in drawn:
+        assert {"Yes", "No"} == set(judgement.answers)
+        tokens = encoder.encode(judgement)
+        weights = np.array([tokens.weights[start] for start, _, _ in tokens.spans])
+        right = np.array([answer == "Yes" for answer in judgement.answers])
+        assert weights[right].sum() == pytest.approx(weights[~right].sum())
     assert len({judgement.kind for judgement in drawn}) == sum(t.trained for t in TASKS.values())
 
 
@@ -59,17 +63,18 @@ def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
     made, processor = encoder.judgements, encoder.judgements._processor
     rng = np.random.default_rng(2)
     task = TASKS["edits"]
-    ((example, *_), *_) = task.generate(Plan(rng, 4, "judge"))
+    example, other, *_ = (e for family in task.generate(Plan(rng, 4, "judge")) for e in family)
+    candidates = (other.target, example.target)
     judgement = made.judgement(
-        "judge/yes_no.v1", task.query_instruction, example.query, example.target, "edits"
+        "judge/yes_no.v1", task.query_instruction, example.query, candidates, "edits"
     )
-    assert judgement.answer == "Yes"
-    query, target = (
+    assert judgement.answers == ("No", "Yes")
+    query, *targets = (
         Side(
             content.text,
             Picture(bytes([number]), lambda n=number: Image.fromarray(judgement.pictures[n])),
         )
-        for number, content in enumerate((example.query, example.target))
+        for number, content in enumerate((example.query, *candidates))
     )
     model = build_model(
         Architecture(vocabulary=1024, hidden=64, layers=2, mlp=64, vision_hidden=32, vision_mlp=32),
@@ -77,12 +82,19 @@ def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
     ).eval()
     prompt = load_judge_prompt("judge/yes_no.v1")
     scorer = PairScorer(model, processor, prompt, 1024, 4)
-    pair = PairInput(task.query_instruction, query, target)
-    assert scorer.prompted(pair).text == judgement.prompt
-    answers = scorer.read([pair], lambda logits: logits)
-    (batch,) = micro_batches([judgement, judgement], encoder, number=1)
-    assert answers.lengths == [len(encoder.encode(judgement).ids) - 1]
+    pairs = [PairInput(task.query_instruction, query, target) for target in targets]
+    assert tuple(scorer.prompted(pair).text for pair in pairs) == judgement.prompts
+    answers = scorer.read(pairs, lambda logits: logits)
+    lesson = make_lesson(rng, (2, 3), 0.0, 0.0)
+    (batch,) = micro_batches([judgement, lesson], encoder, number=1)
+    row = next(n for n, spans in enumerate(batch.spans) if spans[0][2] == "pair edits")
+    # What the prompts share is there once.
+    trunk = int((batch.branches[row, : batch.spans[row][0][0]] == 0).sum())
+    assert [trunk + int((batch.branches[row] == n).sum()) - 1 for n in (1, 2)] == answers.lengths
     with torch.inference_mode():
-        logits, targets = answer_logits(model, batch)
-    assert targets.tolist() == [encoder.piece("Yes")[0]] * 2
-    torch.testing.assert_close(logits[0].double(), answers.values[0], rtol=1e-4, atol=1e-4)
+        logits, wanted = answer_logits(model, batch)
+    place = sum(stop - start for spans in batch.spans[:row] for start, stop, _ in spans)
+    assert wanted[place : place + 2].tolist() == [encoder.piece(a)[0] for a in ("No", "Yes")]
+    torch.testing.assert_close(
+        logits[place : place + 2].double(), answers.values, rtol=1e-4, atol=1e-4
+    )
