@@ -49,6 +49,16 @@ def test_embedding_is_the_normalised_last_hidden_state_after_the_norm(embedder: 
     torch.testing.assert_close(got, expected, atol=1e-6, rtol=0)
 
 
+def test_without_sentence_transformers_it_is_the_same(embedder: Embedder) -> None:
+    inputs = mixed()
+    plain = Embedder.load(embedder.config, "cpu", plain=True)
+    np.testing.assert_allclose(plain.encode(inputs), embedder.encode(inputs), atol=2e-6)
+    plain.network.enabled = False
+    np.testing.assert_allclose(plain.encode(inputs), embedder.encode(inputs), atol=2e-6)
+    assert plain.fingerprint == embedder.fingerprint
+    assert plain.dim == embedder.dim
+
+
 def test_inputs_matter(embedder: Embedder) -> None:
     """A tiny random model that is blind to its input would pass every equality above."""
     inputs = mixed()

@@ -167,6 +167,16 @@ def test_the_command_prints_results_and_a_page(photos: Path, model: Path):
     assert "http" not in page.replace("data:image", "").replace("file:", "")
 
 
+def test_a_search_imports_no_sentence_transformers(photos: Path, model: Path):
+    """That alone takes longer than all the rest from a cold shell."""
+    program = (
+        "import sys; from pathlib import Path; from unime.search import open_search; "
+        f"assert open_search(Path({str(photos)!r}), model=Path({str(model)!r})).find('red'); "
+        "assert 'sentence_transformers' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=ROOT)
+
+
 @pytest.fixture
 def server(photos: Path, model: Path) -> Iterator[SearchServer]:
     found = SearchServer(open_search(photos, model=model), 0, 10)

@@ -21,6 +21,7 @@ from unime.config import ModelConfig
 from unime.console import log, progress
 from unime.errors import ModelError
 from unime.files import read_json
+from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.rendering import Encode, Renderer
@@ -51,7 +52,12 @@ class Embedder:
 
     @classmethod
     def load(
-        cls, config: ModelConfig, device: str | None = None, prompt: EmbedPrompt | None = None
+        cls,
+        config: ModelConfig,
+        device: str | None = None,
+        prompt: EmbedPrompt | None = None,
+        *,
+        plain: bool = False,
     ) -> Embedder:
         """Load a folder or a Hub id.
 
@@ -59,13 +65,14 @@ class Embedder:
             config: model, prompt, dtype, pixel limits and length.
             device: "cpu", "cuda:0", ...; by default a GPU if there is one.
             prompt: in place of the prompt file that `config` names.
+            plain: stand on transformers alone (see `unime.models.plain`).
 
         Raises:
             ModelError: when it is no vision-language model, or cannot be loaded.
             PromptError: when there is no such prompt.
         """
         prompt = prompt or load_prompt(config.prompt)
-        module = _load_modules(config)
+        module = _load_plain(config) if plain else _load_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
         embedder = cls(module, config, prompt)
@@ -221,6 +228,30 @@ def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
     return renderer, model
 
 
+def _load_plain(config: ModelConfig) -> Any:
+    from transformers import AutoModel, AutoProcessor
+
+    source = {"revision": config.revision}
+    try:
+        model = AutoModel.from_pretrained(
+            config.id,
+            **source,
+            **_weights(config.dtype),
+            attn_implementation=config.attn_implementation,
+        )
+        processor = AutoProcessor.from_pretrained(config.id, **source)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+    _prepare(model, processor, config)
+    return PlainModules(model, processor)
+
+
+def _prepare(model: Any, processor: Any, config: ModelConfig) -> None:
+    speed_up_vision(model)
+    prepare_processor(processor, config, "right", images_first=True)
+    follow_grids(model.config, processor)
+
+
 def _load_modules(config: ModelConfig) -> SentenceTransformer:
     """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
     from sentence_transformers import SentenceTransformer
@@ -246,9 +277,7 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
         )
     except (OSError, ValueError) as error:
         raise ModelError(f"cannot load the model {config.id}: {error}") from error
-    speed_up_vision(transformer.model)
-    prepare_processor(transformer.processor, config, "right", images_first=True)
-    follow_grids(transformer.model.config, transformer.processor)
+    _prepare(transformer.model, transformer.processor, config)
     transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
     return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")

@@ -35,7 +35,11 @@ def exported_folder(model: Path | str, revision: str | None = None) -> Path:
 
 
 def load_exported(
-    model: Path | str, device: str | None = None, revision: str | None = None
+    model: Path | str,
+    device: str | None = None,
+    revision: str | None = None,
+    *,
+    plain: bool = False,
 ) -> Embedder:
     """Load an export with the prompt and preprocessing that lie in it.
 
@@ -43,6 +47,7 @@ def load_exported(
         model: see `exported_folder`.
         device: "cpu", "cuda:0", ...; by default a GPU if there is one.
         revision: of a Hub id.
+        plain: without sentence-transformers, whose import takes seconds.
 
     Raises:
         ModelError: when it is no export.
@@ -53,4 +58,4 @@ def load_exported(
     folder = exported_folder(model, revision)
     facts = read(folder, "unime.json")
     config = ModelConfig(id=str(folder), **facts["model"])
-    return Embedder.load(config, device, EmbedPrompt(**facts["prompt"]))
+    return Embedder.load(config, device, EmbedPrompt(**facts["prompt"]), plain=plain)

@@ -78,7 +78,7 @@ class SearchFolder:
         from unime.models.exported import exported_folder, load_exported
 
         model = exported_folder(model)
-        embedder = load_exported(model)
+        embedder = load_exported(model, plain=True)
         store.begin(place, model, _fingerprint(model))
         found = cls(folder, place, embedder, Snapshot([], np.empty((0, embedder.dim), np.float32)))
         found.update()
