@@ -21,6 +21,8 @@ from tests.distributed.launch import ROOT, torchrun, torchrun_command, two_proce
 from tests.families import build_family
 from tests.train.folder import drawn_folder
 from unime import files
+from unime.run import recipes_in
+from unime.stage import command_of, stage_of
 
 LAUNCH = ROOT / "recipes/launch"
 
@@ -62,8 +64,8 @@ def processes(folder: Path) -> int:
     return files.read_json(folder / "run.json")["processes"]
 
 
-def one_process(recipe: Path, stage: str = "contrast") -> None:
-    command = [sys.executable, "-m", "unime", stage, str(recipe)]
+def one_process(recipe: Path, *changes: str, stage: str = "contrast") -> None:
+    command = [sys.executable, "-m", "unime", stage, str(recipe), *changes]
     subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
 
 
@@ -72,11 +74,11 @@ def alone() -> dict[str, str]:
 
 
 def accelerate(
-    config: str, recipe: Path, stage: str = "contrast"
+    config: str, recipe: Path, stage: str = "contrast", *changes: str
 ) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
-        "--config_file", str(LAUNCH / config), "-m", "unime", stage, str(recipe),
+        "--config_file", str(LAUNCH / config), "-m", "unime", stage, str(recipe), *changes,
     ]  # fmt: skip
     return subprocess.run(
         command,
@@ -105,7 +107,7 @@ def test_two_processes_train_what_one_trains(config: str, tmp_path: Path):
 @pytest.mark.parametrize("config", ["ddp", "zero3"])
 def test_two_processes_train_the_reranker_that_one_trains(config: str, tmp_path: Path):
     recipes = [write_recipe(tmp_path, name, "rerank") for name in ("one", "two")]
-    one_process(recipes[0], "rerank")
+    one_process(recipes[0], stage="rerank")
     done = accelerate(f"{config}.yaml", recipes[1], "rerank")
     assert done.returncode == 0, done.stderr[-4000:]
     assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
@@ -114,6 +116,34 @@ def test_two_processes_train_the_reranker_that_one_trains(config: str, tmp_path:
     assert weights[0].keys() == weights[1].keys()
     for key, value in weights[0].items():
         assert np.allclose(value, weights[1][key], atol=1e-3), key
+
+
+@pytest.mark.slow
+def test_smokes_stage_2_has_the_metrics_of_one_process(tmp_path: Path):
+    """The recipe as it is: selected negatives, judge's scores, dev evaluation."""
+    smoke, run = ROOT / "recipes/smoke", f"run={tmp_path}"
+    subprocess.run([sys.executable, "-m", "world", "teacher", "runs/teacher"], cwd=ROOT, check=True)
+    for recipe in recipes_in(smoke):
+        if recipe.stem == "6_contrast":
+            break
+        command = [sys.executable, "-m", *command_of(stage_of(recipe)), str(recipe), run]
+        subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
+    one_process(smoke / "6_contrast.yaml", run, f"output={tmp_path / 'one'}")
+    changes = (run, f"output={tmp_path / 'two'}")
+    done = accelerate("ddp.yaml", smoke / "6_contrast.yaml", "contrast", *changes)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
+    logs = [
+        [json.loads(line) for line in files.read_lines(tmp_path / name / "train.jsonl")]
+        for name in ("one", "two")
+    ]
+    assert len(logs[0]) == len(logs[1])
+    assert sum("eval_hit@1" in line for line in logs[0]) == 2
+    for one, two in zip(*logs, strict=True):
+        assert one.keys() == two.keys()
+        for name, value in one.items():
+            # Padding hangs on how rows are dealt out.
+            assert name == "padding" or np.isclose(two[name], value, rtol=1e-3, atol=1e-5), name
 
 
 @pytest.mark.slow
