@@ -33,6 +33,8 @@ SETTINGS: dict[str, tuple[str, list[str]]] = {
     "checkpointing": (WARMUP, ["training.gradient_checkpointing=true"]),
 }
 """Name -> recipe and overrides; the first one tells the machine's rate."""
+WARM = 2
+"""The first steps allocate memory, and don't count."""
 
 
 def main(
@@ -46,9 +48,12 @@ def main(
         f"training.max_steps={steps}",
         "training.eval_steps=100000",
         "training.save_steps=100000",
-        "training.logging_steps=5",
+        "training.logging_steps=1",
     ]
-    flops = {n: predicted_flops(path, [*common, *more]) for n, (path, more) in SETTINGS.items()}
+    flops = {
+        name: predicted_flops(path, [*common, *more], steps)
+        for name, (path, more) in SETTINGS.items()
+    }
     seconds: dict[str, list[float]] = {name: [] for name in SETTINGS}
     for number in range(rounds):
         for name, (path, more) in SETTINGS.items():
@@ -74,20 +79,18 @@ def main(
     )
 
 
-def predicted_flops(path: str, overrides: list[str]) -> float:
-    """Return what `unime estimate` counts for a step."""
+def predicted_flops(path: str, overrides: list[str], steps: int) -> float:
+    """Return what `unime estimate` counts for a mean step of those that are measured."""
     from unime.config import load_recipe
-    from unime.estimate import model_parts, sample_work, step_flops
+    from unime.estimate import count
     from unime.train.contrast import ContrastRecipe
 
     recipe = load_recipe(path, ContrastRecipe, overrides)
-    language, vision = model_parts(recipe.model.id, recipe.tune)
-    checkpointing = recipe.training.gradient_checkpointing
-    return step_flops(language, vision, sample_work(recipe, 1), checkpointing=checkpointing)
+    return count(recipe, 1, range(WARM, steps)).flops
 
 
 def measured_seconds(path: str, overrides: list[str]) -> float:
-    """Train some steps and return the median seconds of one; the first ones warm up."""
+    """Train some steps and return the mean seconds of one; the first ones warm up."""
     from unime.stage import execute
 
     with tempfile.TemporaryDirectory() as folder:
@@ -98,8 +101,8 @@ def measured_seconds(path: str, overrides: list[str]) -> float:
             for name in ("speed.jsonl", "train.jsonl")
         )
     encodes = {row["step"]: row["encodes"] for row in train if "encodes" in row}
-    found = [encodes[row["step"]] / row["items_per_second"] for row in speed if row["step"] > 5]
-    return statistics.median(found)
+    found = [encodes[row["step"]] / row["items_per_second"] for row in speed if row["step"] > WARM]
+    return statistics.mean(found)
 
 
 if __name__ == "__main__":

@@ -80,6 +80,15 @@ class Work:
     """Of the computed tokens, those that need no second pass."""
 
 
+class Counted(NamedTuple):
+    """What a recipe's mean step takes."""
+
+    language: Part
+    vision: Part
+    work: Work
+    flops: float
+
+
 class ChunkWork(NamedTuple):
     """What one chunk holds."""
 
@@ -97,9 +106,7 @@ def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
     from unime.train.contrast import ContrastRecipe
 
     recipe = load_recipe(path, ContrastRecipe, overrides)
-    language, vision = model_parts(recipe.model.id, recipe.tune)
-    work = sample_work(recipe, machine.gpus)
-    flops = step_flops(language, vision, work, checkpointing=recipe.training.gradient_checkpointing)
+    language, vision, work, flops = count(recipe, machine.gpus)
     memory = memory_parts(recipe, language, vision, work)
     seconds = flops / (machine.gpus * machine.tflops * 1e12 * machine.utilisation)
     total = sum(memory.values())
@@ -120,6 +127,22 @@ def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
             "training.gradient_checkpointing, or launch with recipes/launch/zero3.yaml"
         )
     return "\n".join(lines)
+
+
+def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMPLE)) -> Counted:
+    """Count what a mean step of a recipe takes.
+
+    Args:
+        recipe: of the contrast stage.
+        gpus: how many work on a batch.
+        batches: the numbers of the batches that are looked at.
+    """
+    language, vision = model_parts(recipe.model.id, recipe.tune)
+    work = sample_work(recipe, gpus, batches)
+    checkpointing = recipe.training.gradient_checkpointing
+    return Counted(
+        language, vision, work, step_flops(language, vision, work, checkpointing=checkpointing)
+    )
 
 
 def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
@@ -159,8 +182,8 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     return sides[0], sides[1]
 
 
-def sample_work(recipe: ContrastRecipe, world: int) -> Work:
-    """Count what the recipe's first batches hold, by preparing them as training would."""
+def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> Work:
+    """Count what some of the recipe's batches hold, by preparing them as training would."""
     from unime.models.embedder import renderer_of
     from unime.train.contrast import training_source
     from unime.train.plan import plan_chunks
@@ -169,7 +192,7 @@ def sample_work(recipe: ContrastRecipe, world: int) -> Work:
     renderer, config = renderer_of(recipe.model)
     source = training_source(recipe, renderer.features)
     batches = []
-    for number in range(SAMPLE):
+    for number in numbers:
         layout = source.layout(number)
         plan = plan_chunks(layout.sizes, recipe.budget, world)
         hands = [

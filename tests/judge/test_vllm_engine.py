@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import time
 from collections import defaultdict
 
 import numpy as np
@@ -160,6 +161,17 @@ def test_a_server_that_fails_everything_ends_the_job_and_sets_nothing_aside():
             for part in engine_for(server).stream(iter(groups(5, 5))):
                 scores += part
         assert len(scores) <= 8
+
+
+def test_what_is_asked_before_the_last_scores_are_kept_is_bounded():
+    """However long keeping them takes: a killed job pays for so much again."""
+    concurrency, kept = 8, 0
+    with Server() as server:
+        for part in engine_for(server, concurrency=concurrency).stream(iter(groups(6, 50))):
+            time.sleep(0.02)  # a slow disk; calls that are under way reach the server meanwhile
+            assert server.number - kept <= concurrency + concurrency // 2
+            kept += len(part)
+        assert kept == server.number == 300
 
 
 def test_two_servers_share_the_queries_and_one_takes_over():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from judge.engine import Content, Request
 from judge.transformers_engine import JudgeModel, TransformersOptions
 from tests.families import build_family
 from tests.train.folder import drawn_folder
+from tests.train.test_contrast import count_checkpoints
 from unime import files
 from unime.errors import RecipeError
 from unime.models.pair_scorer import Side
@@ -83,6 +85,21 @@ def test_a_stopped_run_ends_in_the_same_bytes(folder, monkeypatch):
         assert (folder / "killed" / name).read_bytes() == (folder / "whole" / name).read_bytes(), (
             name
         )
+
+
+def test_checkpointing_changes_no_loss(folder, monkeypatch):
+    fill(recipe_of(folder, folder / "whole"))
+    used = count_checkpoints(monkeypatch)
+    recipe = recipe_of(folder, folder / "again")
+    training = recipe.training.model_copy(update={"gradient_checkpointing": True})
+    fill(recipe.model_copy(update={"training": training}))
+    assert used
+    whole, again = (
+        [found["loss"] for line in files.read_lines(folder / name / "train.jsonl")
+         if "loss" in (found := json.loads(line))]
+        for name in ("whole", "again")
+    )  # fmt: skip
+    assert again == pytest.approx(whole, rel=1e-4)
 
 
 def test_a_trained_reranker_is_a_judge(folder):

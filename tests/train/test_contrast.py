@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
@@ -237,6 +238,43 @@ def small_recipe(folder: Path, family: str = "qwen2_vl", **values) -> ContrastRe
         data=str(folder / "d"),
         **values,
     )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("tune", [{"parts": ["language"], "r": 2}, {"method": "full"}])
+def test_checkpointing_computes_layers_again_and_changes_no_loss(
+    family, tune, tmp_path, monkeypatch
+):
+    drawn_folder(tmp_path / "d")
+    used = count_checkpoints(monkeypatch)
+
+    def losses(checkpointing: bool) -> list[float]:
+        training = {"global_batch_size": 6, "max_steps": 3, "learning_rate": 1e-2,
+                    "logging_steps": 1, "gradient_checkpointing": checkpointing}  # fmt: skip
+        recipe = small_recipe(
+            tmp_path, family, tune=tune, training=training, budget={"items": 4}, dev_queries=0
+        ).model_copy(update={"output": str(tmp_path / str(checkpointing))})
+        contrast.run(recipe, open_output(recipe, {}))
+        lines = (tmp_path / str(checkpointing) / "train.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    expected = losses(checkpointing=False)
+    assert not used
+    assert losses(checkpointing=True) == pytest.approx(expected, rel=1e-4)
+    assert used
+
+
+def count_checkpoints(monkeypatch) -> list[bool]:
+    """Return a list that grows by one with every call under checkpointing."""
+    used: list[bool] = []
+    plain = checkpoint
+
+    def counted(*arguments, **options):
+        used.append(True)
+        return plain(*arguments, **options)
+
+    monkeypatch.setattr("transformers.modeling_utils.checkpoint", counted)
+    return used
 
 
 def test_an_out_of_memory_error_halves_the_chunks_and_repeats_the_step(tmp_path, monkeypatch):

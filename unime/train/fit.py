@@ -96,7 +96,7 @@ def fit(
         arguments=training.arguments(out.file(CHECKPOINTS), steps, evaluates=evaluate is not None),
         out=out,
         evaluate=evaluate,
-        keep=training.save_total_limit,
+        training=training,
     )
     if not trainer.run():
         raise Preempted(

@@ -94,9 +94,6 @@ class TrainingSection(Section):
         )
         # For Trainer's own messages: the batch is dealt by cost, not by rows.
         values[PER_DEVICE] = max(1, self.global_batch_size // ranks().world)
-        values["activation_checkpointing"] = self.gradient_checkpointing
-        # Reentrant checkpointing loses the gradient where inputs need none (frozen embeddings).
-        values["activation_checkpointing_kwargs"] = {"use_reentrant": False}
         if ranks().world > 1 and not torch.cuda.is_available():
             values["ddp_backend"] = "gloo"
         return TrainingArguments(

@@ -26,6 +26,7 @@ from unime.train.loader import Source, make_loader
 from unime.train.probe import choose_budget
 from unime.train.reporter import SPEED, Preemption, Reporter, cut_log
 from unime.train.sampler import TaskBatches
+from unime.train.settings import TrainingSection
 from unime.train.step import Chunk, cached_step
 from unime.train.telemetry import Telemetry, describe_contrast
 from unime.train.trainable import Trainable
@@ -47,7 +48,7 @@ class CachedTrainer(Trainer):
         arguments: transformers' arguments, `output_dir` being the checkpoints' folder.
         out: the stage's output; the log and the best weights go there.
         evaluate: returns metrics with "hit@1", or None without dev rows.
-        keep: how many checkpoints stay.
+        training: how many checkpoints stay, and whether layers are computed again.
     """
 
     def __init__(
@@ -60,16 +61,19 @@ class CachedTrainer(Trainer):
         arguments: TrainingArguments,
         out: Output,
         evaluate: Callable[[], dict[str, float]] | None,
-        keep: int,
+        training: TrainingSection,
     ) -> None:
         self._embedder, self._source, self._batches, self._loss = embedder, source, batches, loss
-        self._out, self._dev, self._keep = out, evaluate, keep
+        self._out, self._dev, self._keep = out, evaluate, training.save_total_limit
         self._start = 0
         self._backend: Backend | None = None
         self._telemetry = Telemetry()
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
         self._preemption = Preemption()
+        self._recomputes = training.gradient_checkpointing
+        if self._recomputes:
+            _recompute_layers(embedder.backbone)
         super().__init__(
             embedder.network,
             arguments,
@@ -214,7 +218,7 @@ class CachedTrainer(Trainer):
         # Checkpointing recomputes layers and keeps no keys and values that could be shared. Spread
         # weights are gathered at every call of a layer: all processes must make the same calls,
         # whatever prefix their chunks have.
-        shares = not (self.args.activation_checkpointing or backend.shards_weights)
+        shares = not (self._recomputes or backend.shards_weights)
         if isinstance(self._embedder.network, SharedPrefix):
             self._embedder.network.enabled = shares
         # Nor may one of them skip the tower that the others gather.
@@ -266,3 +270,11 @@ class CachedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
         checkpoints.load_trainable(self._embedder.module, path)
+
+
+def _recompute_layers(backbone: Any) -> None:
+    """Compute every layer again in the backward pass, instead of keeping its activations."""
+    # transformers before 5.23 knows the old name alone.
+    enable = getattr(backbone, "activation_checkpointing_enable", None)
+    # Reentrant checkpointing loses the gradient where inputs need none (frozen embeddings).
+    (enable or backbone.gradient_checkpointing_enable)({"use_reentrant": False})
