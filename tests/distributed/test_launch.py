@@ -120,16 +120,17 @@ def test_two_processes_train_the_reranker_that_one_trains(config: str, tmp_path:
 
 @pytest.mark.slow
 def test_smokes_stage_2_has_the_metrics_of_one_process(tmp_path: Path):
-    """The recipe as it is: selected negatives, judge's scores, dev evaluation."""
+    """The recipe as it is: selected negatives, judge's scores, dev evaluation; the same batches."""
     smoke, run = ROOT / "recipes/smoke", f"run={tmp_path}"
+    batch = "training.global_batch_size=8"
     subprocess.run([sys.executable, "-m", "world", "teacher", "runs/teacher"], cwd=ROOT, check=True)
     for recipe in recipes_in(smoke):
         if recipe.stem == "6_contrast":
             break
         command = [sys.executable, "-m", *command_of(stage_of(recipe)), str(recipe), run]
         subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
-    one_process(smoke / "6_contrast.yaml", run, f"output={tmp_path / 'one'}")
-    changes = (run, f"output={tmp_path / 'two'}")
+    one_process(smoke / "6_contrast.yaml", run, batch, f"output={tmp_path / 'one'}")
+    changes = (run, batch, f"output={tmp_path / 'two'}")
     done = accelerate("ddp.yaml", smoke / "6_contrast.yaml", "contrast", *changes)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
