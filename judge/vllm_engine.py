@@ -130,6 +130,8 @@ class _Run:
         self._orphans: deque[Request] = deque()
         self._failures: Counter[bytes] = Counter()
         self._done: list[Score] = []
+        self._handed_over = 0
+        """Scores the caller is making durable; it comes back when they are."""
         self._rejections = 0
         self._exhausted = False
         self._error: Exception | None = None
@@ -186,6 +188,8 @@ class _Run:
         Raises:
             EngineError: when nothing was finished and the job cannot go on.
         """
+        self._handed_over = 0
+        self._taken.set()
         await self._news.wait()
         if self._done:
             # A killed job pays again for what is not on disk: half a round of calls, at most.
@@ -198,14 +202,15 @@ class _Run:
     def take(self) -> list[Score]:
         """Return what is finished."""
         done, self._done = self._done, []
+        self._handed_over = len(done)
         self._full.clear()
-        self._taken.set()
         if self._error is None:
             self._news.clear()
         return done
 
     def _is_full(self) -> bool:
-        return len(self._done) >= max(1, sum(e.options.concurrency for e in self._endpoints) // 2)
+        waiting = len(self._done) + self._handed_over
+        return waiting >= max(1, sum(e.options.concurrency for e in self._endpoints) // 2)
 
     async def _worker(self, endpoint: Endpoint) -> None:
         try:
