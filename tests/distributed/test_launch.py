@@ -74,7 +74,7 @@ def alone() -> dict[str, str]:
 
 
 def accelerate(
-    config: str, recipe: Path, stage: str = "contrast", *changes: str
+    config: str, recipe: Path, *changes: str, stage: str = "contrast"
 ) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable, "-m", "accelerate.commands.launch",
@@ -108,7 +108,7 @@ def test_two_processes_train_what_one_trains(config: str, tmp_path: Path):
 def test_two_processes_train_the_reranker_that_one_trains(config: str, tmp_path: Path):
     recipes = [write_recipe(tmp_path, name, "rerank") for name in ("one", "two")]
     one_process(recipes[0], stage="rerank")
-    done = accelerate(f"{config}.yaml", recipes[1], "rerank")
+    done = accelerate(f"{config}.yaml", recipes[1], stage="rerank")
     assert done.returncode == 0, done.stderr[-4000:]
     assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
     assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
@@ -131,7 +131,7 @@ def test_smokes_stage_2_has_the_metrics_of_one_process(tmp_path: Path):
         subprocess.run(command, cwd=ROOT, env=alone(), check=True, timeout=540)
     one_process(smoke / "6_contrast.yaml", run, batch, f"output={tmp_path / 'one'}")
     changes = (run, batch, f"output={tmp_path / 'two'}")
-    done = accelerate("ddp.yaml", smoke / "6_contrast.yaml", "contrast", *changes)
+    done = accelerate("ddp.yaml", smoke / "6_contrast.yaml", *changes)
     assert done.returncode == 0, done.stderr[-4000:]
     assert (processes(tmp_path / "one"), processes(tmp_path / "two")) == (1, 2)
     logs = [

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 
@@ -33,10 +34,17 @@ class PlainModules(nn.ModuleList):
         backbone: Any = self[0]
         hidden = backbone.model(**features).last_hidden_state
         last = features["attention_mask"].sum(dim=1) - 1
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        return {**features, "sentence_embedding": nn.functional.normalize(pooled, dim=1)}
+        return {**features, "sentence_embedding": pooled(hidden, last)}
 
     def get_embedding_dimension(self) -> int:
         """Return the length of an embedding."""
         backbone: Any = self[0]
         return int(backbone.model.config.get_text_config().hidden_size)
+
+
+def pooled(
+    hidden: Float[Tensor, "batch length dim"], last: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch dim"]:
+    """Return each row's hidden state at its last token, of length 1."""
+    rows = torch.arange(len(hidden), device=hidden.device)
+    return nn.functional.normalize(hidden[rows, last], dim=1)

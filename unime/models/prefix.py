@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unime.models.plain import pooled
+
 SHORTEST = 8
 """Shorter prefixes are not worth two calls."""
 
@@ -43,8 +45,7 @@ class SharedPrefix(nn.Module):
             return self.module(dict(features))
         hidden = _hidden_after_prefix(self.module[0].model, features, length)
         last = features["attention_mask"].sum(dim=1) - 1 - length
-        pooled = hidden[torch.arange(len(hidden), device=hidden.device), last]
-        return {**features, "sentence_embedding": nn.functional.normalize(pooled, dim=1)}
+        return {**features, "sentence_embedding": pooled(hidden, last)}
 
 
 def prefix_length(features: Mapping[str, Tensor], image_token: int | None) -> int:
