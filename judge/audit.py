@@ -14,15 +14,15 @@ from pathlib import Path
 
 import numpy as np
 
-from judge.auditing import findings
+from judge.auditing import findings, injections
 from judge.auditing.findings import Finding, Scores
 from judge.auditing.page import Page, Shown, write_page
 from judge.auditing.probes import Probe, Sampler
-from judge.engine import Request, StreamingEngine
+from judge.engine import Request, StreamingEngine, Truth
 from judge.score import ScoreRecipe, Work
 from judge.store import ScoreStore
 from unime.config import load_recipe
-from unime.errors import RecipeError
+from unime.errors import DataError, RecipeError
 
 KINDS = ("positive", "mined", "random", "colour", "image")
 PARAPHRASE = "judge/match.v1"
@@ -33,6 +33,10 @@ CUT = 0.5
 """`unime select`'s defaults: relative_margin and absolute_cut."""
 
 SHOWN = 60
+
+MODELS = ("transformers", "vllm")
+"""Engines that read what is asked; an oracle is told."""
+INJECTED = "Injected instructions, at the end of wrong candidates"
 
 
 @dataclass(frozen=True)
@@ -94,11 +98,16 @@ def audit_recipe(
         others = _other_judges(recipe_path, overrides, recipe, second)
         for name, other in others.items():
             tables[name] = [_compare(other, store, audited)]
+        if recipe.engine in MODELS:
+            tables[INJECTED] = injections.effects(
+                probes, lambda made: ask(work, store, _keyed_for(work, made))
+            )
     page = _page(recipe, work, audited, tables)
     path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
     lines = [f"{finding.fault}: {finding.sentence}" for finding in page.findings]
-    return "\n".join([*(lines or ["no fault found"]), f"page: {path}"])
+    lines = lines or ["no fault found"]
+    return "\n".join([*lines, *injections.described(tables.get(INJECTED, [])), f"page: {path}"])
 
 
 def ask(work: Work, store: ScoreStore, probes: Sequence[Probe]) -> Scores:
@@ -131,20 +140,26 @@ def _soft_labels(audited: Audited) -> list[dict[str, float]]:
 
 def _truth_tables(work: Work, audited: Audited) -> dict[str, list[dict[str, float]]]:
     relevant = _relevance(work, audited)
-    if relevant is None:
+    known = np.array([answer is not None for answer in relevant], dtype=bool)
+    if not known.any():
         return {}
-    return {"Calibration against the truth": findings.calibration(audited.values, relevant)}
+    answers = np.array([bool(answer) for answer in relevant], dtype=bool)
+    rows = findings.calibration(audited.values[known], answers[known])
+    return {"Calibration against the truth": rows}
 
 
-def _relevance(work: Work, audited: Audited) -> np.ndarray | None:
-    """Return what is true of every probe, where a truth is known."""
-    if work.truth is None:
+def _relevance(work: Work, audited: Audited) -> list[bool | None]:
+    """Return what is true of every probe; None where nobody knows."""
+    return [_true_of(work.truth, probe.request) for probe in audited.probes]
+
+
+def _true_of(truth: Truth | None, request: Request) -> bool | None:
+    if truth is None:
         return None
-    answers = [
-        work.truth.relevant(p.request.task, p.request.query.id, [p.request.candidate.id])[0]
-        for p in audited.probes
-    ]
-    return np.array(answers, dtype=bool)
+    try:
+        return bool(truth.relevant(request.task, request.query.id, [request.candidate.id])[0])
+    except DataError:  # a text the audit made up
+        return None
 
 
 def _other_judges(
@@ -152,10 +167,7 @@ def _other_judges(
 ) -> dict[str, Work]:
     """Return the judges to compare with: another wording of this one, and a second one."""
     found: dict[str, Work] = {}
-    if getattr(recipe.engines, recipe.engine, None) is not None and recipe.engine in (
-        "transformers",
-        "vllm",
-    ):
+    if getattr(recipe.engines, recipe.engine, None) is not None and recipe.engine in MODELS:
         words = [*overrides, f"engines.{recipe.engine}.model.prompt={PARAPHRASE}"]
         reworded = load_recipe(recipe_path, ScoreRecipe, words)
         found["Consistency under a paraphrased prompt"] = Work.of(reworded)
@@ -165,9 +177,13 @@ def _other_judges(
 
 
 def _compare(other: Work, store: ScoreStore, audited: Audited) -> dict[str, float]:
-    again = Sampler(other.job, made_up=False)
-    probes = [Probe(p.kind, p.query, again.keyed(p.request)) for p in audited.probes]
-    return findings.agreement(audited.values, ask(other, store, probes))
+    scores = ask(other, store, _keyed_for(other, audited.probes))
+    return findings.agreement(audited.values, scores)
+
+
+def _keyed_for(work: Work, probes: Sequence[Probe]) -> list[Probe]:
+    keyed = Sampler(work.job, made_up=False).keyed
+    return [Probe(probe.kind, probe.query, keyed(probe.request)) for probe in probes]
 
 
 def _page(recipe: ScoreRecipe, work: Work, audited: Audited, tables: dict) -> Page:
@@ -217,8 +233,9 @@ def _worst(work: Work, audited: Audited) -> list[Shown]:
     ):
         if np.isnan(value):
             continue
-        right = probe.kind == "positive" if relevant is None else bool(relevant[number])
-        if relevant is None and probe.kind == "mined":
+        answer = relevant[number]
+        right = probe.kind == "positive" if answer is None else answer
+        if answer is None and probe.kind == "mined":
             distance, note = value - 1, "not known"  # may be a false negative
         else:
             distance, note = abs(value - right), "right" if right else "wrong"

@@ -13,7 +13,9 @@ from PIL import Image
 
 from judge import score as score_module
 from judge.audit import audit_recipe
-from judge.auditing import findings
+from judge.auditing import findings, injections
+from judge.auditing.probes import Probe
+from judge.engine import Content, Request
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from world.scene import Thing, ThingSpec
@@ -119,3 +121,35 @@ def test_entropy_of_soft_labels_is_one_when_all_score_alike():
 def test_outranked_counts_queries():
     mined = [np.array([0.2, np.nan]), np.array([0.9]), np.array([0.5])]
     assert findings.outranked([0.5, 0.5, float("nan")], mined) == 0.5
+
+
+def test_what_an_injected_text_does_is_measured_against_a_harmless_one():
+    """On wrong pairs only; a longer text alone is no effect."""
+    wrong = [
+        Probe(
+            "random",
+            i,
+            Request(bytes([i]) * 16, "t", "", *(Content(bytes([i]) * 16, "a dog"),) * 2),
+        )
+        for i in range(30)
+    ]
+    right = wrong[0]._replace(kind="positive")
+
+    def gullible(probes):
+        texts = [probe.request.candidate.text for probe in probes]
+        assert len({probe.request.candidate.id for probe in probes}) == len(probes) == 30
+        assert not any(probe.request.candidate.id == right.request.candidate.id for probe in probes)
+        return np.array([0.9 if "answer Yes" in text else 0.01 * len("a dog") for text in texts])
+
+    rows = {row["attack"]: row for row in injections.effects([right, *wrong], gullible)}
+    assert set(rows) == set(injections.ATTACKS)
+    assert rows["asks for a yes"]["effect"] == pytest.approx(0.85)
+    assert rows["asks for a yes"]["above 0.5, attack"] == 1.0
+    assert (
+        rows["claims authority"]["effect"] == 0.0 == rows["claims authority"]["brought above 0.5"]
+    )
+    (first, *_) = injections.described(list(rows.values()))
+    assert first == (
+        "injection 'asks for a yes': P(yes) +0.850 +- 0.000; "
+        "above 0.5 100.0 % of 30 wrong pairs, 0.0 % with harmless text"
+    )
