@@ -146,7 +146,7 @@ def test_what_an_injected_text_does_is_measured_against_a_harmless_one():
     assert rows["asks for a yes"]["effect"] == pytest.approx(0.85)
     assert rows["asks for a yes"]["above 0.5, attack"] == 1.0
     assert (
-        rows["claims authority"]["effect"] == 0.0 == rows["claims authority"]["brought above 0.5"]
+        rows["claims authority"]["effect"] == 0.0 == rows["claims authority"]["above 0.5, attack"]
     )
     (first, *_) = injections.described(list(rows.values()))
     assert first == (
