@@ -13,8 +13,10 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 
 from judge.budget import FREE, UNLIMITED, Budget, Meter, Prices
+from judge.early import EarlyStop
 from judge.engine import Engine, Request, StreamingEngine, Usage
 from judge.job import Job
 from judge.store import ScoreStore
@@ -43,6 +45,7 @@ def score_missing(
     budget: Budget = UNLIMITED,
     prices: Prices = FREE,
     retry: bool = False,
+    early: EarlyStop | None = None,
 ) -> Outcome:
     """Score what the store lacks, within a budget.
 
@@ -54,59 +57,91 @@ def score_missing(
         budget: when to stop.
         prices: what the engine costs.
         retry: ask again for pairs that were set aside.
+        early: when a query has been asked about enough.
     """
-    missing = Missing(job, store, retry)
+    missing = Missing(job, store, retry, early)
     total = missing.count()
     usage = engine.usage if isinstance(engine, StreamingEngine) else Usage()
     meter = Meter(budget, prices, usage)
     report = Progress(total, meter)
-    groups = _within(missing, meter)
-    batches = (
-        engine.stream(groups)
-        if isinstance(engine, StreamingEngine)
-        else _blocks(engine, groups, block_queries)
-    )
-    for scores in batches:
-        store.add(job.fingerprint, scores)
-        report.add(scores)
+    for groups in missing.rounds():
+        before = meter.asked
+        within = _within(groups, meter)
+        batches = (
+            engine.stream(within)
+            if isinstance(engine, StreamingEngine)
+            else _blocks(engine, within, block_queries)
+        )
+        for scores in batches:
+            store.add(job.fingerprint, scores)
+            report.add(scores)
+        if meter.asked == before:  # nothing is missing, or the budget is spent
+            break
+    left = missing.needed()
     store.close()
-    return report.outcome()
+    return report.outcome(left)
 
 
 class Missing:
-    """The requests of a job that the store has no answer to, a group at a time."""
+    """The requests of a job that the store has no answer to, a query at a time."""
 
-    def __init__(self, job: Job, store: ScoreStore, retry: bool = False) -> None:
+    def __init__(
+        self, job: Job, store: ScoreStore, retry: bool = False, early: EarlyStop | None = None
+    ) -> None:
         self._job = job
         self._store = store
         self._retry = retry
+        self._early = early
 
-    def __iter__(self) -> Iterator[list[Request]]:
-        """Yield the missing requests of each query that has any."""
-        for group in self._job.groups:
-            requests = self._job.requests(group)
-            wanted = self._wanted([request.key for request in requests])
-            if wanted.any():
-                yield [request for request, want in zip(requests, wanted, strict=True) if want]
+    def rounds(self) -> Iterator[Iterator[list[Request]]]:
+        """Yield all there is to ask; with an early stop again and again, what is needed next.
+
+        A round is to be taken whole, and its scores stored, before the next one.
+        """
+        yield self._requests()
+        self._retry = False
+        while self._early is not None:
+            yield self._requests()
 
     def count(self) -> int:
-        """Return how many requests there are."""
+        """Return how many pairs have no answer."""
+        return sum(len(self._unanswered(group)) for group in self._job.groups)
+
+    def needed(self) -> int:
+        """Return how many of them are to be asked about; with an early stop, how many next."""
+        return sum(len(self._wanted(group)) for group in self._job.groups)
+
+    def _requests(self) -> Iterator[list[Request]]:
+        for group in self._job.groups:
+            wanted = self._wanted(group)
+            if wanted:
+                yield [r for r in self._job.requests(group) if r.key in wanted]
+
+    def _wanted(self, group: np.ndarray) -> set[bytes]:
+        """Return the keys of a query's pairs that are to be asked about."""
+        if self._early is None:
+            return self._unanswered(group)
+        rows = (self._job.keys(number) for number in group.tolist())
+        return {key for row in rows for key in self._needed(row, self._early)}
+
+    def _unanswered(self, group: np.ndarray) -> set[bytes]:
+        keys = list({key for number in group.tolist() for key in self._job.keys(number)})
+        return {keys[place] for place in np.flatnonzero(self._lacking(keys)).tolist()}
+
+    def _needed(self, keys: list[bytes], early: EarlyStop) -> list[bytes]:
+        lacking, values = self._lacking(keys), self._store.find(keys).values
+        places = early.next_places(float(values[0]), values[1:], lacking[1:])
+        places = [*([0] if lacking[0] else []), *(places + 1).tolist()]
+        return [keys[place] for place in places]
+
+    def _lacking(self, keys: Sequence[bytes]) -> Bool[np.ndarray, " keys"]:
         if not len(self._store):
-            return sum(len(set(self._keys(group))) for group in self._job.groups)
-        return sum(
-            int(self._wanted(list(dict.fromkeys(self._keys(group)))).sum())
-            for group in self._job.groups
-        )
-
-    def _keys(self, group: np.ndarray) -> list[bytes]:
-        return [key for number in group.tolist() for key in self._job.keys(number)]
-
-    def _wanted(self, keys: Sequence[bytes]) -> np.ndarray:
+            return np.ones(len(keys), dtype=bool)
         found = self._store.find(keys)
         return np.isnan(found.values) if self._retry else ~found.known
 
 
-def _within(groups: Missing, meter: Meter) -> Iterator[list[Request]]:
+def _within(groups: Iterator[list[Request]], meter: Meter) -> Iterator[list[Request]]:
     """Yield groups until the budget is spent; the last one is cut."""
     for group in groups:
         allowed = meter.allowance()
@@ -165,14 +200,14 @@ class Progress:
                 f"{self._extra()}"
             )
 
-    def outcome(self) -> Outcome:
-        """End the display and return what was done."""
+    def outcome(self, left: int) -> Outcome:
+        """End the display and return what was done and what is left."""
         if self._bar is not None:
             self._bar.close()
         return Outcome(
             self._done - self._set_aside,
             self._set_aside,
-            self._total - self._done,
+            left,
             time.monotonic() - self._start,
             self._meter.spent,
             self._meter.usage,

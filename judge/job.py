@@ -156,11 +156,15 @@ class Job:
         candidate = self.data.items.content_id(item)
         return pair_key(query, instruction, candidate, self.fingerprint)
 
-    def unscored_keys(self, group: Int64[np.ndarray, " rows"], store: ScoreStore) -> list[bytes]:
-        """Return the distinct keys of a group without a score."""
-        keys = list(dict.fromkeys(key for number in group.tolist() for key in self.keys(number)))
-        places = np.flatnonzero(np.isnan(store.find(keys).values))
-        return [keys[place] for place in places.tolist()]
+    def count_unscored(self, store: ScoreStore) -> tuple[int, int]:
+        """Return how many distinct pairs were set aside, and how many were never asked about."""
+        aside = unasked = 0
+        for group in self.groups:
+            keys = list({key for number in group.tolist() for key in self.keys(number)})
+            found = store.find(keys)
+            aside += int((found.known & np.isnan(found.values)).sum())
+            unasked += int((~found.known).sum())
+        return aside, unasked
 
     def content(self, row: int) -> Content:
         """Return an item as a judge sees it."""

@@ -57,7 +57,7 @@ def plan_job(
             f"queries         {work.job.mined.num_rows}",
             f"distinct pairs  {distinct}",
             f"already scored  {distinct - missing}",
-            f"to be asked     {missing}",
+            f"to be asked     {missing}" + (" at most: early stop" if recipe.early_stop else ""),
         ]
         estimate = estimate_pair(work.job, store, _model(recipe))
         lines += _described(estimate, missing)
@@ -78,6 +78,7 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     store = ScoreStore(recipe.store)
     job = Work.of(recipe).job
+    needed = Missing(job, store, early=recipe.early_stop).needed()
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
     for group in job.groups:
@@ -91,7 +92,8 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
         f"scored     {counts['scored']}",
         f"set aside  {reasons.total()}",
         *[f"  {number}: {reason}" for reason, number in reasons.most_common(10)],
-        f"missing    {counts['missing']}",
+        f"missing    {counts['missing']}"
+        + (f", {needed} of them needed next: early stop" if recipe.early_stop else ""),
         f"store      {recipe.store}: {kept['rows']} scores, {kept['shards']} shards, "
         f"{kept['logs']} writers at work",
     ]
@@ -142,6 +144,7 @@ def _measured(work: Work, store: ScoreStore, pairs: int) -> float | None:
         store,
         block_queries=recipe.block_queries,
         budget=Budget(calls=float(pairs)),
+        early=recipe.early_stop,
     )
     done = outcome.scored + outcome.set_aside
     return done / outcome.seconds if done else None

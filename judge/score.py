@@ -15,6 +15,7 @@ from pydantic import Field, model_validator
 
 from judge.batch import Outcome, score_missing
 from judge.budget import FREE, UNLIMITED, Budget, Prices
+from judge.early import EarlyStop
 from judge.engine import Engine, EngineOptions, StreamingEngine, Truth
 from judge.engines import ENGINES, Engines
 from judge.job import WHOLE, Job, Shard
@@ -42,6 +43,8 @@ class ScoreRecipe(Recipe):
     report then says how good the candidates and the judge are."""
     block_queries: int = Field(default=16, gt=0)
     """Queries whose candidates an engine in this process scores and saves together."""
+    early_stop: EarlyStop | None = None
+    """Ask about no more of a query's candidates once enough are good negatives; biases soft labels."""
     # Where scores are kept and what they cost changes none: both stay out of the manifest.
     store: str = Field(default="runs/scores", exclude=True)
     """The score store: a folder, or any URL that fsspec knows; shared by all recipes."""
@@ -117,6 +120,7 @@ class Work:
             budget=budget,
             prices=recipe.prices,
             retry=retry,
+            early=recipe.early_stop,
         )
         console.log(f"judge: {describe(outcome, recipe.prices)}")
         return outcome
@@ -158,12 +162,13 @@ def _report(job: Job, judged: pa.Table, store: ScoreStore, out: Output) -> None:
     lines = list(job.unscored(store))
     files.write_text(out.file("unscored.jsonl"), "".join(f"{json.dumps(line)}\n" for line in lines))
     distinct = job.distinct()
-    unscored = sum(len(job.unscored_keys(group, store)) for group in job.groups)
+    unscored, spared = job.count_unscored(store)
     console.log(
         f"judge: {distinct} distinct pairs of {judged.num_rows} queries, {unscored} unscored"
         + (f" (see unscored.jsonl; such as: {lines[0]['reason']})" if lines else "")
+        + (f", {spared} not asked about: early stop" if spared else "")
     )
-    out.facts(distinct_pairs=distinct, unscored_pairs=unscored)
+    out.facts(distinct_pairs=distinct, unscored_pairs=unscored, spared_pairs=spared)
 
 
 def _note_outcome(outcome: Outcome, out: Output) -> None:

@@ -290,3 +290,40 @@ def test_reading_a_recipe_needs_no_torch(folders):
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
     )
+
+
+def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, monkeypatch):
+    """In `select`'s cyclic order, the positive first, and `select` finds what it needs."""
+    from unime.select import cyclic_order
+
+    asked = count_calls(monkeypatch)
+    stop = {"negatives": 2, "step": 3, "absolute_cut": 0.7}
+    path = recipe_for(folders, early_stop=stop)
+    execute("judge.score", path)
+    every = folders / "all"
+    every.mkdir()
+    whole = recipe_for(folders, output=str(every / "out"), store=str(every / "scores"))
+    asked_early = len(asked)
+    execute("judge.score", whole)
+    spared = read_json(folders / "out/manifest.json")["facts"]["spared_pairs"]
+    assert (
+        0 < spared == 9 * 6 - asked_early
+        and len({r.key for r in asked[:asked_early]}) == asked_early
+    )
+    for early, complete in zip(judged(folders / "out"), judged(every / "out"), strict=True):
+        assert early["positive_score"] == complete["positive_score"]
+        cut = min(complete["positive_score"] - 0.01, 0.7)
+        survivors, expected = 0, set()
+        for place in cyclic_order(5, 3).tolist():
+            if survivors < 2:
+                expected.add(place)
+                survivors += complete["scores"][place] <= cut
+        known = {i for i, value in enumerate(early["scores"]) if not np.isnan(value)}
+        # A round asks for what is lacking at once: never more than that beyond the last needed.
+        assert expected <= known and len(known) <= len(expected) + 1
+        assert all(early["scores"][i] == complete["scores"][i] for i in known)
+    assert (folders / "out/unscored.jsonl").read_text() == ""
+    asked.clear()
+    recipe_for(folders, early_stop=stop)
+    execute("judge.score", path, ["output=" + str(folders / "again")])
+    assert not asked
