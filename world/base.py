@@ -26,6 +26,14 @@ class Phase(Section):
     """Least and most number of things in a scene."""
     listing_share: float = 0.33
     """How many lessons on pictures name everything there is; they teach most a second."""
+    judging_share: float | None = Field(default=None, ge=0, le=1)
+    """How many lessons are judgements, in place of the recipe's share."""
+    claims_share: float = Field(default=0.0, ge=0, le=1)
+    """How many of those judge simple claims (`world.claims`)."""
+    claims: tuple[str, ...] = ("word", "thing", "caption")
+    """Their kinds, each as likely as it stands here."""
+    terse: float = Field(default=0.0, ge=0, le=1)
+    """How many judgements are asked in a few words instead of by a judge's prompt."""
 
 
 class BaseRecipe(Recipe):

@@ -19,6 +19,7 @@ from world.base_tokenizer import (
     END_OF_TEXT,
     IMAGE,
     IMAGE_END,
+    IMAGE_SLOT,
     IMAGE_START,
     IMAGE_TOKENS,
     MEAN,
@@ -32,8 +33,6 @@ from world.base_tokenizer import (
 if TYPE_CHECKING:
     from world.judgements import Judgements
 
-IMAGE_SLOT = IMAGE_START + IMAGE + IMAGE_END
-"""What a chat template writes for a picture."""
 IMAGE_BLOCK = IMAGE_START + IMAGE * IMAGE_TOKENS + IMAGE_END
 WIDTH = SIDE // PATCH // MERGE  # image tokens a row
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 OBJECTS = (2, 5)
 PAIR, ALL_PAIRS = "pair", "pairs"
+CLAIM, ALL_CLAIMS = "claim", "claims"
 
 
 def evaluate(
@@ -38,6 +39,7 @@ def evaluate(
     if recipe.judging_share:
         rng = np.random.default_rng((recipe.seed, 1 << 42))
         lessons += encoder.judgements.draw(rng, recipe.eval_lessons)
+        lessons += encoder.judgements.claims(rng, recipe.eval_lessons // 4, OBJECTS)
     yes, no = (encoder.piece(answer)[0] for answer in ("Yes", "No"))
     margins: dict[str, list[tuple[float, bool]]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
@@ -50,9 +52,9 @@ def evaluate(
         for kind, start, stop in _answers(batch):
             right[kind].append(bool(hit[start:stop].all()))
             losses[kind].append(float(loss[start:stop].mean()))
-            if kind.startswith(PAIR):
+            if kind.startswith((PAIR, CLAIM)):
                 margin = float(logits[start, yes] - logits[start, no])
-                for name in (kind, ALL_PAIRS):
+                for name in (kind, ALL_PAIRS if kind.startswith(PAIR) else ALL_CLAIMS):
                     margins[name].append((margin, int(targets[start]) == yes))
     figures: dict[str, Any] = {
         "accuracy": {kind: round(float(np.mean(right[kind])), 4) for kind in sorted(right)},

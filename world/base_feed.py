@@ -31,13 +31,17 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
         return sight_batches(rng, size, parts, partition=recipe.partition)
     phase = phase_at(recipe.curriculum, step)
     shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
-    judging = round(recipe.judging_share * recipe.batch_size)
+    share = recipe.judging_share if phase.judging_share is None else phase.judging_share
+    judging = round(share * recipe.batch_size)
+    claims = round(phase.claims_share * judging)
     lessons: list[Lesson | Judgement] = [
         make_lesson(rng, phase.objects, *shares, partition=recipe.partition)
         for _ in range(recipe.batch_size - judging)
     ]
     if judging:
-        lessons += encoder.judgements.draw(rng, judging)
+        made, terse = encoder.judgements, phase.terse
+        lessons += made.draw(rng, judging - claims, terse)
+        lessons += made.claims(rng, claims, phase.objects, phase.claims, terse)
     return micro_batches(lessons, encoder, recipe.micro_batches)
 
 

@@ -29,6 +29,8 @@ from world.sprites import load as load_sprites
 END_OF_TEXT, TURN, END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 IMAGE_START, IMAGE_END = "<|vision_start|>", "<|vision_end|>"
 IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
+IMAGE_SLOT = IMAGE_START + IMAGE + IMAGE_END
+"""What a chat template writes for a picture."""
 SPECIALS = (END_OF_TEXT, TURN, END, IMAGE_START, IMAGE_END, IMAGE, VIDEO)
 ENGLISH = Path(__file__).resolve().parent.parent / "assets" / "english" / "words.tsv"
 SIDE, PATCH, MERGE = 64, 8, 2

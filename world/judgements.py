@@ -13,7 +13,9 @@ from transformers import Qwen3VLProcessor
 
 from unime.models.pair_scorer import messages_of
 from unime.prompts import load_judge_prompt
+from world import claims
 from world.base_lessons import Judgement
+from world.base_tokenizer import END, IMAGE_SLOT, TURN
 from world.build import TASKS
 from world.examples import Content, Example, Plan
 from world.language import pick
@@ -27,10 +29,14 @@ EXAMPLES = 16
 """Examples that are drawn together: each other's random negatives."""
 QUERIES = 4
 """Of those that are drawn together, so many are asked: a step is to see several tasks."""
-CANDIDATES = 5
+CANDIDATES = 6
 """Of one query: its answer and wrong ones."""
 NEAR = 3
 """Of the wrong ones, at most so many are nearly right; the others are other queries' answers."""
+REVERSED = 0.3
+"""How many claims are the query, and pictures the candidates."""
+TRUE_OF_IT = ("Find what is true of this picture", "Find what the picture shows")
+SHOWS_IT = ("Find the picture of which this is true", "Find a picture that shows this")
 
 
 class Judgements:
@@ -40,14 +46,52 @@ class Judgements:
         self._processor = processor
         self._tasks = [task for task in TASKS.values() if task.trained]
 
-    def draw(self, rng: np.random.Generator, count: int) -> list[Judgement]:
-        """Make `count` judgements of `CANDIDATES` candidates each."""
+    def draw(self, rng: np.random.Generator, count: int, terse: float = 0.0) -> list[Judgement]:
+        """Make `count` judgements of `CANDIDATES` candidates each, out of the world's tasks.
+
+        Args:
+            rng: Where all randomness comes from.
+            count: How many.
+            terse: How many are asked in a few words instead of by a judge's prompt: a third of the tokens.
+        """
         made: list[Judgement] = []
         while len(made) < count:
-            made += self._of_one_task(rng)
+            made += self._of_one_task(rng, terse)
         return made[:count]
 
-    def _of_one_task(self, rng: np.random.Generator) -> Iterator[Judgement]:
+    def claims(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        objects: tuple[int, int],
+        kinds: Sequence[str] = tuple(claims.KINDS),
+        terse: float = 0.0,
+    ) -> list[Judgement]:
+        """Make `count` judgements of simple claims about a picture, or of pictures about a claim.
+
+        Args:
+            rng: Where all randomness comes from.
+            count: How many.
+            objects: Least and most number of things in a scene.
+            kinds: Of `world.claims.KINDS`, each as likely as it stands here.
+            terse: How many are asked in a few words; see `draw`.
+        """
+        return [self._claim(rng, objects, pick(rng, kinds), terse) for _ in range(count)]
+
+    def _claim(
+        self, rng: np.random.Generator, objects: tuple[int, int], kind: str, terse: float
+    ) -> Judgement:
+        turned = rng.random() < REVERSED
+        make = claims.pictures_of_a_claim if turned else claims.claims_about_a_picture
+        query, candidates = make(rng, objects, kind, PARTITION)
+        candidates = _some(candidates, len(candidates), rng)
+        name = f"claim {kind} reversed" if turned else f"claim {kind}"
+        instruction, prompt = pick(rng, SHOWS_IT if turned else TRUE_OF_IT), pick(rng, PROMPTS)
+        if rng.random() < terse:
+            return self.judgement(None, "", query, candidates, name)
+        return self.judgement(prompt, instruction, query, candidates, name)
+
+    def _of_one_task(self, rng: np.random.Generator, terse: float) -> Iterator[Judgement]:
         task = pick(rng, self._tasks)
         families = task.generate(Plan(rng, EXAMPLES, PARTITION))
         examples = [(example, family) for family in families for example in family]
@@ -55,32 +99,43 @@ class Judgements:
         for number in rng.permutation(len(examples))[:QUERIES].tolist():
             example, family = examples[number]
             candidates = _candidates(example, _near(example, family), targets, rng)
+            prompt = pick(rng, PROMPTS)
             yield self.judgement(
-                pick(rng, PROMPTS), task.query_instruction, example.query, candidates, task.name
+                None if rng.random() < terse else prompt,
+                task.query_instruction,
+                example.query,
+                candidates,
+                f"pair {task.name}",
             )
 
     def judgement(
         self,
-        prompt: str,
+        prompt: str | None,
         instruction: str,
         query: Content,
         candidates: Sequence[Content],
-        task: str,
+        kind: str,
     ) -> Judgement:
-        """Ask about one query's candidates."""
-        asked, texts = load_judge_prompt(prompt), []
-        for candidate in candidates:
-            sides = ((c.text, c.picture is not None) for c in (query, candidate))
-            messages = messages_of(asked.render(instruction, *sides))
-            texts.append(str(self._processor.apply_chat_template(messages, tokenize=False)))
+        """Ask about one query's candidates, by a judge's prompt or, without one, in a few words."""
         right = (relevant(query.meaning, candidate.meaning) for candidate in candidates)
         return Judgement(
-            tuple(texts),
+            tuple(self._asked(prompt, instruction, query, one) for one in candidates),
             tuple(_pixels(c) for c in (query, *candidates) if c.picture is not None),
             tuple("Yes" if one else "No" for one in right),
-            f"pair {task}",
+            kind,
             int(query.picture is not None),
         )
+
+    def _asked(
+        self, prompt: str | None, instruction: str, query: Content, candidate: Content
+    ) -> str:
+        if prompt is None:
+            sides = [f"{IMAGE_SLOT if c.picture else ''}{c.text}" for c in (query, candidate)]
+            asked = " : ".join([instruction, *sides] if instruction else sides)
+            return f"{TURN}user\n{asked} ?{END}\n{TURN}assistant\n"
+        sides = ((c.text, c.picture is not None) for c in (query, candidate))
+        messages = messages_of(load_judge_prompt(prompt).render(instruction, *sides))
+        return str(self._processor.apply_chat_template(messages, tokenize=False))
 
 
 def _near(example: Example, family: Sequence[Example]) -> list[Content]:

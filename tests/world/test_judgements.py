@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
 
@@ -17,8 +19,15 @@ from world.base_lessons import make_lesson
 from world.base_model import Architecture, answer_logits, build_model
 from world.base_tokenizer import train_tokenizer
 from world.build import TASKS
+from world.claims import (
+    ABOUT_A_PICTURE,
+    KINDS,
+    claims_about_a_picture,
+    pictures_of_a_claim,
+)
 from world.examples import Plan
 from world.sample import partition_of, sprite_names
+from world.scene import Scene, matches
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +68,30 @@ def test_scenes_and_sprites_are_the_judges_own(name: str):
         assert {thing.kind for thing in picture.scene.things if thing.is_sprite} <= known
 
 
+@pytest.mark.parametrize("kind", KINDS)
+@given(seed=st.integers(0, 10_000), objects=st.sampled_from([(1, 1), (1, 3), (2, 5)]))
+def test_claims_are_true_or_false_as_said_and_as_often(kind: str, seed: int, objects):
+    rng = np.random.default_rng(seed)
+    picture, found = claims_about_a_picture(rng, objects, kind, "judge")
+    assert isinstance(picture.meaning, Scene) and partition_of(picture.meaning) == "judge"
+    right = [matches(one.meaning, picture.meaning) for one in found]  # type: ignore[arg-type]
+    assert len(found) == ABOUT_A_PICTURE and right == sorted(right, reverse=True)
+    assert abs(sum(right) - len(right) / 2) <= 1
+    claim, pictures = pictures_of_a_claim(rng, objects, kind, "judge")
+    assert claim.text and matches(claim.meaning, pictures[0].meaning)  # type: ignore[arg-type]
+
+
+def test_terse_judgements_say_the_same_in_fewer_tokens(encoder: Encoder):
+    made = encoder.judgements
+    long, short = (made.draw(np.random.default_rng(3), 20, terse=terse) for terse in (0.0, 1.0))
+    assert [(one.kind, one.answers) for one in long] == [(one.kind, one.answers) for one in short]
+    tokens = [sum(len(encoder.encode(one).ids) for one in some) for some in (long, short)]
+    assert tokens[1] < 0.6 * tokens[0]
+    for one in made.claims(np.random.default_rng(4), 20, (1, 3), terse=1.0):
+        spans = encoder.encode(one).spans
+        assert len(spans) == len(one.answers) == len(one.prompts)
+
+
 def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
     made, processor = encoder.judgements, encoder.judgements._processor
     rng = np.random.default_rng(2)
@@ -66,7 +99,7 @@ def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
     example, other, *_ = (e for family in task.generate(Plan(rng, 4, "judge")) for e in family)
     candidates = (other.target, example.target)
     judgement = made.judgement(
-        "judge/yes_no.v1", task.query_instruction, example.query, candidates, "edits"
+        "judge/yes_no.v1", task.query_instruction, example.query, candidates, "pair edits"
     )
     assert judgement.answers == ("No", "Yes")
     query, *targets = (

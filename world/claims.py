@@ -1,0 +1,90 @@
+"""Simple claims about scenes: what a judge learns to match before it judges candidates.
+
+From random weights, real candidates teach nothing for thousands of steps: too much has to be right before
+an answer is better than a guess. A word is matched with what is seen after a hundred steps, and the
+rest grows out of that: a word, a thing with its attributes, a caption.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import numpy as np
+
+from world.examples import Content, Picture
+from world.language import CORRUPTIONS, corrupt, describe, mention, name, pick, word
+from world.sample import sample_scene
+from world.scene import COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Spec, ThingSpec, matches
+
+ABOUT_A_PICTURE = 16
+"""Claims about one picture, half of them true."""
+ABOUT_A_CLAIM = 6
+"""Pictures that one claim is asked of; it is true of one at least."""
+TRIES = 20
+"""Draws for each claim that is wanted: some can't be said of a scene."""
+FIELDS = {"kind": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+
+
+def claims_about_a_picture(
+    rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
+) -> tuple[Content, list[Content]]:
+    """Return a picture, and claims about it; true ones are at most one more than false ones."""
+    scene = sample_scene(rng, partition, objects=objects)
+    found: dict[bool, list[Content]] = {True: [], False: []}
+    for _ in range(TRIES * ABOUT_A_PICTURE):
+        true = len(found[True]) <= len(found[False])
+        spec = KINDS[kind](scene, rng, true)
+        if spec is not None and matches(spec, scene) == true:
+            found[true].append(_said(spec, rng, partition))
+        if len(found[True]) + len(found[False]) == ABOUT_A_PICTURE:
+            break
+    return Content("", Picture(scene), scene), [*found[True], *found[False]]
+
+
+def pictures_of_a_claim(
+    rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
+) -> tuple[Content, list[Content]]:
+    """Return a claim, and pictures; it is true of the first."""
+    scenes = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM)]
+    spec = None
+    while spec is None:
+        spec = KINDS[kind](scenes[0], rng, True)
+    return _said(spec, rng, partition), [Content("", Picture(one), one) for one in scenes]
+
+
+def _word(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
+    """Name one attribute of one thing, or one that may be nowhere."""
+    field = pick(rng, ("kind", "kind", "colour", "colour", "size", "texture"))
+    value = pick(rng, [getattr(thing, field) for thing in scene.things] if true else FIELDS[field])
+    return None if value == NATURAL else Spec((ThingSpec(**{field: value}),))
+
+
+def _thing(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
+    """Name a thing with some of its attributes; a wrong one is as often another thing's."""
+    thing = mention(pick(rng, scene.things), rng, detail=0.5)
+    if not true:
+        other = mention(pick(rng, scene.things), rng, detail=0.5)
+        field = pick(rng, tuple(FIELDS))
+        value = getattr(other, field) if rng.random() < 0.5 else pick(rng, FIELDS[field])
+        thing = dataclasses.replace(thing, **{field: value})
+    return Spec((thing,))
+
+
+def _caption(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
+    """Describe the scene, or spoil a description by one word or an exchange."""
+    spec = describe(scene, rng)
+    return spec if true else corrupt(spec, scene, rng, pick(rng, CORRUPTIONS))
+
+
+KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Spec | None]] = {
+    "word": _word,
+    "thing": _thing,
+    "caption": _caption,
+}
+
+
+def _said(spec: Spec, rng: np.random.Generator, partition: str) -> Content:
+    bare = len(spec.things) == 1 and spec.things[0].cell < 0 and not spec.background
+    text = name(spec.things[0], rng) if bare else word(spec, rng, partition)
+    return Content(text, None, spec)
