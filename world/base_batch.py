@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -140,11 +141,29 @@ def _shared(prompts: Sequence[tuple[int, ...]], query_pictures: int) -> int:
 def micro_batches(
     lessons: Sequence[Lesson | Judgement], encoder: Encoder, number: int, multiple: int = 8
 ) -> list[MicroBatch]:
-    """Split lessons by length into `number` micro-batches of equal size."""
+    """Split lessons by length into at most `number` micro-batches with the least padding."""
     encoded = [(encoder.encode(lesson), lesson.pictures) for lesson in lessons]
     encoded.sort(key=lambda pair: len(pair[0].ids))
-    size = -(-len(encoded) // number)
-    return [_collate(encoded[i : i + size], multiple) for i in range(0, len(encoded), size)]
+    ends = _least_padded([len(tokens.ids) for tokens, _ in encoded], number)
+    return [_collate(encoded[start:end], multiple) for start, end in pairwise([0, *ends])]
+
+
+def _least_padded(lengths: Sequence[int], number: int) -> list[int]:
+    """Return where ascending lengths are cut into at most `number` parts, for the least padding."""
+    count = len(lengths)
+    # best[n]: cost and cuts of the first n in the parts so far; a part costs rows times longest.
+    best: list[tuple[int, list[int]]] = [(0, [])] + [
+        (n * lengths[n - 1], [n]) for n in range(1, count + 1)
+    ]
+    for _ in range(number - 1):
+        best = [best[0]] + [
+            min(
+                (best[start][0] + (end - start) * lengths[end - 1], [*best[start][1], end])
+                for start in range(end)
+            )
+            for end in range(1, count + 1)
+        ]
+    return best[count][1]
 
 
 def _collate(pairs: Sequence[tuple[Tokens, tuple[np.ndarray, ...]]], multiple: int) -> MicroBatch:

@@ -141,8 +141,10 @@ def _step(state: _State, parts: Batch, recipe: BaseRecipe, pool: ThreadPoolExecu
     for optimizer in state.optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
+    torch.set_num_threads(recipe.threads)
     for optimizer in state.optimizers:
         optimizer.step()
+    torch.set_num_threads(1)
     state.step += 1
     # Early weights are soon wrong: average over a tenth of the run at most.
     keep = min(recipe.ema_decay, 1 - 10 / (10 + state.step))

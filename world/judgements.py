@@ -33,6 +33,8 @@ CANDIDATES = 6
 """Of one query: its answer and wrong ones."""
 NEAR = 3
 """Of the wrong ones, at most so many are nearly right; the others are other queries' answers."""
+PROMPTED = 8
+"""Claims of one query at most where a judge's whole prompt goes round each."""
 REVERSED = 0.3
 """How many claims are the query, and pictures the candidates."""
 TRUE_OF_IT = ("Find what is true of this picture", "Find what the picture shows")
@@ -89,7 +91,7 @@ class Judgements:
         instruction, prompt = pick(rng, SHOWS_IT if turned else TRUE_OF_IT), pick(rng, PROMPTS)
         if rng.random() < terse:
             return self.judgement(None, "", query, candidates, name)
-        return self.judgement(prompt, instruction, query, candidates, name)
+        return self.judgement(prompt, instruction, query, candidates[:PROMPTED], name)
 
     def _of_one_task(self, rng: np.random.Generator, terse: float) -> Iterator[Judgement]:
         task = pick(rng, self._tasks)

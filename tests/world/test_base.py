@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 from unime.provenance import open_output
 from world import base, base_feed, base_train
 from world.base import BaseRecipe, Phase
-from world.base_batch import Encoder, MicroBatch, micro_batches, patches_of
+from world.base_batch import Encoder, MicroBatch, _least_padded, micro_batches, patches_of
 from world.base_evaluate import held_lessons
 from world.base_lessons import Lesson, full_listing, is_held, make_lesson
 from world.base_model import Architecture, answer_logits, build_model
@@ -212,3 +213,20 @@ def test_interrupted_run_ends_with_the_same_weights(
                            fresh["model.visual.pos_embed.weight"])  # fmt: skip
     figures = json.loads((tmp_path / "cut" / "figures.json").read_text())
     assert set(figures) == {"accuracy", "answers", "loss"}
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.integers(1, 4))
+def test_lessons_are_cut_where_padding_is_least(lengths: list[int], number: int):
+    lengths = sorted(lengths)
+
+    def padded(ends) -> int:
+        return sum((b - a) * lengths[b - 1] for a, b in pairwise([0, *ends]))
+
+    ends = _least_padded(lengths, number)
+    ways = (
+        (*cuts, len(lengths))
+        for parts in range(number)
+        for cuts in combinations(range(1, len(lengths)), parts)
+    )
+    assert ends == sorted(set(ends)) and ends[-1] == len(lengths) and len(ends) <= number
+    assert padded(ends) == min(map(padded, ways))
