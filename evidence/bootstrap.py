@@ -20,9 +20,7 @@ Seed = Mapping[str, np.ndarray]
 """Of one seed, by data set, (queries,) values: hits, or differences of hits."""
 
 
-def resampled(
-    seeds: Sequence[Seed], resamples: int = RESAMPLES
-) -> Float[np.ndarray, " resamples"]:
+def resampled(seeds: Sequence[Seed], resamples: int = RESAMPLES) -> Float[np.ndarray, " resamples"]:
     """Return the mean over seeds of the mean over data sets, resampled.
 
     Args:

@@ -20,7 +20,9 @@ Path_ = Annotated[Path, typer.Option("--grid", help="The grid, a YAML file.")]
 TableName = Annotated[str | None, typer.Option("--table", help="Only this table.")]
 RowName = Annotated[str | None, typer.Option("--row", help="Only this row of it.")]
 Seed = Annotated[int | None, typer.Option("--seed", help="Only this seed.")]
-Dev = Annotated[bool, typer.Option("--dev", help="The dev seed, for tuning, instead of the test seeds.")]
+Dev = Annotated[
+    bool, typer.Option("--dev", help="The dev seed, for tuning, instead of the test seeds.")
+]
 
 
 @app.command()

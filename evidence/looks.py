@@ -45,9 +45,7 @@ def read(grid: Grid) -> list[dict[str, Any]]:
 
 def count(grid: Grid, table: str) -> int:
     """Return how often that cell of a table was computed which was computed most often."""
-    cells = Counter(
-        name for look in read(grid) if look["table"] == table for name in look["cells"]
-    )
+    cells = Counter(name for look in read(grid) if look["table"] == table for name in look["cells"])
     return max(cells.values(), default=0)
 
 

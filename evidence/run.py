@@ -136,9 +136,7 @@ def left(found: Sequence[State]) -> float:
     """Return the planned seconds of all distinct steps that are not done, of cells that are not."""
     steps = {s.folder: s.seconds for one in found if one.state != "done" for s in one.chain}
     return sum(
-        seconds
-        for folder, seconds in steps.items()
-        if not (folder / "manifest.json").is_file()
+        seconds for folder, seconds in steps.items() if not (folder / "manifest.json").is_file()
     )
 
 

@@ -9,10 +9,9 @@ from typing import Any
 from eval.intervals import interval
 from evidence import looks
 from evidence.bootstrap import resampled
-from evidence.chain import chain_of, hash_of
 from evidence.grid import Grid, Row, Table
 from evidence.result import Result, load_result, path_of
-from evidence.run import planned_minutes
+from evidence.run import planned_minutes, states
 from unime import files
 from unime.errors import DataError
 
@@ -70,21 +69,14 @@ def page(grid: Grid) -> str:
 def results_of(grid: Grid, table: str) -> dict[str, list[Result]]:
     """Return a table's results at its test seeds by row, seeds in order.
 
-    Raises:
-        DataError: for a result of another chain than the grid's: its number would stand beside
-            words that say something else.
+    A result that another chain has made than the grid's today is left out: its number would stand
+    beside words that say something else.
     """
     found: dict[str, list[Result]] = {}
-    for cell in grid.cells(table):
-        path = path_of(grid, cell)
-        if path.is_file():
-            result = load_result(path)
-            if result.chain != hash_of(chain_of(grid, cell)):
-                raise DataError(
-                    f"{path} was made by another chain than the grid's today; run it again: "
-                    f"{cell.command}"
-                )
-            found.setdefault(cell.row, []).append(result)
+    for one in states(grid, grid.cells(table)):
+        if one.state == "done":
+            result = load_result(path_of(grid, one.cell))
+            found.setdefault(one.cell.row, []).append(result)
     return found
 
 
@@ -122,7 +114,13 @@ def difference(
 def _section(grid: Grid, name: str) -> str:
     table = grid.tables[name]
     found = results_of(grid, name)
-    parts = [f"## {table.title}", "", table.question, "", f"`python -m evidence run --table {name}`"]
+    parts = [
+        f"## {table.title}",
+        "",
+        table.question,
+        "",
+        f"`python -m evidence run --table {name}`",
+    ]
     parts.append(f"(looks at its test seeds: {looks.count(grid, name)})")
     if found:
         parts += ["", _rows(grid, table, found)]
@@ -201,7 +199,9 @@ def _not_there(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> list
         if facts.missing is not None:
             lines.append(f"- Not built: {facts.title}. {facts.missing}")
         elif lacking:
-            lines.append(f"- Not run: {facts.title}, seed {', '.join(map(str, lacking))}")
+            lines.append(
+                f"- Not run (or by an older grid): {facts.title}, seed {', '.join(map(str, lacking))}"
+            )
     return lines
 
 
@@ -211,7 +211,7 @@ def _budget(grid: Grid, minutes: Mapping[str, float]) -> str:
     totals = [0, 0, 0.0, 0.0]
     for name, table in grid.tables.items():
         cells = grid.cells(name)
-        done = sum(path_of(grid, cell).is_file() for cell in cells)
+        done = sum(one.state == "done" for one in states(grid, cells))
         row = [len(cells), done, table.minutes, minutes[name]]
         totals = [total + value for total, value in zip(totals, row, strict=True)]
         lines.append(_budget_line(table.title, row))
