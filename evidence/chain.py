@@ -12,7 +12,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _resolve(
     return found[name]
 
 
-@lru_cache(maxsize=None)
+@cache
 def _hash(recipe: str, overrides: tuple[str, ...]) -> str:
     values = read_values(recipe, overrides)
     del values["output"]

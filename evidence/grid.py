@@ -66,7 +66,7 @@ class Table(Section):
     like: list[str] = Field(default_factory=list)
     """Variants that all its rows begin with."""
     against: list[str] = Field(default_factory=list)
-    measures: list[str] = ["overall"]
+    measures: list[str] = Field(default=["overall"])
     """Of which differences are shown: a group of sets, or one set."""
     published: str | None = None
     """What the column of published numbers holds, and where they stand."""

@@ -127,17 +127,15 @@ def interval_of(results: Sequence[Result], measure: str) -> tuple[float, float]:
 def pace_of(steps: Sequence[Step]) -> float:
     """Return how much longer than planned the finished steps took; 1 before any is."""
     by_folder = {step.folder: step for step in steps if step.done}
-    measured = sum(step.measured() or 0.0 for step in by_folder.values())
+    measured = sum((step.measured() or 0.0 for step in by_folder.values()), start=0.0)
     planned = sum(step.seconds for step in by_folder.values())
     return measured / planned if planned else 1.0
 
 
 def left(found: Sequence[State]) -> float:
     """Return the planned seconds of all distinct steps that are not done, of cells that are not."""
-    steps = {s.folder: s.seconds for one in found if one.state != "done" for s in one.chain}
-    return sum(
-        seconds for folder, seconds in steps.items() if not (folder / "manifest.json").is_file()
-    )
+    steps = {s.folder: s for one in found if one.state != "done" for s in one.chain}
+    return sum((step.seconds for step in steps.values() if not step.done), start=0.0)
 
 
 def planned_minutes(grid: Grid) -> dict[str, float]:

@@ -208,11 +208,11 @@ def _not_there(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> list
 def _budget(grid: Grid, minutes: Mapping[str, float]) -> str:
     lines = ["## Budget", "", "| table | cells | done | minutes allowed | minutes planned |"]
     lines.append("| --- | ---: | ---: | ---: | ---: |")
-    totals = [0, 0, 0.0, 0.0]
+    totals = [0.0] * 4
     for name, table in grid.tables.items():
         cells = grid.cells(name)
         done = sum(one.state == "done" for one in states(grid, cells))
-        row = [len(cells), done, table.minutes, minutes[name]]
+        row = [float(len(cells)), float(done), table.minutes, minutes[name]]
         totals = [total + value for total, value in zip(totals, row, strict=True)]
         lines.append(_budget_line(table.title, row))
     lines.append(_budget_line("all", totals))
