@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env judge-env test slow lint demo smoke photos base clean
+.PHONY: help setup user-env judge-env test slow lint demo smoke photos evidence base clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -59,6 +59,9 @@ smoke: setup  ## the same, shrunk, for CI: runs/smoke
 
 photos: setup  ## the main job on captioned photographs: runs/photos
 	sh recipes/photos/run.sh
+
+evidence: setup  ## the claims over seeds, cell by cell (12 hours; stops and resumes at will): results/
+	sh recipes/evidence/run.sh
 
 base: setup  ## train the tiny checkpoint in assets/ further (hours; stops and resumes at will)
 	$(BIN)/python -m world base recipes/mini/0_base.yaml

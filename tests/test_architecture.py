@@ -37,7 +37,7 @@ def sources(room: str) -> list[Path]:
 @pytest.mark.parametrize("path", sources("unime"), ids=lambda p: str(p.relative_to(ROOT)))
 def test_the_library_imports_no_program(path: Path):
     roots = {name.partition(".")[0] for name in imports_of(path)}
-    assert not roots & {"judge", "eval", "world", "tests", "benchmarks"}
+    assert not roots & {"judge", "eval", "world", "evidence", "tests", "benchmarks"}
 
 
 @pytest.mark.parametrize("path", sources("judge"), ids=lambda p: str(p.relative_to(ROOT)))
@@ -49,6 +49,12 @@ def test_the_judge_needs_torch_in_one_engine_only(path: Path):
     assert not {n for n in names if n.startswith(("unime.models", "unime.train", "unime.losses"))}
 
 
+@pytest.mark.parametrize("room", ["judge", "eval", "world"])
+def test_no_program_needs_the_evidence(room: str):
+    for path in sources(room):
+        assert "evidence" not in {name.partition(".")[0] for name in imports_of(path)}, path
+
+
 def test_light_modules_import_without_torch():
     code = f"import {', '.join(sorted(TORCH_FREE))}, sys; sys.exit('torch' in sys.modules)"
     done = subprocess.run(
@@ -58,7 +64,7 @@ def test_light_modules_import_without_torch():
 
 
 def test_nobody_imports_the_bare_name_eval():
-    for room in ("unime", "judge", "eval", "world", "tests"):
+    for room in ("unime", "judge", "eval", "world", "evidence", "tests"):
         for path in sources(room):
             for node in ast.walk(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
@@ -72,7 +78,7 @@ def test_shelves_hold_no_python(shelf: str):
 
 def test_files_and_functions_stay_readable():
     too_long = []
-    for room in ("unime", "judge", "eval", "world"):
+    for room in ("unime", "judge", "eval", "world", "evidence"):
         for path in sources(room):
             text = path.read_text()
             if text.count("\n") > 400:
@@ -87,7 +93,9 @@ def test_files_and_functions_stay_readable():
 
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_every_path_a_page_names_exists(name: str):
-    rooms = "unime|judge|eval|world|prompts|recipes|tests|assets|results|benchmarks|examples"
+    rooms = (
+        "unime|judge|eval|world|evidence|prompts|recipes|tests|assets|results|benchmarks|examples"
+    )
     paths = set(re.findall(rf"`((?:{rooms})/[\w./-]+)`", (ROOT / name).read_text()))
     assert paths
     missing = {path for path in paths if "NAME" not in path and not (ROOT / path).exists()}

@@ -67,7 +67,7 @@ class Output:
         return {
             "seconds": round(seconds, 2),
             "peak_gb": round(peak_gb(), 3),
-            "commit": _commit(),
+            "commit": commit(),
             "host": platform.node(),
             "platform": platform.platform(),
             "cpus": os.cpu_count(),
@@ -165,6 +165,23 @@ def peak_gb() -> float:
     return kilobytes / (1e9 if platform.system() == "Darwin" else 1e6)
 
 
+def commit() -> str | None:
+    """Return the checkout's commit, with "-dirty" where it was changed; None outside of git."""
+    here = Path(__file__).resolve().parent
+    try:
+        done = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
+            cwd=here,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=False,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
 def _plan_of(manifest: dict[str, Any]) -> dict[str, Any]:
     return {key: manifest.get(key) for key in ("format", "recipe", "inputs")}
 
@@ -203,19 +220,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def _commit() -> str | None:
-    here = Path(__file__).resolve().parent
-    try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],  # noqa: S607
-            cwd=here,
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

@@ -49,6 +49,7 @@ def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = N
         budget=Budget(),
         features=no_features,
         wrong_labels=values.get("wrong_labels", 5),
+        masked=values.get("masked", True),
     )
 
 
@@ -98,6 +99,20 @@ def test_both_captions_of_a_picture_are_masked_and_take_turns_as_positive(tmp_pa
         seen |= set(texts)
         assert torch.equal(indices.allowed.sum(1), torch.full((20,), 19))
     assert len(seen) == 40
+
+
+def test_without_masks_all_but_the_own_positive_are_negatives(tmp_path):
+    data = drawn_folder(tmp_path / "d")
+    masked = make_source(data, 20)
+    source = make_source(data, 20, masked=False)
+    batch = batch_of(source, "i2t")
+    indices = indices_of(batch)
+    width = indices.allowed.shape[1]
+    # Both captions of a picture are in the batch; only the one that is the row's positive is none.
+    assert torch.equal(indices.allowed.sum(1), torch.full((20,), width - 1))
+    assert not indices.allowed.gather(1, indices.positive[:, None]).any()
+    assert batch.counts["masked_known_positive"] == 0
+    assert batch_of(masked, "i2t").counts["masked_known_positive"] >= 0
 
 
 def test_same_content_under_two_instructions_is_two_encodes_and_one_mask(tmp_path):

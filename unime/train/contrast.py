@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field, field_validator
@@ -54,6 +54,8 @@ class ContrastRecipe(Recipe):
     """Above 1 evens tasks of different size out: drawn in proportion to rows ** (1 / temperature)."""
     clusters: ClusterSection | None = None
     """SaHa: rows that are each other's hard negatives stay together in a batch."""
+    mask: Literal["identity", "none"] = "identity"
+    """"none" takes every other candidate for a negative, known positives too: only for comparison."""
     wrong_labels: int = Field(default=32, gt=0)
     """Targets drawn as negatives where a task has `in_batch: false` and its rows bring none."""
     dev_queries: int = Field(default=200, ge=0)
@@ -140,6 +142,7 @@ def training_source(
         budget=recipe.budget,
         features=features,
         wrong_labels=recipe.wrong_labels,
+        masked=recipe.mask == "identity",
     )
 
 

@@ -43,11 +43,15 @@ class ContrastSource(RowSource):
     Args:
         wrong_labels: how many targets of the task serve as negatives where a task has
             `in_batch: false` and a row brings none.
+        masked: whether known positives and the query's own content are no negatives.
         parts: see `SourceParts`; `features` takes encodes, as `Embedder.features` does.
     """
 
-    def __init__(self, *, wrong_labels: int, **parts: Unpack[SourceParts]) -> None:
+    def __init__(
+        self, *, wrong_labels: int, masked: bool = True, **parts: Unpack[SourceParts]
+    ) -> None:
         super().__init__(**parts)
+        self._masks = masked
         self._labels = {
             name: self._task_labels(places)
             for name, places in self.rows.by_task(self.columns).items()
@@ -120,8 +124,10 @@ class ContrastSource(RowSource):
     ) -> dict[str, float]:
         """Return how many candidates a row loses, by reason; its own positive aside."""
         contents = self.contents[queries.items][queries.place]
-        itself = contents[:, None] == self.contents[targets.items][None, :]
-        known = ~self.known.allowed(draw.task, contents, self.contents[targets.items]) & ~itself
+        same = contents[:, None] == self.contents[targets.items][None, :]
+        excluded = ~self.known.allowed(draw.task, contents, self.contents[targets.items])
+        # Without masks only the own positive is left out.
+        itself, known = same & ~allowed, excluded & ~same & ~allowed
         rows = len(draw.rows)
         return {
             "masked_own_content": float(itself.sum()) / rows,
@@ -158,9 +164,14 @@ class ContrastSource(RowSource):
     def _allowed(
         self, task: str, pair: np.ndarray, targets: Distinct, negatives: np.ndarray
     ) -> np.ndarray:
-        allowed = self.known.allowed(
-            task, self.contents[self.columns.query[pair]], self.contents[targets.items]
-        )
+        if self._masks:
+            allowed = self.known.allowed(
+                task, self.contents[self.columns.query[pair]], self.contents[targets.items]
+            )
+        else:
+            allowed = np.ones((len(pair), len(targets.items)), dtype=bool)
+            # Losses count the positive themselves.
+            np.put_along_axis(allowed, targets.place[: len(pair), None], False, axis=1)
         if not self.data.tasks[task].in_batch:
             own = np.zeros((len(pair), len(targets.items) + 1), dtype=bool)
             np.put_along_axis(own, negatives, True, axis=1)

@@ -1,0 +1,1 @@
+"""The evidence: every claim of the method as rows of tables, at several seeds, with intervals."""

@@ -1,0 +1,229 @@
+"""The grid as data: tables, their rows, and what each row changes in one chain of stages.
+
+`recipes/evidence/grid.yaml` is such a file and explains itself. A row at one seed is a cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import Field, field_validator, model_validator
+
+from unime.config import Recipe, Section, load_recipe
+from unime.errors import RecipeError, lookup
+
+GRID = Path("recipes/evidence/grid.yaml")
+
+END = "eval"
+"""The step that a cell is run for."""
+
+
+class StepSpec(Section):
+    """One stage of the chain."""
+
+    recipe: str
+    set: dict[str, Any] = Field(default_factory=dict)
+    """What is changed in the recipe, by dotted key. In texts `${NAME}` stands for the output of
+    the step NAME, which makes it one that this step reads, and `${seed}` for the cell's seed."""
+    seconds: float = Field(gt=0)
+    """How long it takes on two quiet cores."""
+
+
+class Change(Section):
+    """What is done to the chain."""
+
+    like: list[str] = Field(default_factory=list)
+    """Variants taken over first, in order; a later change of one key wins."""
+    set: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """By step, what is changed in its recipe."""
+    seconds: dict[str, float] = Field(default_factory=dict)
+    """By step, how long it takes then."""
+    figures: dict[str, str] = Field(default_factory=dict)
+    """Further numbers by their names in the table: `STEP/FILE.json:dotted.key`."""
+
+
+class Row(Change):
+    """One row of a table."""
+
+    title: str
+    against: list[str] | None = None
+    """The rows it is compared with; the table's unless said otherwise."""
+    published: str | None = None
+    """What the paper reports for it."""
+    missing: str | None = None
+    """Why it cannot be run yet; such a row is listed, and nothing else."""
+
+
+class Table(Section):
+    """One table: rows on the same queries."""
+
+    title: str
+    question: str
+    minutes: float = Field(gt=0)
+    """Its budget: all test seeds, what earlier tables have run already left out."""
+    like: list[str] = Field(default_factory=list)
+    """Variants that all its rows begin with."""
+    against: list[str] = Field(default_factory=list)
+    measures: list[str] = Field(default=["overall"])
+    """Of which differences are shown: a group of sets, or one set."""
+    published: str | None = None
+    """What the column of published numbers holds, and where they stand."""
+    seeds: list[int] | None = None
+    """Test seeds, if not the grid's."""
+    rows: dict[str, Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _rows_exist(self) -> Table:
+        for name, row in self.rows.items():
+            for other in self.against if row.against is None else row.against:
+                if lookup(self.rows, other, f"row that '{name}' is compared with:").missing:
+                    raise RecipeError(f"row '{name}' is compared with '{other}', which cannot run")
+        return self
+
+    def references(self, row: str) -> list[str]:
+        """Return the rows that a row is compared with; never itself."""
+        own = self.rows[row].against
+        return [name for name in (self.against if own is None else own) if name != row]
+
+
+class Preparation(Section):
+    """A command that has to run once before all cells."""
+
+    makes: str
+    """Run unless this exists."""
+    command: list[str]
+    """Words after `python -m`."""
+
+
+class Grid(Recipe):
+    """All tables; `output` is the folder of the result files."""
+
+    runs: str
+    """Where the steps' outputs go."""
+    readme: str
+    """The page that shows the tables."""
+    did_not_work: str
+    """A hand-written section of that page."""
+    baselines: str
+    """What `python -m world baselines` wrote, for the floor of every table."""
+    dev: int = 0
+    """The seed for tuning."""
+    seeds: list[int] = Field(min_length=1)
+    """The test seeds."""
+    prepare: list[Preparation] = Field(default_factory=list)
+    steps: dict[str, StepSpec]
+    variants: dict[str, Change] = Field(default_factory=dict)
+    tables: dict[str, Table] = Field(min_length=1)
+
+    @field_validator("tables")
+    @classmethod
+    def _plain_names(cls, tables: dict[str, Table]) -> dict[str, Table]:
+        for name in [*tables, *(row for table in tables.values() for row in table.rows)]:
+            if not name.replace("-", "").replace("_", "").replace(".", "").isalnum():
+                raise ValueError(f"'{name}' names a file; use letters, digits, '-', '_' and '.'")
+        return tables
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Grid:
+        lookup(self.steps, END, "step")
+        if self.dev in {seed for name in self.tables for seed in self.test_seeds(name)}:
+            raise RecipeError(f"seed {self.dev} is for tuning (dev) and cannot be a test seed")
+        for name, table in self.tables.items():
+            for row in table.rows:
+                change = self.change(name, row)
+                for step in [*change.set, *change.seconds, *map(step_of, change.figures.values())]:
+                    lookup(self.steps, step, f"step in table '{name}', row '{row}':")
+        return self
+
+    def test_seeds(self, table: str) -> list[int]:
+        """Return a table's test seeds."""
+        own = self.tables[table].seeds
+        return self.seeds if own is None else own
+
+    def change(self, table: str, row: str) -> Change:
+        """Return all that a row changes: table's variants, its own variants, then itself."""
+        parts = [self._variant(name) for name in self.tables[table].like]
+        return _joined([*parts, self._whole(self.tables[table].rows[row])])
+
+    def _variant(self, name: str) -> Change:
+        return self._whole(lookup(self.variants, name, "variant"))
+
+    def _whole(self, change: Change) -> Change:
+        return _joined([*(self._variant(name) for name in change.like), change])
+
+    def cells(
+        self, table: str | None = None, row: str | None = None, seeds: Sequence[int] | None = None
+    ) -> list[Cell]:
+        """Return the cells that can run: table by table, seed by seed.
+
+        Args:
+            table: only this table.
+            row: only this row of it.
+            seeds: these instead of the test seeds.
+
+        Raises:
+            RecipeError: for an unknown table or row, or a row that cannot run yet.
+        """
+        if table is not None:
+            rows = lookup(self.tables, table, "table").rows
+            if row is not None and (why := lookup(rows, row, f"row of '{table}':").missing):
+                raise RecipeError(f"row '{row}' of table '{table}' cannot run yet: {why}")
+        elif row is not None:
+            raise RecipeError(f"row '{row}' of which table? Name it with --table")
+        return [
+            Cell(name, key, seed)
+            for name, one in self.tables.items()
+            if table in (None, name)
+            for seed in (self.test_seeds(name) if seeds is None else seeds)
+            for key, found in one.rows.items()
+            if row in (None, key) and found.missing is None
+        ]
+
+
+class Cell(NamedTuple):
+    """One row of one table at one seed."""
+
+    table: str
+    row: str
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """How it is called."""
+        return f"{self.table}/{self.row}-seed{self.seed}"
+
+    @property
+    def command(self) -> str:
+        """What a user types to make it."""
+        return f"python -m evidence run --table {self.table} --row {self.row} --seed {self.seed}"
+
+
+def load_grid(path: Path | str = GRID, overrides: Sequence[str] = ()) -> Grid:
+    """Read and check a grid.
+
+    Raises:
+        RecipeError: one sentence a mistake.
+    """
+    return load_recipe(path, Grid, overrides)
+
+
+def step_of(figure: str) -> str:
+    """Return the step whose output a figure `STEP/FILE.json:dotted.key` stands in."""
+    step, slash, rest = figure.partition("/")
+    if not slash or ":" not in rest:
+        raise RecipeError(f"figure '{figure}' is not of the form STEP/FILE.json:dotted.key")
+    return step
+
+
+def _joined(changes: Sequence[Change]) -> Change:
+    found: dict[str, dict[str, Any]] = {}
+    seconds: dict[str, float] = {}
+    figures: dict[str, str] = {}
+    for change in changes:
+        for step, values in change.set.items():
+            found[step] = {**found.get(step, {}), **values}
+        seconds |= change.seconds
+        figures |= change.figures
+    return Change(set=found, seconds=seconds, figures=figures)

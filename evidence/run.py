@@ -1,0 +1,186 @@
+"""Runs cells: each missing step in a process of its own, then the result file.
+
+What is finished is never started again: a step with a manifest is done, a cell with a result of
+the grid's present chain is done. A killed run carries on where it was, by the same command.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from evidence import looks
+from evidence.bootstrap import resampled
+from evidence.chain import Step, chain_of, hash_of
+from evidence.grid import Cell, Grid
+from evidence.result import Result, gather, load_result, path_of
+from unime import console, files
+from unime.errors import DataError, UnimeError
+
+Launch = Callable[[Sequence[str]], int]
+"""Runs the words after `python -m`; returns the exit code."""
+
+
+class State(NamedTuple):
+    """A cell and how far it is."""
+
+    cell: Cell
+    chain: list[Step]
+    state: str
+    """"done", "stale" (made from another chain than the grid's present one) or "to do"."""
+
+
+def launch(words: Sequence[str]) -> int:
+    """Run a command in a process of its own."""
+    return subprocess.run([sys.executable, "-m", *words], check=False).returncode
+
+
+def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
+    """Return each cell with its chain and how far it is."""
+    found = []
+    for cell in cells:
+        chain, path = chain_of(grid, cell), path_of(grid, cell)
+        state = "to do"
+        if path.is_file():
+            state = "done" if load_result(path).chain == hash_of(chain) else "stale"
+        found.append(State(cell, chain, state))
+    return found
+
+
+def run_cells(grid: Grid, cells: Sequence[Cell], start: Launch = launch) -> None:
+    """Run the cells that are not done.
+
+    Raises:
+        UnimeError: when a step fails.
+    """
+    found = states(grid, cells)
+    waiting = [one for one in found if one.state != "done"]
+    console.log(f"evidence: {len(found) - len(waiting)} of {len(found)} cells are done")
+    if waiting:
+        _prepare(grid, start)
+    for number, one in enumerate(waiting, start=1):
+        pace = pace_of([step for state in found for step in state.chain])
+        steps = [step for step in one.chain if not step.done]
+        console.log(
+            f"[{number}/{len(waiting)}] {one.cell.name}: {len(steps)} of {len(one.chain)} steps, "
+            f"about {pace * sum(step.seconds for step in steps) / 60:.0f} min; with this one "
+            f"{pace * left(waiting[number - 1 :]) / 3600:.1f} h left"
+        )
+        result = run_cell(grid, one.cell, one.chain, start)
+        console.log(f"{one.cell.name}: {_sentence(result)}")
+
+
+def run_cell(grid: Grid, cell: Cell, chain: Sequence[Step], start: Launch = launch) -> Result:
+    """Run a cell's missing steps, note the look, write its result.
+
+    Raises:
+        UnimeError: when a step fails.
+    """
+    _run_steps(chain, start)
+    result = gather(cell, grid.change(cell.table, cell.row), chain)
+    looks.note(grid, cell)
+    files.write_json(path_of(grid, cell), result.model_dump(mode="json"))
+    return result
+
+
+def check_cell(grid: Grid, cell: Cell, runs: Path, start: Launch = launch) -> str:
+    """Make a committed cell again from nothing in another folder; return how the two compare.
+
+    Nothing is written to the results and no look is noted: no number comes of it that was not
+    there before.
+
+    Raises:
+        DataError: when there is no result to compare with, or the new one lies outside of the
+            95 % interval of the committed one.
+    """
+    path = path_of(grid, cell)
+    if not path.is_file():
+        raise DataError(f"{path} is missing; make it with {cell.command}")
+    before = load_result(path)
+    _prepare(grid, start)
+    again = grid.model_copy(update={"runs": runs.as_posix()})
+    chain = chain_of(again, cell)
+    _run_steps(chain, start)
+    after = gather(cell, again.change(cell.table, cell.row), chain)
+    low, high = interval_of([before], "overall")
+    sentence = (
+        f"{cell.name}: overall {after.score('overall'):.2f} now, {before.score('overall'):.2f} "
+        f"committed, 95 % interval over its queries {low:.2f} to {high:.2f}"
+    )
+    if not low <= after.score("overall") <= high:
+        raise DataError(f"{sentence}; the result is not reproduced")
+    return sentence
+
+
+def interval_of(results: Sequence[Result], measure: str) -> tuple[float, float]:
+    """Return the 95 % interval of a row's mean over its seeds, in percent."""
+    from eval.intervals import interval
+
+    hits = [{t: r.outcomes[t].hits().astype(float) for t in r.members(measure)} for r in results]
+    low, high = interval(resampled(hits))
+    return 100 * low, 100 * high
+
+
+def pace_of(steps: Sequence[Step]) -> float:
+    """Return how much longer than planned the finished steps took; 1 before any is."""
+    by_folder = {step.folder: step for step in steps if step.done}
+    measured = sum((step.measured() or 0.0 for step in by_folder.values()), start=0.0)
+    planned = sum(step.seconds for step in by_folder.values())
+    return measured / planned if planned else 1.0
+
+
+def left(found: Sequence[State]) -> float:
+    """Return the planned seconds of all distinct steps that are not done, of cells that are not."""
+    steps = {s.folder: s for one in found if one.state != "done" for s in one.chain}
+    return sum((step.seconds for step in steps.values() if not step.done), start=0.0)
+
+
+def planned_minutes(grid: Grid) -> dict[str, float]:
+    """Return what each table takes at its test seeds; a shared step counts where it comes first."""
+    counted: set[Path] = set()
+    minutes: dict[str, float] = {}
+    for table in grid.tables:
+        steps = {s.folder: s for cell in grid.cells(table) for s in chain_of(grid, cell)}
+        fresh: Mapping[Path, Step] = {f: s for f, s in steps.items() if f not in counted}
+        minutes[table] = sum(step.seconds for step in fresh.values()) / 60
+        counted |= set(fresh)
+    return minutes
+
+
+def _run_steps(chain: Sequence[Step], start: Launch) -> None:
+    for step in chain:
+        if step.done:
+            continue
+        console.log(step.command)
+        code = start(step.words)
+        if code != 0:
+            raise UnimeError(
+                f"step '{step.name}' ended with exit code {code}: {step.command}\n"
+                "the same `python -m evidence` command carries on from there"
+            )
+        if not step.done:
+            raise UnimeError(
+                f"step '{step.name}' stopped before it was finished; the same "
+                "`python -m evidence` command carries on from there"
+            )
+
+
+def _prepare(grid: Grid, start: Launch) -> None:
+    for preparation in grid.prepare:
+        if not Path(preparation.makes).exists() and start(preparation.command) != 0:
+            raise UnimeError(
+                f"`python -m {' '.join(preparation.command)}` failed; it makes {preparation.makes}, "
+                "which all cells need"
+            )
+
+
+def _sentence(result: Result) -> str:
+    shown = [
+        f"{measure} {result.score(measure):.1f}"
+        for measure in ("overall", "compositional")
+        if result.has(measure)
+    ]
+    return ", ".join([*shown, *(f"{n} {v}" for n, v in result.figures.items())])

@@ -1,0 +1,265 @@
+"""`results/README.md`: every table from the committed result files, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.intervals import interval
+from evidence import looks
+from evidence.bootstrap import resampled
+from evidence.grid import Grid, Row, Table
+from evidence.result import Result, load_result, path_of
+from evidence.run import planned_minutes, states
+from unime import files
+from unime.errors import DataError
+
+COLUMNS = {
+    "overall": "overall",
+    "classification": "class.",
+    "grounding": "ground.",
+    "retrieval": "retr.",
+    "vqa": "vqa",
+    "ind": "IND",
+    "ood": "OOD",
+    "compositional": "comp.",
+    "swap": "swap",
+}
+"""Measures of every table, with their headings."""
+
+INTRODUCTION = """\
+# The evidence
+
+Written by `python -m evidence tables` from the result files beside this page; do not edit it.
+`make evidence` (`python -m evidence run`) makes the result files, cell by cell; it carries on after a stop.
+[recipes/evidence/grid.yaml](../recipes/evidence/grid.yaml) says what every row is.
+
+Hit@1 in percent on the sets of mini-MMEB, pairwise accuracy on the compositional ones ("swap" is their part with
+exchanged words); ties count against the model. Each seed is another world *and* another training. A row is the mean
+over its test seeds. A difference is taken query by query; its 95 % interval comes from a bootstrap over seeds and,
+within them, queries. Three seeds tell little about how much seeds differ, so the intervals are a lower bound on the
+doubt. Nothing is corrected for the number of comparisons. Seed {dev} is for tuning and in no table.
+
+A cell is made again from nothing and compared with its file by
+`python -m evidence check --table TABLE --row ROW --seed SEED`.
+"""
+
+
+def write_page(grid: Grid) -> Path:
+    """Write the page; return its path."""
+    path = Path(grid.readme)
+    files.write_text(path, page(grid))
+    return path
+
+
+def page(grid: Grid) -> str:
+    """Return the page.
+
+    Raises:
+        DataError: when result files contradict each other or the grid.
+    """
+    minutes = planned_minutes(grid)
+    parts = [INTRODUCTION.format(dev=grid.dev), _budget(grid, minutes)]
+    for name in grid.tables:
+        parts.append(_section(grid, name))
+    return "\n".join([*parts, _did_not_work(grid)])
+
+
+def results_of(grid: Grid, table: str) -> dict[str, list[Result]]:
+    """Return a table's results at its test seeds by row, seeds in order.
+
+    A result that another chain has made than the grid's today is left out: its number would stand
+    beside words that say something else.
+    """
+    found: dict[str, list[Result]] = {}
+    for one in states(grid, grid.cells(table)):
+        if one.state == "done":
+            result = load_result(path_of(grid, one.cell))
+            found.setdefault(one.cell.row, []).append(result)
+    return found
+
+
+def difference(
+    row: Sequence[Result], other: Sequence[Result], measure: str
+) -> tuple[float, float, float] | None:
+    """Return the mean difference row - other at the seeds both have, and its 95 % interval.
+
+    In percent; None without a common seed.
+
+    Raises:
+        DataError: when the two were not evaluated on the same queries.
+    """
+    by_seed = {result.seed: result for result in other}
+    pairs = [(one, by_seed[one.seed]) for one in row if one.seed in by_seed]
+    if not pairs:
+        return None
+    values = []
+    for one, two in pairs:
+        sets = one.members(measure)
+        counts = [[r.outcomes[s].n for s in r.members(measure)] for r in (one, two)]
+        if sets != two.members(measure) or counts[0] != counts[1]:
+            raise DataError(
+                f"table '{one.table}', seed {one.seed}: rows '{one.row}' and '{two.row}' were not "
+                f"evaluated on the same queries of '{measure}'; give both the same limits"
+            )
+        values.append(
+            {s: one.outcomes[s].hits().astype(float) - two.outcomes[s].hits() for s in sets}
+        )
+    mean = sum(one.score(measure) - two.score(measure) for one, two in pairs) / len(pairs)
+    low, high = interval(resampled(values))
+    return mean, 100 * low, 100 * high
+
+
+def _section(grid: Grid, name: str) -> str:
+    table = grid.tables[name]
+    found = results_of(grid, name)
+    parts = [
+        f"## {table.title}",
+        "",
+        table.question,
+        "",
+        f"`python -m evidence run --table {name}`",
+    ]
+    parts.append(f"(looks at its test seeds: {looks.count(grid, name)})")
+    if found:
+        parts += ["", _rows(grid, table, found)]
+    return "\n".join([*parts, "", *_not_there(grid, name, found), ""])
+
+
+def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
+    first = next(iter(found.values()))[0]
+    measures = [measure for measure in COLUMNS if first.has(measure)]
+    figures = list(dict.fromkeys(f for rows in found.values() for r in rows for f in r.figures))
+    references = [
+        name
+        for name in table.rows
+        if any(name in table.references(row) for row in found) and name in found
+    ]
+    compared = [(reference, measure) for reference in references for measure in table.measures]
+    header = [
+        "",
+        *(COLUMNS[measure] for measure in measures),
+        *(_against(table.rows[reference], measure) for reference, measure in compared),
+        *figures,
+        *([table.published] if table.published else []),
+        "seeds",
+    ]
+    lines = []
+    for name, row in table.rows.items():
+        if name not in found:
+            continue
+        results = found[name]
+        lines.append(
+            [
+                row.title,
+                *(_mean([r.score(m) if r.has(m) else None for r in results]) for m in measures),
+                *(
+                    _difference(results, found[reference], measure)
+                    if reference in table.references(name)
+                    else ""
+                    for reference, measure in compared
+                ),
+                *(_figure([r.figures.get(figure) for r in results]) for figure in figures),
+                *([row.published or ""] if table.published else []),
+                ", ".join(str(r.seed) for r in results),
+            ]
+        )
+    chance = [[r.chance(m) for rows in found.values() for r in rows if r.has(m)] for m in measures]
+    floor = [["chance", *map(_mean, chance)], *_baselines(grid, measures)]
+    lines += [[*line, *[""] * (len(header) - len(line))] for line in floor]
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+
+
+def _baselines(grid: Grid, measures: Sequence[str]) -> list[list[str]]:
+    """Return the reference models that see little, one line each."""
+    lines = []
+    for row in files.read_json(grid.baselines)["rows"]:
+        if row["name"] == "chance":
+            continue
+        composed = row["compositional"]
+        known = {
+            **{name: row[name] for name in ("overall", "ind", "ood")},
+            **row["meta_task"],
+            "compositional": _average(list(composed.values())),
+            "swap": _average([v for k, v in composed.items() if k.startswith("swap")]),
+        }
+        name = f"floor: {row['name'].replace('_', ' ')} (seed {grid.dev})"
+        lines.append([name, *(_mean([known.get(measure)]) for measure in measures)])
+    return lines
+
+
+def _not_there(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> list[str]:
+    """Return what the table lacks, in sentences."""
+    table, lines = grid.tables[name], []
+    have = {(row, result.seed) for row, results in found.items() for result in results}
+    for row, facts in table.rows.items():
+        lacking = [s for s in grid.test_seeds(name) if (row, s) not in have]
+        if facts.missing is not None:
+            lines.append(f"- Not built: {facts.title}. {facts.missing}")
+        elif lacking:
+            lines.append(
+                f"- Not run (or by an older grid): {facts.title}, seed {', '.join(map(str, lacking))}"
+            )
+    return lines
+
+
+def _budget(grid: Grid, minutes: Mapping[str, float]) -> str:
+    lines = ["## Budget", "", "| table | cells | done | minutes allowed | minutes planned |"]
+    lines.append("| --- | ---: | ---: | ---: | ---: |")
+    totals = [0.0] * 4
+    for name, table in grid.tables.items():
+        cells = grid.cells(name)
+        done = sum(one.state == "done" for one in states(grid, cells))
+        row = [float(len(cells)), float(done), table.minutes, minutes[name]]
+        totals = [total + value for total, value in zip(totals, row, strict=True)]
+        lines.append(_budget_line(table.title, row))
+    lines.append(_budget_line("all", totals))
+    said = "\nPlanned are two quiet cores without a GPU; a step that tables share counts in the first of them.\n"
+    return "\n".join([*lines, said])
+
+
+def _budget_line(title: str, row: Sequence[float]) -> str:
+    cells, done, allowed, planned = row
+    return f"| {title} | {cells:.0f} | {done:.0f} | {allowed:.0f} | {planned:.0f} |"
+
+
+def _did_not_work(grid: Grid) -> str:
+    path = Path(grid.did_not_work)
+    if not path.is_file():
+        raise DataError(f"{path} is missing; it holds the section about what did not work")
+    return path.read_text(encoding="utf-8")
+
+
+def _against(reference: Row, measure: str) -> str:
+    what = "" if measure == "overall" else f"{COLUMNS.get(measure, measure)} "
+    return f"{what}minus {reference.title}"
+
+
+def _difference(row: Sequence[Result], other: Sequence[Result], measure: str) -> str:
+    found = difference(row, other, measure)
+    if found is None:
+        return "-"
+    mean, low, high = found
+    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def _average(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _there(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None]
+
+
+def _mean(values: Sequence[Any]) -> str:
+    mean = _average(_there(values))
+    return "-" if mean is None else f"{mean:.1f}"
+
+
+def _figure(values: Sequence[float | None]) -> str:
+    mean = _average(_there(values))
+    if mean is None:
+        return "-"
+    return f"{mean:.0f}" if abs(mean) >= 100 else f"{mean:.3g}"

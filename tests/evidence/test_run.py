@@ -1,0 +1,140 @@
+"""Cells: shared steps run once, a killed run carries on, results hold all that tables need."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evidence import looks
+from evidence.chain import chain_of
+from evidence.grid import Cell
+from evidence.result import load_result, pack, path_of, unpack
+from evidence.run import check_cell, left, pace_of, run_cells, states
+from tests.evidence.small import QUERIES, FakeStages, small_grid
+from unime import files
+from unime.errors import DataError, OutputError, UnimeError
+
+
+def test_shared_steps_run_once_and_finished_cells_never_again(tmp_path: Path):
+    grid, stages = small_grid(tmp_path), FakeStages()
+    cells = grid.cells("t", seeds=[1])
+    run_cells(grid, cells, stages)
+    # One world, three trainings, three evaluations.
+    assert len(stages.ran) == len(set(stages.ran)) == 7
+    again = FakeStages()
+    run_cells(grid, cells, again)
+    assert again.ran == []
+
+
+@pytest.mark.parametrize("steps", range(7))
+def test_a_run_killed_between_steps_carries_on(tmp_path: Path, steps: int):
+    grid = small_grid(tmp_path)
+    cells = grid.cells("t", seeds=[1])
+    killed = FakeStages(die_after=steps)
+    with pytest.raises(KeyboardInterrupt):
+        run_cells(grid, cells, killed)
+    rest = FakeStages()
+    run_cells(grid, cells, rest)
+    assert len(killed.ran) == steps
+    assert len({*killed.ran, *rest.ran}) == len(killed.ran) + len(rest.ran) == 7
+    assert [one.state for one in states(grid, cells)] == ["done"] * 3
+
+
+def test_a_failing_step_is_named_with_its_command(tmp_path: Path):
+    grid = small_grid(tmp_path)
+    with pytest.raises(
+        UnimeError, match=r"step 'world' ended with exit code 2: python -m world build"
+    ):
+        run_cells(grid, grid.cells("t"), lambda words: 2)
+    with pytest.raises(UnimeError, match="step 'world' stopped before it was finished"):
+        run_cells(grid, grid.cells("t"), lambda words: 0)
+
+
+def test_a_result_says_where_it_comes_from(tmp_path: Path):
+    grid, cell = small_grid(tmp_path), Cell("t", "b", 2)
+    run_cells(grid, [cell], FakeStages())
+    result = load_result(path_of(grid, cell))
+    assert path_of(grid, cell).stat().st_size < 30_000
+    assert result.command == "python -m evidence run --table t --row b --seed 2"
+    assert [step.name for step in result.steps] == ["world", "train", "eval"]
+    assert result.figures == {"rate": 0.5}
+    for step, ran in zip(chain_of(grid, cell), result.steps, strict=True):
+        assert ran.manifest == files.sha256_file(step.folder / "manifest.json")
+        assert ran.command == step.command
+    hits = {name: outcomes.hits() for name, outcomes in result.outcomes.items()}
+    assert result.score("overall") == 50 * (hits["cats"].mean() + hits["dogs"].mean())
+    assert result.score("swap") == 100 * hits["swap_obj"].mean()
+    assert all(len(values) == QUERIES for values in hits.values())
+    with pytest.raises(DataError, match="was not evaluated on 'vqa'"):
+        result.score("vqa")
+
+
+def test_a_step_made_from_another_output_is_refused(tmp_path: Path):
+    grid, cell = small_grid(tmp_path), Cell("t", "a", 1)
+    world, *_ = chain = chain_of(grid, cell)
+    run_cells(grid, [cell], FakeStages())
+    path_of(grid, cell).unlink()
+    manifest = files.read_json(world.folder / "manifest.json")
+    files.write_json(world.folder / "manifest.json", {**manifest, "facts": {"rate": 1}})
+    with pytest.raises(OutputError, match=f"{chain[1].folder} was made from another output"):
+        run_cells(grid, [cell], FakeStages())
+
+
+def test_a_changed_grid_makes_results_stale(tmp_path: Path):
+    grid, cell = small_grid(tmp_path), Cell("t", "a", 1)
+    run_cells(grid, [cell], FakeStages())
+    changed = small_grid(tmp_path, {"steps": {"train": {"set": {"lr": 5}}}})
+    assert [one.state for one in states(changed, [cell])] == ["stale"]
+    stages = FakeStages()
+    run_cells(changed, [cell], stages)
+    assert [name.partition("-")[0] for name in stages.ran] == ["train", "eval"]
+
+
+def test_looks_at_test_seeds_are_counted(tmp_path: Path):
+    grid = small_grid(tmp_path)
+    run_cells(grid, grid.cells("t", seeds=[grid.dev]), FakeStages())
+    assert looks.read(grid) == []
+    run_cells(grid, grid.cells("t"), FakeStages())
+    assert looks.count(grid, "t") == 1
+    assert len(looks.read(grid)[0]["cells"]) == 9
+    path_of(grid, Cell("t", "a", 1)).unlink()
+    run_cells(grid, grid.cells("t"), FakeStages())
+    assert looks.count(grid, "t") == 2
+    assert looks.read(grid)[1]["cells"] == ["a-seed1"]
+
+
+def test_time_left_is_planned_time_at_the_measured_pace(tmp_path: Path):
+    grid = small_grid(tmp_path)
+    found = states(grid, grid.cells("t", seeds=[1]))
+    assert pace_of(found[0].chain) == 1
+    assert left(found) == 10 + 3 * (100 + 50)
+    run_cells(grid, [found[0].cell], FakeStages())
+    found = states(grid, grid.cells("t", seeds=[1]))
+    assert pace_of([step for one in found for step in one.chain]) == pytest.approx(60 / 160)
+    assert left(found) == 2 * (100 + 50)
+
+
+def test_a_cell_is_checked_from_nothing(tmp_path: Path):
+    grid, cell = small_grid(tmp_path), Cell("t", "a", 1)
+    with pytest.raises(DataError, match="is missing; make it with python -m evidence run"):
+        check_cell(grid, cell, tmp_path / "runs/check", FakeStages())
+    run_cells(grid, [cell], FakeStages())
+    stages = FakeStages()
+    assert "95 % interval" in check_cell(grid, cell, tmp_path / "runs/check", stages)
+    assert len(stages.ran) == 3
+    assert looks.count(grid, "t") == 1
+    path = path_of(grid, cell)
+    values = files.read_json(path)
+    nothing = pack(np.zeros(QUERIES, dtype=bool))
+    values["outcomes"]["cats"]["bits"] = values["outcomes"]["dogs"]["bits"] = nothing
+    files.write_json(path, values)
+    with pytest.raises(DataError, match="the result is not reproduced"):
+        check_cell(grid, cell, tmp_path / "runs/check", FakeStages())
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 400])
+def test_outcomes_survive_packing(count: int):
+    hits = np.random.default_rng(count).random(count) < 0.5
+    assert np.array_equal(unpack(pack(hits), count), hits)

@@ -1,0 +1,128 @@
+"""The page: it says what the files say, and its intervals are a plain bootstrap's."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evidence.bootstrap import resampled
+from evidence.grid import GRID, Cell, Grid, load_grid
+from evidence.result import load_result, path_of
+from evidence.run import run_cells
+from evidence.tables import difference, page, results_of, write_page
+from tests.conftest import ROOT
+from tests.evidence.small import FakeStages, small_grid
+from unime.errors import DataError
+
+
+def test_the_committed_page_says_what_the_committed_files_say(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    grid = load_grid(GRID)
+    assert Path(grid.readme).read_text() == page(grid), "run `python -m evidence tables`"
+
+
+def test_committed_results_are_small_and_agree_with_themselves(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(ROOT)
+    grid = load_grid(GRID)
+    for table in grid.tables:
+        for results in results_of(grid, table).values():
+            for result in results:
+                path = path_of(grid, Cell(table, result.row, result.seed))
+                assert path.stat().st_size <= 30_000, path
+                assert result.score("overall") == pytest.approx(result.scores["overall"], abs=1e-3)
+                for name, score in result.scores["datasets"].items():
+                    assert result.score(name) == pytest.approx(score, abs=1e-3)
+
+
+@pytest.fixture
+def done(tmp_path: Path) -> Grid:
+    grid = small_grid(tmp_path)
+    run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b")], FakeStages())
+    return grid
+
+
+def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
+    text = write_page(done).read_text()
+    results = results_of(done, "t")
+    mean = np.mean([result.score("overall") for result in results["b"]])
+    found = difference(results["b"], results["a"], "overall")
+    assert found is not None
+    assert found[1] <= found[0] <= found[2] < 0
+    (line,) = re.findall(r"^\| noisy .*$", text, re.MULTILINE)
+    assert f"| {mean:.1f} |" in line
+    assert f"| {found[0]:+.1f} ({found[1]:+.1f} to {found[2]:+.1f}) | 0.5 | 1, 2, 3 |" in line
+    assert "| chance | 5.0 |" in text
+    assert "| floor: image blind (seed 0) | 3.0 |" in text
+    assert "`python -m evidence run --table t`\n(looks at its test seeds: 1)" in text
+    assert "- Not run (or by an older grid): both, seed 1, 2, 3" in text
+    assert "- Not built: later. Nobody wrote it." in text
+    assert text.endswith("## What did not work\n\nThis.\n")
+
+
+def test_rows_of_other_queries_are_not_compared(done: Grid):
+    results = results_of(done, "t")
+    cut = results["b"][0].model_copy(deep=True)
+    cats = cut.outcomes["cats"].model_copy(update={"n": 20})
+    cut = cut.model_copy(update={"outcomes": {**cut.outcomes, "cats": cats}})
+    with pytest.raises(DataError, match="were not evaluated on the same queries"):
+        difference([cut], results["a"], "overall")
+
+
+def test_only_common_seeds_are_compared(done: Grid):
+    results = results_of(done, "t")
+    some = difference(results["b"][:1], results["a"], "overall")
+    own = results["b"][0].score("overall") - results["a"][0].score("overall")
+    assert some is not None
+    assert some[0] == pytest.approx(own)
+    assert difference(results["b"][:1], results["a"][1:], "overall") is None
+
+
+def naive(seeds: list[dict[str, np.ndarray]], resamples: int) -> np.ndarray:
+    """Draw seeds, then queries, one by one."""
+    rng = np.random.default_rng(7)
+    means = []
+    for _ in range(resamples):
+        chosen = [seeds[i] for i in rng.integers(len(seeds), size=len(seeds))]
+        means.append(
+            np.mean(
+                [
+                    np.mean([rng.choice(values, len(values)).mean() for values in seed.values()])
+                    for seed in chosen
+                ]
+            )
+        )
+    return np.array(means)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.3])
+def test_the_bootstrap_agrees_with_a_naive_one(spread: float):
+    rng = np.random.default_rng(3)
+    # Differences of hits: -1, 0, 1; sets of unequal size; seeds that differ, or not.
+    seeds = [
+        {
+            name: rng.choice([-1.0, 0.0, 1.0], size, p=[0.2 - s / 4, 0.5, 0.3 + s / 4])
+            for name, size in (("cats", 60), ("dogs", 25))
+        }
+        for s in (-spread, 0.0, spread)
+    ]
+    fast, slow = resampled(seeds, 4000), naive(seeds, 4000)
+    assert fast.mean() == pytest.approx(slow.mean(), abs=0.01)
+    assert fast.std() == pytest.approx(slow.std(), rel=0.08)
+    assert np.allclose(
+        np.quantile(fast, [0.025, 0.975]), np.quantile(slow, [0.025, 0.975]), atol=0.02
+    )
+
+
+def test_one_seed_gives_the_interval_over_its_queries_and_equal_draws():
+    values = {"cats": (np.arange(50) % 3 == 0).astype(float)}
+    assert np.array_equal(resampled([values]), resampled([values]))
+    share = values["cats"].mean()
+    assert resampled([values]).std() == pytest.approx((share * (1 - share) / 50) ** 0.5, rel=0.1)
+
+
+def test_results_can_be_read_back(done: Grid):
+    path = path_of(done, Cell("t", "a", 1))
+    assert load_result(path).row == "a"
