@@ -14,7 +14,7 @@ import numpy as np
 
 from world.examples import Content, Picture
 from world.language import CORRUPTIONS, corrupt, describe, mention, name, pick, word
-from world.sample import sample_scene
+from world.sample import partition_of, sample_scene, sprite_names
 from world.scene import COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Spec, ThingSpec, matches
 
 ABOUT_A_PICTURE = 16
@@ -23,7 +23,7 @@ ABOUT_A_CLAIM = 6
 """Pictures that one claim is asked of; it is true of one at least."""
 TRIES = 20
 """Draws for each claim that is wanted: some can't be said of a scene."""
-FIELDS = {"kind": SHAPES, "colour": COLOURS, "size": SIZES, "texture": TEXTURES}
+FIELDS = ("kind", "colour", "size", "texture")
 
 
 def claims_about_a_picture(
@@ -56,7 +56,7 @@ def pictures_of_a_claim(
 def _word(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     """Name one attribute of one thing, or one that may be nowhere."""
     field = pick(rng, ("kind", "kind", "colour", "colour", "size", "texture"))
-    value = pick(rng, [getattr(thing, field) for thing in scene.things] if true else FIELDS[field])
+    value = getattr(pick(rng, scene.things), field) if true else _any(field, scene, rng)
     return None if value == NATURAL else Spec((ThingSpec(**{field: value}),))
 
 
@@ -65,10 +65,18 @@ def _thing(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     thing = mention(pick(rng, scene.things), rng, detail=0.5)
     if not true:
         other = mention(pick(rng, scene.things), rng, detail=0.5)
-        field = pick(rng, tuple(FIELDS))
-        value = getattr(other, field) if rng.random() < 0.5 else pick(rng, FIELDS[field])
+        field = pick(rng, FIELDS)
+        value = getattr(other, field) if rng.random() < 0.5 else _any(field, scene, rng)
         thing = dataclasses.replace(thing, **{field: value})
     return Spec((thing,))
+
+
+def _any(field: str, scene: Scene, rng: np.random.Generator) -> str:
+    """Draw a value that an attribute may have; sprites' names too, or they would never be false."""
+    if field == "kind":
+        names = sprite_names(partition_of(scene))
+        return pick(rng, pick(rng, (SHAPES, names)))
+    return pick(rng, {"colour": COLOURS, "size": SIZES, "texture": TEXTURES}[field])
 
 
 def _caption(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
