@@ -51,18 +51,25 @@ def report_truth(
     scores = judged["scores"].combine_chunks().flatten().to_numpy(zero_copy_only=False)
     positives = judged["positive_score"].to_numpy()
     positives = positives[~np.isnan(positives)]
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets.to_numpy()))
+    tasks = np.array([data.pair(pair).task for pair in pairs.to_pylist()], dtype=object)[rows]
+    values = scores.astype(np.float64)
+    by_task = {
+        name: auc(values[tasks == name], verdicts.relevant[tasks == name])
+        for name in sorted(set(tasks.tolist()))
+    }
     facts = {
         "planted_in_corpus": verdicts.planted_in_corpus,
         "planted_among_candidates": int(verdicts.planted.sum()),
         "relevant_among_candidates": int(verdicts.relevant.sum()),
         "candidates": len(verdicts.relevant),
-        "auc": auc(scores.astype(np.float64), verdicts.relevant),
+        "auc": auc(values, verdicts.relevant),
         "positives_above_half": round(float((positives > 0.5).mean()), 4)
         if len(positives)
         else None,
     }
-    out.facts(truth=facts)
-    for line in _sentences(facts):
+    out.facts(truth={**facts, "auc_by_task": by_task})
+    for line in [*_sentences(facts), _by_task(by_task)]:
         console.log(f"judge: {line}")
 
 
@@ -119,6 +126,11 @@ def _sentences(facts: dict[str, int | float | None]) -> list[str]:
         f"the judge's AUC on them is {facts['auc']}; "
         f"{_percent(facts['positives_above_half'], 1)} of the scored positives are above 0.5",
     ]
+
+
+def _by_task(found: dict[str, float | None]) -> str:
+    known = {name: value for name, value in found.items() if value is not None}
+    return "AUC by task: " + (", ".join(f"{n} {v:.3f}" for n, v in known.items()) or "none known")
 
 
 def _percent(part: int | float | None, whole: int | float | None) -> str:
