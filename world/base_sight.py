@@ -7,13 +7,15 @@ centre names the thing's kind, colour, size and texture. It costs a tenth of a w
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from tokenizers import Tokenizer
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -26,6 +28,7 @@ from world.scene import BACKGROUNDS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, 
 
 NOTHING = -100  # what cross entropy leaves out
 CROP_SHARE = 0.15
+SCALE = 10.0  # of logits at the beginning: embeddings are small
 WINDOW = 32  # pixels of a crop's side before it is doubled
 FIELDS = ("kind", "colour", "size", "texture", "background")
 
@@ -41,17 +44,34 @@ class SightBatch(NamedTuple):
 
 
 class SightHeads(nn.Module):
-    """What reads the image tokens; thrown away when the lessons in words begin."""
+    """What reads the image tokens, through the language model's own words.
 
-    def __init__(self, hidden: int, partition: str = "base") -> None:
+    A token that shows a red circle is to lie near the embeddings of "red" and "circle": what the eyes
+    see is then said and compared in words without learning a dictionary first.
+    """
+
+    def __init__(self, words: nn.Embedding, tokenizer: Tokenizer, partition: str = "base") -> None:
         super().__init__()
-        self.present = nn.Linear(hidden, 1)
-        known = vocabulary(partition)
-        self.fields = nn.ModuleList(nn.Linear(hidden, len(words)) for words in known)
+        self._words = (words,)  # a tuple, so that the embedding is not saved twice
+        self._tokens = [_tokens_of(field, tokenizer) for field in vocabulary(partition)]
+        self.present = nn.Linear(words.embedding_dim, 1)
+        self.scales = nn.Parameter(torch.full((len(self._tokens),), SCALE))
 
     def forward(self, features: Float[Tensor, "tokens hidden"]) -> tuple[Tensor, list[Tensor]]:
         """Return the logit of there being a thing, and one table of logits a field."""
-        return self.present(features).squeeze(-1), [head(features) for head in self.fields]
+        (words,) = self._words
+        fields = [
+            scale * features @ functional.embedding_bag(tokens, words.weight, offsets).T
+            for (tokens, offsets), scale in zip(self._tokens, self.scales, strict=True)
+        ]
+        return self.present(features).squeeze(-1), fields
+
+
+def _tokens_of(field: Mapping[str, int], tokenizer: Tokenizer) -> tuple[Tensor, Tensor]:
+    """Return the tokens of a field's words, one after the other, and where each begins."""
+    found = [tokenizer.encode(f" {one}", add_special_tokens=False).ids for one in field]
+    starts = [0, *accumulate(map(len, found))][:-1]
+    return torch.tensor([token for ids in found for token in ids]), torch.tensor(starts)
 
 
 @lru_cache(maxsize=2)

@@ -41,7 +41,7 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     tokenizer = _tokenizer(recipe, out.file("tokenizer.partial.json"))
     model = build_model(recipe.model, recipe.seed)
     share_words(model, tokenizer)
-    state = _State(model, recipe)
+    state = _State(model, recipe, tokenizer)
     place = out.file("checkpoint.pt")
     if place.exists():
         state.load(place)
@@ -71,11 +71,14 @@ def train(recipe: BaseRecipe, out: Output) -> None:
 class _State:
     """All that a checkpoint holds: weights, their moving average, optimizers, step."""
 
-    def __init__(self, model: Qwen3VLForConditionalGeneration, recipe: BaseRecipe) -> None:
+    def __init__(
+        self, model: Qwen3VLForConditionalGeneration, recipe: BaseRecipe, tokenizer: Tokenizer
+    ) -> None:
         self.model = model.train()
         self.average = build_model(recipe.model, recipe.seed).eval()
         self.average.load_state_dict(model.state_dict())
-        self.heads = SightHeads(recipe.model.hidden, recipe.partition)
+        words = model.model.language_model.embed_tokens
+        self.heads = SightHeads(words, tokenizer, recipe.partition)
         named = list(self.named_parameters())
         matrices = [p for name, p in named if _is_matrix(name, p)]
         others = [p for name, p in named if not _is_matrix(name, p)]

@@ -9,6 +9,7 @@ from world import base_sight
 from world.base_lessons import is_held
 from world.base_muon import Muon, orthogonalise
 from world.base_sight import NOTHING, SightHeads, sight_batches, sight_loss, vocabulary
+from world.base_tokenizer import train_tokenizer
 from world.scene import Scene, Thing
 
 RED, BLUE = (
@@ -54,7 +55,7 @@ def test_scenes_kept_for_evaluation_are_never_seen(monkeypatch) -> None:
 
 def test_a_right_reading_costs_nothing_and_a_wrong_one_much() -> None:
     (batch,) = sight_batches(np.random.default_rng(0), 8, 1)
-    heads = SightHeads(4)
+    heads = SightHeads(torch.nn.Embedding(512, 4), train_tokenizer(512, seed=0))
     answers = [20.0 * (2 * batch.present.flatten() - 1)]
     for field, words in enumerate(vocabulary("base")):
         target = batch.values[..., field].flatten().clamp(min=0)
@@ -63,6 +64,21 @@ def test_a_right_reading_costs_nothing_and_a_wrong_one_much() -> None:
     assert sight_loss(heads, torch.zeros(128, 4), batch).item() < 1e-4
     heads.forward = lambda _: (-answers[0], [-a for a in answers[1:]])  # type: ignore[method-assign]
     assert sight_loss(heads, torch.zeros(128, 4), batch).item() > 20
+
+
+def test_what_is_seen_is_read_through_the_words_themselves() -> None:
+    tokenizer = train_tokenizer(1024, seed=0)
+    words = torch.nn.Embedding(1024, 256)
+    heads = SightHeads(words, tokenizer)
+    assert "words" not in " ".join(heads.state_dict())
+    shown = [words.weight[tokenizer.encode(f" {word}").ids].mean(0) for word in ("red", "circle")]
+    _, (kinds, colours, *_) = heads(torch.stack(shown))
+    known = vocabulary("base")
+    assert (
+        int(colours[0].argmax()) == known[1]["red"] and int(kinds[1].argmax()) == known[0]["circle"]
+    )
+    kinds.sum().backward()
+    assert words.weight.grad is not None and words.weight.grad.any()
 
 
 def test_muon_is_torchs_but_for_its_precision() -> None:
