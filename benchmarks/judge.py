@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ import numpy as np
 from benchmarks.common import interleaved_rounds, median_ratio, report, say
 from judge.engine import Content, Request
 from judge.pictures import Picture
+from judge.serve import CPU_BLOCK
 from judge.vllm_engine import VllmEngine, VllmOptions
 
 MODEL = {
@@ -129,8 +130,12 @@ def server(url: str | None = None) -> dict[str, float]:
         return _beside(url)
     from judge.serve import Service, running
 
-    # A cache of about 20 queries: 16-token blocks, some 150 tokens a query and its candidates' ends.
-    extra = ("--num-gpu-blocks-override", str(QUERIES_IN_CACHE * 12), "--max-num-seqs", "16")
+    # A cache of about 20 queries' prefixes, beside what is under way.
+    prefix, whole = _lengths()
+    blocks = QUERIES_IN_CACHE * prefix // CPU_BLOCK
+    blocks += CONCURRENCY * (-(-whole // CPU_BLOCK) - prefix // CPU_BLOCK + 1)
+    slots = ("--max-num-seqs", str(CONCURRENCY))
+    extra = ("--num-gpu-blocks-override", str(blocks), *slots)
     options = VllmOptions.model_validate({"model": MODEL})
     service = Service(port=0, with_key=False, extra=extra)
     with running(options, service) as address:
@@ -161,16 +166,24 @@ def _beside(url: str) -> dict[str, float]:
     np.random.default_rng(0).shuffle(flat)  # type: ignore[arg-type]
     for name, groups in (("prefix_hit_share", grouped), ("prefix_hit_share_random", flat)):
         used = _engine(url, CONCURRENCY)
-        _run(used, groups)
-        # Ideal: everything but the candidate's own end, in all calls of a query but its first.
-        shared = _shared_tokens(used) * (CANDIDATES - 1) / CANDIDATES
-        ratios[name] = round(used.usage.cached_tokens / shared, 3)
+        done = _run(used, groups)
+        # Ideal: the whole blocks that a query's calls have in common, in all of them but its first.
+        ideal = _lengths()[0] * done * (CANDIDATES - 1) / CANDIDATES
+        ratios[name] = round(used.usage.cached_tokens / ideal, 3)
     return ratios
 
 
-def _shared_tokens(used: VllmEngine) -> float:
-    """Return how many of the prompt tokens are a query's: all but about 40 of a candidate's end."""
-    return used.usage.tokens - 40 * used.usage.calls
+@lru_cache(maxsize=1)
+def _lengths() -> tuple[int, int]:
+    """Return how many tokens a query's calls have in common, in whole blocks, and one has in all."""
+    from judge.transformers_engine import TransformersOptions, as_pair
+
+    options = TransformersOptions.model_validate({"model": MODEL, "min_answer_mass": 0.0})
+    scorer = options.engine(None).scorer
+    asked = [as_pair(request) for request in pairs(1, seed=98)[0]]
+    rows = [tokens.ids.tolist() for tokens in scorer.tokens(asked)]
+    common = next(i for i, some in enumerate(zip(*rows, strict=False)) if len(set(some)) > 1)
+    return common // CPU_BLOCK * CPU_BLOCK, max(map(len, rows))
 
 
 def _engine(url: str, concurrency: int) -> VllmEngine:

@@ -99,7 +99,7 @@ class TransformersEngine:
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request; what the candidates of a query share is computed once."""
-        answers = self.scorer.read([_pair(request) for request in requests], self._masses)
+        answers = self.scorer.read([as_pair(request) for request in requests], self._masses)
         return [
             self._judgement(request.key, length, mass)
             for request, length, mass in zip(
@@ -123,7 +123,8 @@ class TransformersEngine:
         return Score(key, yes / mass)
 
 
-def _pair(request: Request) -> PairInput:
+def as_pair(request: Request) -> PairInput:
+    """Return a request as a scorer takes it."""
     from unime.models.pair_scorer import PairInput
 
     return PairInput(request.instruction, _side(request.query), _side(request.candidate))

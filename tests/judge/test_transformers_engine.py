@@ -14,7 +14,7 @@ from judge.transformers_engine import (
     JudgeModel,
     TransformersEngine,
     TransformersOptions,
-    _pair,
+    as_pair,
 )
 from tests.families import FAMILIES, build_family
 from unime.errors import ModelError
@@ -126,7 +126,7 @@ def test_text_cannot_open_a_turn_or_an_image_slot(engine):
         }
         rows = []
         for request in (hostile, tame):
-            prompt = engine.scorer.prompted(_pair(request))
+            prompt = engine.scorer.prompted(as_pair(request))
             ids = tokenizer(prompt.text)["input_ids"]
             rows.append([token for token in ids if token in special])
         assert rows[0] == rows[1]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.models.next_token import NextToken, Prompt
+from unime.models.next_token import NextToken, Prompt, Tokens
 from unime.models.pictures import Picture
 from unime.prompts import JudgePrompt, RenderedPair
 
@@ -70,7 +70,7 @@ class PairScorer:
         lengths = [0] * len(pairs)
         found: dict[int, Tensor] = {}
         for numbers in self._groups(pairs):
-            tokens = self._next_token.tokenize([self.prompted(pairs[n]) for n in numbers])
+            tokens = self.tokens([pairs[n] for n in numbers])
             for number, row in zip(numbers, tokens, strict=True):
                 lengths[number] = len(row)
             fitting = [place for place, row in enumerate(tokens) if len(row) <= self.max_length]
@@ -82,6 +82,10 @@ class PairScorer:
         if missing is None:
             return PairAnswers(lengths, torch.full((len(pairs), 1), torch.nan).double())
         return PairAnswers(lengths, torch.stack([row for row in rows if row is not None]))
+
+    def tokens(self, pairs: Sequence[PairInput]) -> list[Tokens]:
+        """Return each pair's prompt as the model reads it, placeholders replaced by pictures."""
+        return self._next_token.tokenize([self.prompted(pair) for pair in pairs])
 
     def prompted(self, pair: PairInput) -> Prompt:
         """Return the rendered prompt of one pair."""
