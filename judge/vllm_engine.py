@@ -12,6 +12,7 @@ import json
 import math
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,10 @@ class VllmEngine:
 
     def stream(self, groups: Iterator[Sequence[Request]]) -> Iterator[list[Score]]:
         """Yield scores as they come (see `StreamingEngine`)."""
+        first = next(groups, None)
+        if first is None:
+            return  # and no server is needed
+        groups = chain([first], groups)
         loop = asyncio.new_event_loop()
         run = _Run(self._options, self._prompt, self.usage)
         try:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from unime.config import Recipe, Section, load_recipe
+from unime.config import Recipe, Section, load_recipe, read_values
 from unime.errors import RecipeError, did_you_mean, lookup
 
 
@@ -85,3 +85,11 @@ def test_names_in_tables():
     assert did_you_mean("info_nec", ["info_nce", "soft_label"]) == "; did you mean 'info_nce'?"
     with pytest.raises(RecipeError, match="unknown loss 'x'; known: a, b"):
         lookup({"b": 1, "a": 2}, "x", "loss")
+
+
+def test_an_override_changes_one_place_though_yaml_names_it_twice(tmp_path: Path):
+    path = tmp_path / "aliased.yaml"
+    path.write_text("stage: x\nfirst: &shared {model: {id: a}}\nsecond: *shared\n")
+    values = read_values(path, ["second.model.id=b", "second.extra=1"])
+    assert values["first"] == {"model": {"id": "a"}}
+    assert values["second"] == {"model": {"id": "b"}, "extra": 1}

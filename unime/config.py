@@ -106,10 +106,18 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise RecipeError(f"{path} holds {type(values).__name__}, expected keys and values")
+    values = _unshared(values)
     parent = values.pop("extends", None)
     if parent is None:
         return values
     return _merge(_read_yaml(path.parent / str(parent)), values)
+
+
+def _unshared(value: Any) -> Any:
+    """Return a value of its own for every YAML alias: an override means one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(one) for key, one in value.items()}
+    return [_unshared(one) for one in value] if isinstance(value, list) else value
 
 
 def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:

@@ -218,6 +218,7 @@ def test_mistakes_end_the_job_with_one_sentence(monkeypatch):
         with pytest.raises(EngineError, match="answered 307"):
             judged(engine_for(server), wanted)
         gone = engine_for(server)
+    assert list(gone.stream(iter([]))) == []
     with pytest.raises(EngineError, match="no judge at .*: no connection .*judge serve RECIPE"):
         judged(gone, wanted)
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from judge.serve import PYTHON, Service, running
+from judge.score import ScoreRecipe
+from judge.serve import PYTHON, Service, options_of, running
 from judge.transformers_engine import TransformersOptions
 from judge.vllm_engine import VllmOptions
 from tests.conftest import ROOT
 from tests.judge.test_transformers_engine import content, pair
+from unime.config import load_recipe
+from unime.files import read_json
 from unime.records import Score
+from unime.stage import execute
+from unime.tables import read_table
 
 PAIRS = 1000
 
@@ -75,6 +82,38 @@ def test_scores_are_those_of_the_engine_in_process(tmp_path, monkeypatch):
     difference = np.abs([a.value - b.value for a, b in zip(served, here, strict=True)])
     assert difference.max() < 1e-3
     assert np.std([score.value for score in here]) > 1e-3
-    # Prefixes are cached. How much of the ideal is a benchmark's matter (benchmarks/judge.py): on a CPU
-    # vLLM caches whole blocks of 128 tokens, and 15 % of these short prompts were found again.
+    # Prefixes are found again. How much of the ideal is a benchmark's matter: benchmarks/judge.py.
     assert engine.usage.cached_tokens > 0
+
+
+def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
+    """`recipes/smoke` with engine=vllm: judge, select, stage 2."""
+    monkeypatch.setenv("UNIME_JUDGE_API_KEY", "a-secret-key")
+    monkeypatch.chdir(ROOT)
+    if not (ROOT / "runs/smoke/3_mine/manifest.json").is_file():
+        subprocess.run(["make", "smoke"], check=True, capture_output=True)
+    recipe = ROOT / "recipes/smoke/4_judge.yaml"
+    options = options_of(load_recipe(recipe, ScoreRecipe))
+    places = {name: tmp_path / name for name in ("judged", "rows", "trained", "scores")}
+    with running(options, Service(port=0), tmp_path / "serve.log") as url:
+        words = [
+            "engine=vllm",
+            f"engines.vllm.endpoints=[{{url: '{url}'}}]",
+            f"store={places['scores']}",
+            f"output={places['judged']}",
+        ]
+        execute("judge.score", recipe, words)
+    # The server is gone, and nobody asks for it.
+    execute("judge.score", recipe, [*words[:3], f"output={tmp_path / 'again'}"])
+    judged, again = (read_table(tmp_path / name / "judged.parquet") for name in ("judged", "again"))
+    assert judged.num_rows and judged.equals(again)
+    assert read_json(places["judged"] / "manifest.json")["facts"]["unscored_pairs"] == 0
+    assert read_json(tmp_path / "again" / "run.json")["judging"]["calls"] == 0
+    folder = ROOT / "recipes/smoke"
+    judged_by = f"judged={places['judged']}"
+    execute("unime.select", folder / "5_select.yaml", [judged_by, f"output={places['rows']}"])
+    rows = f"rows={places['rows']}"
+    execute(
+        "unime.train.contrast", folder / "6_contrast.yaml", [rows, f"output={places['trained']}"]
+    )
+    assert (places["trained"] / "model" / "config.json").is_file()
