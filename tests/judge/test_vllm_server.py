@@ -94,9 +94,15 @@ def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
         subprocess.run(["make", "smoke"], check=True, capture_output=True)
     recipe = ROOT / "recipes/smoke/4_judge.yaml"
     options = options_of(load_recipe(recipe, ScoreRecipe))
-    places = {name: tmp_path / name for name in ("judged", "rows", "trained", "scores")}
+    names = ("mined", "judged", "rows", "trained", "scores")
+    places = {name: tmp_path / name for name in names}
+    folder, mined = ROOT / "recipes/smoke", f"mined={places['mined']}"
+    # A pair takes a CPU a sixtieth of a second.
+    few = ["candidates=8", f"output={places['mined']}"]
+    execute("unime.mine", folder / "3_mine.yaml", few)
     with running(options, Service(port=0), tmp_path / "serve.log") as url:
         words = [
+            mined,
             "engine=vllm",
             f"engines.vllm.endpoints=[{{url: '{url}'}}]",
             f"store={places['scores']}",
@@ -104,14 +110,13 @@ def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
         ]
         execute("judge.score", recipe, words)
     # The server is gone, and nobody asks for it.
-    execute("judge.score", recipe, [*words[:3], f"output={tmp_path / 'again'}"])
+    execute("judge.score", recipe, [*words[:4], f"output={tmp_path / 'again'}"])
     judged, again = (read_table(tmp_path / name / "judged.parquet") for name in ("judged", "again"))
     assert judged.num_rows and judged.equals(again)
     assert read_json(places["judged"] / "manifest.json")["facts"]["unscored_pairs"] == 0
     assert read_json(tmp_path / "again" / "run.json")["judging"]["calls"] == 0
-    folder = ROOT / "recipes/smoke"
-    judged_by = f"judged={places['judged']}"
-    execute("unime.select", folder / "5_select.yaml", [judged_by, f"output={places['rows']}"])
+    chosen = [mined, f"judged={places['judged']}", f"output={places['rows']}"]
+    execute("unime.select", folder / "5_select.yaml", chosen)
     rows = f"rows={places['rows']}"
     execute(
         "unime.train.contrast", folder / "6_contrast.yaml", [rows, f"output={places['trained']}"]
