@@ -95,7 +95,7 @@ def _resolve(
         known[other] = _resolve(grid, change, seed, (*path, other), found).folder.as_posix()
     overrides = tuple(f"{key}={_text(value, known)}" for key, value in values.items())
     folder = Path(grid.runs, str(seed), f"{name}-{_hash(spec.recipe, overrides)}")
-    stage, resolved = stage_of(spec.recipe), f"output={folder.as_posix()}"
+    stage, resolved = _stage_of(spec.recipe), f"output={folder.as_posix()}"
     found[name] = Step(
         name=name,
         words=(*command_of(stage), spec.recipe, resolved, *overrides),
@@ -104,6 +104,10 @@ def _resolve(
         seconds=change.seconds.get(name, spec.seconds),
     )
     return found[name]
+
+
+# A recipe is read once, not for each of a thousand steps.
+_stage_of = cache(stage_of)
 
 
 @cache
