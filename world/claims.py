@@ -57,7 +57,8 @@ def _word(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     """Name one attribute of one thing, or one that may be nowhere."""
     field = pick(rng, ("kind", "kind", "colour", "colour", "size", "texture"))
     value = getattr(pick(rng, scene.things), field) if true else _any(field, scene, rng)
-    return None if value == NATURAL else Spec((ThingSpec(**{field: value}),))
+    spec = dataclasses.replace(ThingSpec(), **{field: value})
+    return None if value == NATURAL else Spec((spec,))
 
 
 def _thing(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
