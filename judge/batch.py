@@ -77,7 +77,7 @@ def score_missing(
             report.add(scores)
         if meter.asked == before:  # nothing is missing, or the budget is spent
             break
-    left = missing.needed()
+    left = report.left if early is None else missing.needed()
     store.close()
     return report.outcome(left)
 
@@ -194,11 +194,16 @@ class Progress:
         elif now - self._last >= console.SECONDS_BETWEEN_LINES:
             self._last = now
             rate = self._done / (now - self._start)
-            left = (self._total - self._done) / rate if rate else float("inf")
+            left = self.left / rate if rate else float("inf")
             console.log(
                 f"judge: {self._done}/{self._total} pairs ({rate:.1f}/s, {left:.0f} s left)"
                 f"{self._extra()}"
             )
+
+    @property
+    def left(self) -> int:
+        """How many of all pairs have no answer yet."""
+        return self._total - self._done
 
     def outcome(self, left: int) -> Outcome:
         """End the display and return what was done and what is left."""

@@ -26,8 +26,8 @@ class Phase(Section):
     """Least and most number of things in a scene."""
     listing_share: float = 0.33
     """How many lessons on pictures name everything there is; they teach most a second."""
-    judging_share: float | None = Field(default=None, ge=0, le=1)
-    """How many lessons are judgements, in place of the recipe's share."""
+    judging_share: float = Field(default=0.0, ge=0, le=1)
+    """How many lessons are judgements of query and candidate; only the judge has those."""
     claims_share: float = Field(default=0.0, ge=0, le=1)
     """How many of those judge simple claims (`world.claims`)."""
     claims: tuple[str, ...] = ("word", "thing", "caption")
@@ -54,8 +54,6 @@ class BaseRecipe(Recipe):
     curriculum: tuple[Phase, ...] = (Phase(until=0, objects=(1, 5)),)
     partition: Literal["base", "judge"] = "base"
     """Whose scenes, sprites and wordings the lessons use: the student's or the judge's."""
-    judging_share: float = Field(default=0.0, ge=0, le=1)
-    """How many lessons are judgements of query and candidate; only the judge has those."""
     text_share: float = 0.12
     """How many lessons have no picture."""
     sprite_share: float = 0.25

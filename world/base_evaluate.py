@@ -36,7 +36,7 @@ def evaluate(
         the AUC of P(yes) against the truth.
     """
     lessons: list[Lesson | Judgement] = [*held_lessons(recipe)]
-    if recipe.judging_share:
+    if any(phase.judging_share for phase in recipe.curriculum):
         rng = np.random.default_rng((recipe.seed, 1 << 42))
         lessons += encoder.judgements.draw(rng, recipe.eval_lessons)
         lessons += encoder.judgements.claims(rng, recipe.eval_lessons // 4, OBJECTS)

@@ -31,8 +31,7 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
         return sight_batches(rng, size, parts, partition=recipe.partition)
     phase = phase_at(recipe.curriculum, step)
     shares = (recipe.text_share, recipe.sprite_share, phase.listing_share)
-    share = recipe.judging_share if phase.judging_share is None else phase.judging_share
-    judging = round(share * recipe.batch_size)
+    judging = round(phase.judging_share * recipe.batch_size)
     claims = round(phase.claims_share * judging)
     lessons: list[Lesson | Judgement] = [
         make_lesson(rng, phase.objects, *shares, partition=recipe.partition)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from judge.auditing.findings import Scores
+from judge.auditing.findings import Scores, share_above
 from judge.auditing.probes import Probe
 from judge.engine import Request
 from unime.records import content_id
@@ -67,8 +67,8 @@ def _effect(name: str, harmless: Scores, injected: Scores) -> dict[str, Any]:
         "P(yes), attack": _mean(after),
         "effect": _mean(after - before),
         "95 % interval, +-": _half_width(after - before),
-        "above 0.5, harmless text": _mean(before > 0.5),
-        "above 0.5, attack": _mean(after > 0.5),
+        "above 0.5, harmless text": share_above(before),
+        "above 0.5, attack": share_above(after),
     }
 
 
