@@ -127,7 +127,7 @@ def answer_logits(
     if len(batch.patches):
         is_image = batch.tokens == model.config.image_token_id
         features, deep = vision_features(model.model.visual, batch.patches)
-        embeddings = embeddings.masked_scatter(is_image[..., None], features)
+        embeddings = embeddings.masked_scatter(is_image[..., None], features.to(embeddings.dtype))
         options = {"visual_pos_masks": is_image, "deepstack_visual_embeds": deep}
     states = language(
         inputs_embeds=embeddings,

@@ -27,6 +27,7 @@ class Muon(torch.optim.Optimizer):
         lr: comparable to AdamW's.
         momentum: of the gradients' moving average.
         weight_decay: decoupled.
+        bf16: iterate in bfloat16, which is enough where the processor has instructions for it.
     """
 
     def __init__(
@@ -35,8 +36,10 @@ class Muon(torch.optim.Optimizer):
         lr: float,
         momentum: float = 0.95,
         weight_decay: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
+        self._dtype = torch.bfloat16 if bf16 else torch.float32
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
@@ -48,7 +51,8 @@ class Muon(torch.optim.Optimizer):
                 if parameter.grad is not None:
                     shapes[parameter.shape].append(parameter)
             for shape, parameters in shapes.items():
-                updates = orthogonalise(torch.stack([self._momentum(p, group) for p in parameters]))
+                momenta = torch.stack([self._momentum(p, group) for p in parameters])
+                updates = orthogonalise(momenta.to(self._dtype)).to(momenta.dtype)
                 scale = 0.2 * max(shape) ** 0.5
                 for parameter, update in zip(parameters, updates, strict=True):
                     parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -84,7 +84,7 @@ class _State:
         others = [p for name, p in named if not _is_matrix(name, p)]
         rate = recipe.learning_rate
         self.optimizers: list[torch.optim.Optimizer] = [
-            Muon(matrices, lr=rate, weight_decay=recipe.weight_decay),
+            Muon(matrices, rate, weight_decay=recipe.weight_decay, bf16=recipe.in_bfloat16),
             torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.98), weight_decay=0.0),
         ]
         self.step = 0
@@ -130,7 +130,9 @@ def _step(state: _State, parts: Batch, recipe: BaseRecipe, pool: ThreadPoolExecu
     losses = _losses(state, parts)
 
     def differentiate(loss: Callable[[], torch.Tensor]) -> tuple[float, tuple[Any, ...]]:
-        value = loss()
+        # Autocast is a thread's own.
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.in_bfloat16):
+            value = loss()
         return value.item(), torch.autograd.grad(value, parameters, allow_unused=True)
 
     # The longest come first, so that no thread is left with one alone at the end.
