@@ -45,8 +45,9 @@ judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
 lint: setup  ## ruff and pyright
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/pyright
 
+# One test process a core at most, each with one thread: tiny models gain nothing from more.
 test: setup  ## the tests, without the slow ones
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 slow: setup  ## kill tests and the other tests that take minutes
 	$(BIN)/python -m pytest -m slow

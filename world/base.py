@@ -46,6 +46,8 @@ class BaseRecipe(Recipe):
     """Of both kinds of lessons."""
     sight_steps: int = Field(default=0, ge=0)
     """The first steps teach the eyes alone: see `world.base_sight`."""
+    sight_every: int = Field(default=0, ge=0)
+    """After them, one step in so many does so again; 0: none."""
     sight_batch_size: int = 128
     """Pictures a step of those."""
     batch_size: int = 64
@@ -80,6 +82,11 @@ class BaseRecipe(Recipe):
     def in_bfloat16(self) -> bool:
         """Whether products are taken in bfloat16 on this machine."""
         return torch.cpu._is_avx512_bf16_supported() if self.bf16 == "auto" else self.bf16
+
+    def is_sight(self, step: int) -> bool:
+        """Tell whether a step teaches the eyes alone."""
+        again = self.sight_every > 0 and step % self.sight_every == 0
+        return step < self.sight_steps or again
 
 
 RECIPE = BaseRecipe

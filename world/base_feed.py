@@ -26,7 +26,7 @@ AHEAD = 6  # batches made ahead by each worker
 def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
-    if step < recipe.sight_steps:
+    if recipe.is_sight(step):
         size, parts = recipe.sight_batch_size, recipe.micro_batches
         return sight_batches(rng, size, parts, partition=recipe.partition)
     phase = phase_at(recipe.curriculum, step)

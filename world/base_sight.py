@@ -2,7 +2,7 @@
 
 A vision-language model starts from a vision tower that can see. No such weights ship in packages, so
 this one is taught on scenes whose truth is known: every image token whose square holds a thing's
-centre names the thing's kind, colour, size and texture. It costs a tenth of a worded lesson.
+centre names the thing's kind, colour, size, texture and place. It costs a tenth of a worded lesson.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from world.base_lessons import is_held
 from world.base_tokenizer import SIDE
 from world.render import centre, crop, render
 from world.sample import sample_scene, sprite_names
-from world.scene import BACKGROUNDS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Thing
+from world.scene import BACKGROUNDS, CELLS, COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Thing
 
 NOTHING = -100  # what cross entropy leaves out
 CROP_SHARE = 0.15
 SCALE = 10.0  # of logits at the beginning: embeddings are small
 WINDOW = 32  # pixels of a crop's side before it is doubled
-FIELDS = ("kind", "colour", "size", "texture", "background")
+FIELDS = ("kind", "colour", "size", "texture", "cell", "background")
 
 
 class SightBatch(NamedTuple):
@@ -78,7 +78,7 @@ def _tokens_of(field: Mapping[str, int], tokenizer: Tokenizer) -> tuple[Tensor, 
 def vocabulary(partition: str) -> tuple[dict[str, int], ...]:
     """Number the words of every field; kinds are the shapes and the partition's own sprites."""
     kinds = (*SHAPES, *sprite_names(partition))
-    fields = (kinds, (*COLOURS, NATURAL), SIZES, TEXTURES, BACKGROUNDS)
+    fields = (kinds, (*COLOURS, NATURAL), SIZES, TEXTURES, CELLS, BACKGROUNDS)
     return tuple({word: number for number, word in enumerate(words)} for words in fields)
 
 
@@ -138,6 +138,8 @@ class _Seen(NamedTuple):
     pixels: np.ndarray
     things: list[tuple[Thing, int, int]]
     background: str
+    whole: bool
+    """Whether it is the whole scene: in a crop, a thing's place is another one."""
 
 
 def _picture(
@@ -149,7 +151,7 @@ def _picture(
         scene = sample_scene(rng, partition, objects=(max(2, objects[0]), max(2, objects[1])))
     things = [(thing, *centre(thing)) for thing in scene.things]
     if rng.random() >= CROP_SHARE:
-        return _Seen(render(scene), things, scene.background)
+        return _Seen(render(scene), things, scene.background, whole=True)
     return _cropped(scene, things, int(rng.integers(len(things))))
 
 
@@ -163,14 +165,14 @@ def _cropped(scene: Scene, things: Sequence[tuple[Thing, int, int]], index: int)
         for other, x, y in things
         if 0 <= x - left < WINDOW and 0 <= y - top < WINDOW
     ]
-    return _Seen(crop(render(scene), thing, WINDOW), inside, scene.background)
+    return _Seen(crop(render(scene), thing, WINDOW), inside, scene.background, whole=False)
 
 
 def _collate(drawn: Sequence[_Seen], known: tuple[dict[str, int], ...]) -> SightBatch:
     tokens, square = WIDTH * WIDTH, SIDE // WIDTH
     present = np.zeros((len(drawn), tokens), np.float32)
     values = np.full((len(drawn), tokens, len(FIELDS)), NOTHING, np.int64)
-    kinds, colours, sizes, textures, backgrounds = known
+    kinds, colours, sizes, textures, cells, backgrounds = known
     for number, seen in enumerate(drawn):
         values[number, :, -1] = backgrounds[seen.background]
         for thing, column, row in seen.things:
@@ -181,6 +183,7 @@ def _collate(drawn: Sequence[_Seen], known: tuple[dict[str, int], ...]) -> Sight
                 colours[thing.colour],
                 sizes[thing.size],
                 textures[thing.texture],
+                cells[CELLS[thing.cell]] if seen.whole else NOTHING,
             )
     return SightBatch(
         patches_of(np.stack([seen.pixels for seen in drawn])),

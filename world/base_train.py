@@ -55,7 +55,9 @@ def train(recipe: BaseRecipe, out: Output) -> None:
             rate = lessons / (time.monotonic() - start)
             log(f"base: step {state.step}/{recipe.steps} loss {loss:.3f} {rate:.0f}/s")
         if state.step % recipe.eval_steps == 0 and state.step < recipe.steps:
+            torch.set_num_threads(recipe.threads)
             _report(state, recipe, tokenizer, out, loss)
+            torch.set_num_threads(1)
         if state.step % recipe.save_steps == 0:
             state.save(place)
             out.save_progress()
