@@ -42,6 +42,8 @@ class BaseRecipe(Recipe):
 
     seed: int = 0
     model: Architecture = Architecture()
+    start: str | None = None
+    """An output of this stage to go on from: its weights and tokenizer; else random weights."""
     steps: int = Field(gt=0)
     """Of both kinds of lessons."""
     sight_steps: int = Field(default=0, ge=0)
@@ -97,7 +99,8 @@ def inputs(recipe: BaseRecipe) -> dict[str, Path]:
     from world.base_tokenizer import ENGLISH
     from world.sprites import FOLDER
 
-    return {"english": ENGLISH, "sprites": FOLDER / "atlas.npz"}
+    read = {"english": ENGLISH, "sprites": FOLDER / "atlas.npz"}
+    return read if recipe.start is None else {**read, "start": Path(recipe.start)}
 
 
 def run(recipe: BaseRecipe, out: Output) -> None:

@@ -113,7 +113,9 @@ def sight_loss(
     present, fields = heads(features)
     loss = functional.binary_cross_entropy_with_logits(present, batch.present.flatten())
     for logits, target in zip(fields, batch.values.flatten(0, 1).unbind(-1), strict=True):
-        loss = loss + functional.cross_entropy(logits, target, ignore_index=NOTHING)
+        named = (target != NOTHING).sum().clamp(min=1)  # crops alone have no places
+        total = functional.cross_entropy(logits, target, ignore_index=NOTHING, reduction="sum")
+        loss = loss + total / named
     return loss
 
 

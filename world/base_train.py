@@ -41,6 +41,9 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     tokenizer = _tokenizer(recipe, out.file("tokenizer.partial.json"))
     model = build_model(recipe.model, recipe.seed)
     share_words(model, tokenizer)
+    if recipe.start is not None:
+        taught = Qwen3VLForConditionalGeneration.from_pretrained(recipe.start, dtype=torch.float32)
+        model.load_state_dict(taught.state_dict())
     state = _State(model, recipe, tokenizer)
     place = out.file("checkpoint.pt")
     if place.exists():
@@ -193,10 +196,13 @@ def learning_rate_factor(recipe: BaseRecipe, step: int) -> float:
 
 
 def _tokenizer(recipe: BaseRecipe, place: Path) -> Tokenizer:
-    """Train the tokenizer once."""
+    """Train the tokenizer once, or take that of the model to go on from."""
     if not place.exists():
-        text = train_tokenizer(recipe.model.vocabulary, recipe.seed).to_str()
-        files.write_text(place, text)
+        if recipe.start is not None:
+            made = Tokenizer.from_file(str(Path(recipe.start, "tokenizer.json")))
+        else:
+            made = train_tokenizer(recipe.model.vocabulary, recipe.seed)
+        files.write_text(place, made.to_str())
     return Tokenizer.from_file(str(place))
 
 

@@ -157,8 +157,8 @@ def toy(folder: Path, **changes: object) -> BaseRecipe:
 
 
 def test_batches_are_decided_by_seed_and_step(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    recipe = toy(tmp_path, batch_size=16)
-    for step, kind in ((0, SightBatch), (5, MicroBatch)):
+    recipe = toy(tmp_path, batch_size=16, sight_every=3)
+    for step, kind in ((0, SightBatch), (4, MicroBatch), (6, SightBatch)):
         first, again = (base_feed.make_batch(recipe, Encoder(tokenizer), step) for _ in range(2))
         other = base_feed.make_batch(recipe, Encoder(tokenizer), step + 1)
         assert all(isinstance(part, kind) for part in first)
@@ -211,6 +211,9 @@ def test_interrupted_run_ends_with_the_same_weights(
     fresh = build_model(TINY, seed=0).state_dict()
     assert not torch.equal(whole["model.visual.pos_embed.weight"].float(),
                            fresh["model.visual.pos_embed.weight"])  # fmt: skip
+    run(toy(tmp_path / "on", start=str(tmp_path / "cut"), learning_rate=0))
+    on = load_file(tmp_path / "on" / "model.safetensors")
+    assert all(torch.equal(cut[name], on[name]) for name in cut)
     figures = json.loads((tmp_path / "cut" / "figures.json").read_text())
     assert set(figures) == {"accuracy", "answers", "loss"}
 

@@ -32,14 +32,19 @@ def test_the_token_that_holds_a_things_centre_names_it(monkeypatch) -> None:
     (batch,) = sight_batches(np.random.default_rng(0), 1, 1)
     # Cells 0 and 8 are centred at 12 and 52 of 64 pixels: the first and the last of 4 x 4 tokens.
     assert batch.present[0].nonzero().flatten().tolist() == [0, 15]
-    assert said(batch, 0, 0) == ["circle", "red", "large", "striped", "teal"]
-    assert said(batch, 0, 15) == ["star", "blue", "small", "solid", "teal"]
+    assert said(batch, 0, 0) == ["circle", "red", "large", "striped", "top left", "teal"]
+    assert said(batch, 0, 15) == ["star", "blue", "small", "solid", "bottom right", "teal"]
     assert said(batch, 0, 5) == ["teal"]
     # A crop shows its thing twice as large; the other one is far outside.
     monkeypatch.setattr(base_sight, "CROP_SHARE", 1)
     (batch,) = sight_batches(np.random.default_rng(0), 1, 1)
     (token,) = batch.present[0].nonzero().flatten().tolist()
-    assert said(batch, 0, token)[:2] in (["circle", "red"], ["star", "blue"])
+    # Its place in the crop is another one than in the scene.
+    assert said(batch, 0, token)[:-1] in (
+        ["circle", "red", "large", "striped"], ["star", "blue", "small", "solid"]
+    )  # fmt: skip
+    heads = SightHeads(torch.nn.Embedding(512, 4), train_tokenizer(512, seed=0))
+    assert torch.isfinite(sight_loss(heads, torch.zeros(16, 4), batch))
 
 
 def test_scenes_kept_for_evaluation_are_never_seen(monkeypatch) -> None:
