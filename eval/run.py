@@ -69,7 +69,6 @@ class EvalRecipe(Recipe):
     def _distinct_benchmarks(cls, benchmarks: list[BenchmarkChoice]) -> list[BenchmarkChoice]:
         return _distinct(benchmarks, lambda choice: choice.name)
 
-
     @model_validator(mode="after")
     def _known_reference(self) -> EvalRecipe:
         if self.reference is not None:

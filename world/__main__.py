@@ -20,9 +20,9 @@ app.command("base", help="Train the tiny vision-language model.")(stage_command(
 app.command("smolvlm", help="Put a real language model into a SmolVLM with random eyes.")(
     stage_command("world.smolvlm")
 )
-app.command("pairs", help="Write pairs of texts with a graded similarity, from WordNet or a teacher.")(
-    stage_command("world.pairs")
-)
+app.command(
+    "pairs", help="Write pairs of texts with a graded similarity, from WordNet or a teacher."
+)(stage_command("world.pairs"))
 
 
 @app.command("baselines")
@@ -55,7 +55,9 @@ def teacher(
     from world.glosses import fetch_glosses, fetch_wordnet
     from world.teacher import MODELS, NAME, fetch_teacher
 
-    fetch = {name: partial(fetch_teacher, name=name) for name in MODELS} | {"wordnet": fetch_wordnet}
+    fetch = {name: partial(fetch_teacher, name=name) for name in MODELS} | {
+        "wordnet": fetch_wordnet
+    }
     # Names first: a wrong one costs no download.
     further = {name: lookup(fetch, name, "thing to fetch:") for name in also or []}
     fetch_teacher(out / NAME)

@@ -34,7 +34,7 @@ class PairsRecipe(Recipe):
     """Whose texts, and who grades them."""
 
     wordnet: str | None = None
-    """A folder of WordNet's data files: pairs of its glosses and examples, graded by WordNet."""
+    """A folder of WordNet's data files: pairs of its glosses, graded by WordNet."""
     world: str | None = None
     """In its place a built world: random pairs of captions that only its evaluation sets have,
     graded by the teacher alone."""
@@ -94,11 +94,11 @@ def run(recipe: PairsRecipe, out: Output) -> None:
 
 
 def texts_left(synsets: dict[str, Synset], pairs: Sequence[Pair]) -> list[str]:
-    """Return the distinct texts of the synsets that are in no pair, without any text of a pair."""
+    """Return the distinct glosses of the synsets that are in no pair, without those of a pair."""
     taken = {key for pair in pairs for key in pair.synsets}
     said = {text for pair in pairs for text in (pair.first, pair.second)}
-    texts = [t for key, one in synsets.items() if key not in taken for t in one.texts]
-    return [text for text in distinct(texts) if text not in said]
+    left = distinct([one.gloss for key, one in synsets.items() if key not in taken])
+    return [text for text in left if text not in said]
 
 
 def draw_pairs(texts: Sequence[str], count: int, seed: int) -> list[tuple[str, str]]:
@@ -135,7 +135,7 @@ def _cosines(teacher: TeacherSection, texts: Sequence[tuple[str, str]], out: Out
     return (left * right).sum(axis=1)
 
 
-def _row(first: str, second: str, score: float, **more: Any) -> dict[str, Any]:
+def _row(first: str, second: str, score: int | float, **more: Any) -> dict[str, Any]:
     return {"sentence1": first, "sentence2": second, "score": score, **more}
 
 

@@ -64,7 +64,7 @@ class SmolvlmRecipe(Recipe):
     """Which language model, with which eyes."""
 
     language_model: str
-    """A GGUF file of the Llama family; `python -m world teacher --also` fetches one."""
+    """A GGUF file; `python -m world teacher --also` fetches one."""
     eyes: Eyes = Eyes()
     seed: int = 0
     """Of the random weights."""
@@ -143,7 +143,7 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: Eyes) -> Any:
     """Return a SmolVLM with a language model's weights and random eyes.
 
     Args:
-        language_model: of the Llama family, with tied embeddings.
+        language_model: a decoder such as Llama, with its head.
         tokenizer: with the tokens for pictures.
         eyes: the vision tower.
 
@@ -167,11 +167,12 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: Eyes) -> Any:
         image_token_id=token(PICTURE_TOKENS["image_token"]),
         scale_factor=eyes.scale_factor,
         pad_token_id=tokenizer.pad_token_id,
-        tie_word_embeddings=True,
+        tie_word_embeddings=language_model.config.tie_word_embeddings,
     )
     model = transformers.SmolVLMForConditionalGeneration(config)
     try:
         model.model.text_model.load_state_dict(language_model.model.state_dict(), strict=True)
+        model.lm_head.load_state_dict(language_model.lm_head.state_dict(), strict=True)
     except RuntimeError as error:
         raise ModelError(f"the language model is no text model of a SmolVLM: {error}") from None
     model.tie_weights()

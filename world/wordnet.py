@@ -1,13 +1,14 @@
-"""WordNet as truth about texts: synsets, and pairs of their texts graded by how they are related.
+"""WordNet as truth about texts: synsets, and pairs of their glosses graded by how they are related.
 
 The grade comes from WordNet's own relations, and from nothing that a model says. Each synset stands
-in one pair at most, so drawing pairs anew is drawing synsets anew. Source: Miller 1995, WordNet: A
+in one pair at most, so drawing pairs anew is drawing synsets anew. Examples are left out: one shows
+a word in use and does not say what it means, so that an example and the gloss beside it are less
+alike, as texts, than the glosses of two siblings. Source: Miller 1995, WordNet: A
 Lexical Database for English; the file format is wndb(5WN).
 """
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,29 +31,24 @@ class Synset(NamedTuple):
     key: str
     """Part of speech and place in its file, such as "n00001740"."""
     gloss: str
-    examples: tuple[str, ...]
+    """What it means, without examples."""
     parents: tuple[str, ...]
     """Keys of its hypernyms."""
 
-    @property
-    def texts(self) -> tuple[str, ...]:
-        """What is said of it."""
-        return tuple(text for text in (self.gloss, *self.examples) if text)
-
 
 class Pair(NamedTuple):
-    """Two texts, and how alike WordNet says they are."""
+    """Two glosses, and how alike WordNet says they are."""
 
     first: str
     second: str
     kind: str
     """A key of `GRADES`."""
-    synsets: tuple[str, ...]
+    synsets: tuple[str, str]
 
 
-GRADES = {"same": 4, "parent": 3, "sibling": 2, "cousin": 1, "unrelated": 0}
-"""Two texts of one synset; a synset's gloss and its hypernym's; glosses of two synsets with one
-hypernym; with one hypernym's hypernym; and of two with no relation nearer than that."""
+GRADES = {"parent": 3, "sibling": 2, "cousin": 1, "unrelated": 0}
+"""A synset and its hypernym; two with one hypernym; with one hypernym's hypernym; and two with no
+relation nearer than that."""
 
 
 def read_synsets(folder: Path) -> dict[str, Synset]:
@@ -113,7 +109,7 @@ class _Draw:
     def __init__(self, synsets: Mapping[str, Synset], rng: np.random.Generator) -> None:
         self._synsets, self._rng = synsets, rng
         self._taken: set[str] = set()
-        self._texts: set[str] = set()
+        self._said: set[str] = set()
         self._children: dict[str, list[str]] = defaultdict(list)
         for synset in synsets.values():
             for parent in synset.parents:
@@ -134,24 +130,18 @@ class _Draw:
         """Return a pair of a kind that begins with a synset, or None where there is none."""
         if key in self._taken:
             return None
-        one = self._synsets[key]
-        if kind == "same":
-            others = [text for text in one.examples if _has_length(text)]
-            return self._take(one, one, others[0], kind) if others else None
         related = self._kinds[kind](key)
         free = [k for k in related if k not in self._taken and self.fits(self._synsets[k])]
         if not free:
             return None
-        other = self._synsets[free[int(self._rng.integers(len(free)))]]
-        return self._take(one, other, other.gloss, kind)
-
-    def _take(self, one: Synset, other: Synset, text: str, kind: str) -> Pair | None:
-        texts = {one.gloss, text}
-        if len(texts) < 2 or texts & self._texts:
+        other = free[int(self._rng.integers(len(free)))]
+        glosses = [self._synsets[k].gloss for k in (key, other)]
+        # Some glosses are said of several synsets.
+        if glosses[0] == glosses[1] or self._said & set(glosses):
             return None
-        self._taken |= {one.key, other.key}
-        self._texts |= texts
-        return Pair(one.gloss, text, kind, tuple(dict.fromkeys((one.key, other.key))))
+        self._taken |= {key, other}
+        self._said |= set(glosses)
+        return Pair(*glosses, kind, (key, other))
 
     def _parents(self, key: str) -> list[str]:
         return list(self._synsets[key].parents)
@@ -168,7 +158,9 @@ class _Draw:
     def _unrelated(self, key: str) -> list[str]:
         drawn = self._rng.integers(len(self._keys), size=20)
         near = self._near(key) | set(self._cousins(key))
-        return [k for k in (self._keys[place] for place in drawn) if k[0] == key[0] and k not in near]
+        return [
+            k for k in (self._keys[place] for place in drawn) if k[0] == key[0] and k not in near
+        ]
 
     def _near(self, key: str) -> set[str]:
         parents = self._parents(key)
@@ -189,8 +181,7 @@ def _parse(line: str, letter: str) -> Synset:
         if symbol == HYPERNYM
     ]
     gloss = said.partition('"')[0].strip(" ;:,")
-    examples = [example.strip(" ;:,") for example in re.findall(r'"([^"]+)"', said)]
-    return Synset(f"{letter}{fields[0]}", gloss, tuple(examples), tuple(parents))
+    return Synset(f"{letter}{fields[0]}", gloss, tuple(parents))
 
 
 def _has_length(text: str) -> bool:
