@@ -115,7 +115,7 @@ def draw_pairs(texts: Sequence[str], count: int, seed: int) -> list[tuple[str, s
     drawn = np.random.default_rng(seed).choice(total, count, replace=False)
     one = np.searchsorted(ends, drawn, side="right")
     other = drawn - ends[one] + len(texts)
-    return [(texts[i], texts[j]) for i, j in zip(one, other, strict=True)]
+    return [(texts[int(i)], texts[int(j)]) for i, j in zip(one, other, strict=True)]
 
 
 def _captions(world: Path, sets: Sequence[str]) -> list[str]:

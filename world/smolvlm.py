@@ -166,7 +166,6 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: Eyes) -> Any:
         vision_config=vision,
         image_token_id=token(PICTURE_TOKENS["image_token"]),
         scale_factor=eyes.scale_factor,
-        pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=language_model.config.tie_word_embeddings,
     )
     model = transformers.SmolVLMForConditionalGeneration(config)

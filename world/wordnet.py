@@ -135,13 +135,13 @@ class _Draw:
         if not free:
             return None
         other = free[int(self._rng.integers(len(free)))]
-        glosses = [self._synsets[k].gloss for k in (key, other)]
+        first, second = (self._synsets[k].gloss for k in (key, other))
         # Some glosses are said of several synsets.
-        if glosses[0] == glosses[1] or self._said & set(glosses):
+        if first == second or self._said & {first, second}:
             return None
         self._taken |= {key, other}
-        self._said |= set(glosses)
-        return Pair(*glosses, kind, (key, other))
+        self._said |= {first, second}
+        return Pair(first, second, kind, (key, other))
 
     def _parents(self, key: str) -> list[str]:
         return list(self._synsets[key].parents)

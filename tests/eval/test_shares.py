@@ -41,8 +41,8 @@ def test_a_share_has_an_interval_that_knows_both_models_see_the_same_pairs(tmp_p
     share = found["student"]["pairs"]["sts"]
     scores = [score_of(np.stack([one, grades], axis=1)) for one in (student, teacher)]
     assert share["share"] == pytest.approx(100 * scores[0] / scores[1], abs=1e-3)
-    low, high = share["low"], share["high"]
-    assert low is not None and high is not None and low < share["share"] < high < 100
+    low, middle, high = (share[name] or 0.0 for name in ("low", "share", "high"))
+    assert 0 < low < middle < high < 100
     # An equal model's share is certain, however doubtful the score itself.
     assert found["twin"]["pairs"]["sts"] == {"share": 100.0, "low": 100.0, "high": 100.0}
     assert shares(folders, "noise")["student"]["pairs"]["sts"]["share"] is None

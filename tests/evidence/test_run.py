@@ -152,11 +152,13 @@ def test_a_row_of_figures_alone_is_not_evaluated(tmp_path: Path):
     result = load_result(path_of(grid, cell))
     assert (result.figures, result.outcomes, result.scores) == ({"rate": 0.5}, {}, {})
     assert "| rate | 0.5 | 1 |" in page(grid)
-    assert "rate 0.5 now, 0.5 committed" in check_cell(grid, cell, tmp_path / "again", FakeStages())
+    assert "rate 0.5 now, 0.5 committed" in check_cell(
+        grid, cell, tmp_path / "runs/check", FakeStages()
+    )
     values = files.read_json(path_of(grid, cell))
     files.write_json(path_of(grid, cell), {**values, "figures": {"rate": 0.6}})
     with pytest.raises(DataError, match="differs by more than 5 %"):
-        check_cell(grid, cell, tmp_path / "again", FakeStages())
+        check_cell(grid, cell, tmp_path / "runs/check", FakeStages())
     # Beside evaluated rows its cells of the table stay empty.
     run_cells(grid, grid.cells("t", "a", [1]), FakeStages())
     (line,) = [line for line in page(grid).splitlines() if line.startswith("| rate |")]
