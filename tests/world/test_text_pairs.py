@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from eval.benchmark import BenchmarkChoice, load_benchmark, specify
+from eval.outputs import write_items
 from eval.pool import Pool
 from eval.runners import sts
 from tests.families import build_tokenizer
@@ -113,6 +114,8 @@ def test_the_stage_writes_what_the_sts_benchmark_reads(tmp_path, monkeypatch):
     assert np.array_equal(tasks["wordnet"].left, tasks["teacher"].left)
     assert tasks["wordnet"].grades.tolist() == list(GRADES.values()) * 3
     assert {entry.side for entry in pool.entries} == {"target"}
+    # No picture anywhere.
+    write_items(pool, tmp_path / "pool.parquet")
     first = json.loads(out.file("teacher.jsonl").read_text().splitlines()[0])
     one, other = teach(None, [first["sentence1"], first["sentence2"]], None).astype(np.float32)
     assert tasks["teacher"].grades[0] == pytest.approx(float(one @ other), abs=1e-6)
