@@ -41,6 +41,8 @@ class TaskDefinition(Section):
     images: str | None = None
     hub: str | None = None
     revision: str | None = None
+    side: Literal["query", "target"] = "query"
+    """STS: whose prompt both texts of a pair are read under."""
     at_least: int = 1
     """Macro accuracy: groups with fewer items are left out (ARO attribution: 25)."""
 

@@ -35,7 +35,10 @@ def items_table(pool: Pool) -> pa.Table:
         {
             "content_id": pa.array([e.content for e in entries], pa.binary(ID_BYTES)),
             "text": [e.text for e in entries],
-            "root": pa.array([str(p.root) if p else None for p in places]).dictionary_encode(),
+            # Typed: where no text has a picture there would be no type to write.
+            "root": pa.array(
+                [str(p.root) if p else None for p in places], pa.string()
+            ).dictionary_encode(),
             "image": pa.array([p.location if p else None for p in places], pa.string()),
             "region": pa.array(
                 [list(p.region[1:]) if p and p.region else None for p in places],

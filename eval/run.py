@@ -1,8 +1,8 @@
 """`python -m eval run`: evaluate models on benchmarks; score files, a result file and a table.
 
 Output: `pool.parquet` (what each pool row is) and, for each model, one Parquet file a task with
-every query's result, `scores.json`, `scores.csv`, TREC runs and `.eval_results`. A task's file marks it
-done, embeddings are cached by identity: a killed run repeats neither.
+every query's result, `scores.json`, `scores.csv`, TREC runs and `.eval_results`; with a `reference`,
+`shares.json`. A task's file marks it done, embeddings are cached by identity: a killed run repeats neither.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import typer
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from eval import outputs
 from eval.benchmark import Benchmark, BenchmarkChoice, TaskSpec, choose, chosen_tasks, specify
@@ -24,6 +24,7 @@ from eval.geometry import geometry
 from eval.pool import Pool
 from eval.runners import RUNNERS
 from eval.score import ParsedTask, TaskScores
+from eval.shares import shares
 from eval.similarity import Similarities, Vectors
 from eval.summary import result_row, summarise
 from eval.table import results_table
@@ -46,6 +47,9 @@ class EvalRecipe(Recipe):
     benchmarks: list[BenchmarkChoice] = Field(min_length=1)
     results: str | None = None
     """Where the result file goes beside the output folder, such as `${run}/results.json`."""
+    reference: str | None = None
+    """A model of this recipe that the others are measured by: which share of its scores they reach
+    (`shares.json`), such as a student's of its teacher's."""
     batch_size: int = Field(default=64, gt=0)
     processes: int = Field(default=1, gt=0)
     """How many encode at once, each with a model (and a GPU) of its own."""
@@ -64,6 +68,12 @@ class EvalRecipe(Recipe):
     @classmethod
     def _distinct_benchmarks(cls, benchmarks: list[BenchmarkChoice]) -> list[BenchmarkChoice]:
         return _distinct(benchmarks, lambda choice: choice.name)
+
+    @model_validator(mode="after")
+    def _known_reference(self) -> EvalRecipe:
+        if self.reference is not None:
+            lookup({m.name: m for m in self.models}, self.reference, "model as reference:")
+        return self
 
 
 RECIPE = EvalRecipe
@@ -106,6 +116,9 @@ def run(recipe: EvalRecipe, out: Output) -> None:
     files.write_text(out.file("scores.csv"), outputs.scores_csv(scores))
     if recipe.results is not None:
         files.write_json(recipe.results, results)
+    if recipe.reference is not None:
+        folders = {m.name: _folder(out, m) for m in models}
+        files.write_json(out.file("shares.json"), shares(folders, recipe.reference))
     typer.echo(table)
 
 

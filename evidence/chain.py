@@ -59,14 +59,15 @@ class Step:
 
 
 def chain_of(grid: Grid, cell: Cell) -> list[Step]:
-    """Return a cell's steps in the order they run, the evaluation included.
+    """Return a cell's steps in the order they run, the evaluation (or what its figures need) last.
 
     Raises:
         RecipeError: for a step that reads an unknown one, or itself.
     """
     change = grid.change(cell.table, cell.row)
     found: dict[str, Step] = {}
-    for name in (END, *map(step_of, change.figures.values())):
+    evaluated = [] if grid.tables[cell.table].rows[cell.row].figures_only else [END]
+    for name in (*evaluated, *map(step_of, change.figures.values())):
         _resolve(grid, change, cell.seed, (name,), found)
     return list(found.values())
 

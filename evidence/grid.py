@@ -54,6 +54,8 @@ class Row(Change):
     """What the paper reports for it."""
     missing: str | None = None
     """Why it cannot be run yet; such a row is listed, and nothing else."""
+    figures_only: bool = False
+    """Its figures are all there is of it: it is not evaluated on the world's sets."""
 
 
 class Table(Section):
@@ -78,8 +80,13 @@ class Table(Section):
     def _rows_exist(self) -> Table:
         for name, row in self.rows.items():
             for other in self.against if row.against is None else row.against:
-                if lookup(self.rows, other, f"row that '{name}' is compared with:").missing:
+                found = lookup(self.rows, other, f"row that '{name}' is compared with:")
+                if found.missing:
                     raise RecipeError(f"row '{name}' is compared with '{other}', which cannot run")
+                if other != name and (row.figures_only or found.figures_only):
+                    raise RecipeError(
+                        f"row '{name}' is compared with '{other}', but figures alone have no queries"
+                    )
         return self
 
     def references(self, row: str) -> list[str]:
@@ -95,6 +102,8 @@ class Preparation(Section):
     """Run unless this exists."""
     command: list[str]
     """Words after `python -m`."""
+    steps: list[str] | None = None
+    """Only cells with one of these steps need it; all of them by default."""
 
 
 class Grid(Recipe):
@@ -128,6 +137,8 @@ class Grid(Recipe):
     @model_validator(mode="after")
     def _names_exist(self) -> Grid:
         lookup(self.steps, END, "step")
+        for step in (name for one in self.prepare for name in one.steps or []):
+            lookup(self.steps, step, "step that something is prepared for:")
         if self.dev in {seed for name in self.tables for seed in self.test_seeds(name)}:
             raise RecipeError(f"seed {self.dev} is for tuning (dev) and cannot be a test seed")
         for name, table in self.tables.items():
@@ -135,6 +146,8 @@ class Grid(Recipe):
                 change = self.change(name, row)
                 for step in [*change.set, *change.seconds, *map(step_of, change.figures.values())]:
                     lookup(self.steps, step, f"step in table '{name}', row '{row}':")
+                if table.rows[row].figures_only and not change.figures:
+                    raise RecipeError(f"table '{name}', row '{row}': figures_only, and no figures")
         return self
 
     def test_seeds(self, table: str) -> list[int]:

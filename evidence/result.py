@@ -67,7 +67,8 @@ class Result(Section):
     chain: str
     """What identifies the computation; another one in the grid today makes this result stale."""
     scores: dict[str, Any]
-    """The row of the evaluation's results.json: overall, meta_task, ind, ood, datasets, ..."""
+    """The row of the evaluation's results.json: overall, meta_task, ind, ood, datasets, ...; empty
+    where a row is figures only."""
     figures: dict[str, float | None]
     outcomes: dict[str, Outcomes]
     """By data set."""
@@ -121,25 +122,19 @@ def gather(cell: Cell, change: Change, chain: Sequence[Step]) -> Result:
     """
     by_name = {step.name: step for step in chain}
     check_chain(by_name)
-    folder = by_name[END].folder
-    (scores,) = files.read_json(folder / "results.json")["rows"]
+    scores, outcomes = _evaluated(by_name[END].folder) if END in by_name else ({}, {})
     return Result(
         table=cell.table,
         row=cell.row,
         seed=cell.seed,
         command=cell.command,
         chain=hash_of(chain),
-        # What the scores repeat, and the time of the model's last stage, stand elsewhere.
-        scores={
-            key: value
-            for key, value in scores.items()
-            if key not in ("name", "chance", "seconds", "peak_gb")
-        },
+        scores=scores,
         figures={
             name: read_figure(by_name[step_of(figure)].folder, figure)
             for name, figure in change.figures.items()
         },
-        outcomes=_outcomes(folder / MODEL),
+        outcomes=outcomes,
         steps=[_ran(step) for step in chain],
     )
 
@@ -190,6 +185,15 @@ def unpack(bits: str, count: int) -> Bool[np.ndarray, " queries"]:
     """Return what `pack` was given."""
     packed = np.frombuffer(base64.b64decode(bits), dtype=np.uint8)
     return np.unpackbits(packed, count=count).astype(bool)
+
+
+def _evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, Outcomes]]:
+    """Return an evaluation's scores and outcomes."""
+    (row,) = files.read_json(folder / "results.json")["rows"]
+    # What the scores repeat, and the time of the model's last stage, stand elsewhere.
+    elsewhere = ("name", "chance", "seconds", "peak_gb")
+    scores = {key: value for key, value in row.items() if key not in elsewhere}
+    return scores, _outcomes(folder / MODEL)
 
 
 def _outcomes(folder: Path) -> dict[str, Outcomes]:

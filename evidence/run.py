@@ -20,6 +20,9 @@ from evidence.result import Result, gather, load_result, path_of
 from unime import console, files
 from unime.errors import DataError, UnimeError
 
+SAME_FIGURE = 0.05
+"""Share by which a figure that has no queries may differ when it is made again."""
+
 Launch = Callable[[Sequence[str]], int]
 """Runs the words after `python -m`; returns the exit code."""
 
@@ -60,7 +63,7 @@ def run_cells(grid: Grid, cells: Sequence[Cell], start: Launch = launch) -> None
     waiting = [one for one in found if one.state != "done"]
     console.log(f"evidence: {len(found) - len(waiting)} of {len(found)} cells are done")
     if waiting:
-        _prepare(grid, start)
+        _prepare(grid, [step for one in waiting for step in one.chain], start)
     for number, one in enumerate(waiting, start=1):
         pace = pace_of([step for state in found for step in state.chain])
         steps = [step for step in one.chain if not step.done]
@@ -100,11 +103,13 @@ def check_cell(grid: Grid, cell: Cell, runs: Path, start: Launch = launch) -> st
     if not path.is_file():
         raise DataError(f"{path} is missing; make it with {cell.command}")
     before = load_result(path)
-    _prepare(grid, start)
     again = grid.model_copy(update={"runs": runs.as_posix()})
     chain = chain_of(again, cell)
+    _prepare(grid, chain, start)
     _run_steps(chain, start)
     after = gather(cell, again.change(cell.table, cell.row), chain)
+    if not before.outcomes:
+        return _compare_figures(cell, before, after)
     low, high = interval_of([before], "overall")
     sentence = (
         f"{cell.name}: overall {after.score('overall'):.2f} now, {before.score('overall'):.2f} "
@@ -112,6 +117,22 @@ def check_cell(grid: Grid, cell: Cell, runs: Path, start: Launch = launch) -> st
     )
     if not low <= after.score("overall") <= high:
         raise DataError(f"{sentence}; the result is not reproduced")
+    return sentence
+
+
+def _compare_figures(cell: Cell, before: Result, after: Result) -> str:
+    """Say how the figures of a row that has nothing else compare."""
+    both = {name: (value, after.figures.get(name)) for name, value in before.figures.items()}
+    sentence = f"{cell.name}: " + ", ".join(
+        f"{name} {now} now, {then} committed" for name, (then, now) in both.items()
+    )
+    # The rounding of another machine is amplified by hundreds of steps; what is claimed is not.
+    if any(
+        (then is None) != (now is None)
+        or (then is not None and now is not None and abs(now - then) > SAME_FIGURE * abs(then))
+        for then, now in both.values()
+    ):
+        raise DataError(f"{sentence}; a figure differs by more than {100 * SAME_FIGURE:.0f} %")
     return sentence
 
 
@@ -168,12 +189,15 @@ def _run_steps(chain: Sequence[Step], start: Launch) -> None:
             )
 
 
-def _prepare(grid: Grid, start: Launch) -> None:
+def _prepare(grid: Grid, steps: Sequence[Step], start: Launch) -> None:
+    names = {step.name for step in steps}
     for preparation in grid.prepare:
+        if preparation.steps is not None and names.isdisjoint(preparation.steps):
+            continue
         if not Path(preparation.makes).exists() and start(preparation.command) != 0:
             raise UnimeError(
                 f"`python -m {' '.join(preparation.command)}` failed; it makes {preparation.makes}, "
-                "which all cells need"
+                "which these cells need"
             )
 
 

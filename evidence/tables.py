@@ -128,8 +128,8 @@ def _section(grid: Grid, name: str) -> str:
 
 
 def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
-    first = next(iter(found.values()))[0]
-    measures = [measure for measure in COLUMNS if first.has(measure)]
+    every = [result for results in found.values() for result in results]
+    measures = [measure for measure in COLUMNS if any(result.has(measure) for result in every)]
     figures = list(dict.fromkeys(f for rows in found.values() for r in rows for f in r.figures))
     references = [
         name
@@ -166,7 +166,8 @@ def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
             ]
         )
     chance = [[r.chance(m) for rows in found.values() for r in rows if r.has(m)] for m in measures]
-    floor = [["chance", *map(_mean, chance)], *_baselines(grid, measures)]
+    # Figures alone have no chance and no floor.
+    floor = [["chance", *map(_mean, chance)], *_baselines(grid, measures)] if measures else []
     lines += [[*line, *[""] * (len(header) - len(line))] for line in floor]
     rule = ["---", *("---:" for _ in header[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))

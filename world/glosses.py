@@ -2,7 +2,7 @@
 
 The glosses come from the Debian package wordnet-base (WordNet 3.0 licence), which is downloaded
 and unpacked, not installed. Where that is impossible the file is written empty and said so: stage
-1 then runs on captions alone.
+1 then runs on captions alone. `--also wordnet` keeps WordNet's own files, for `world.pairs`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from unime import files
 from unime.console import log
+from unime.errors import DataError
 
 PACKAGE = "wordnet-base"
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")
@@ -38,6 +39,31 @@ def fetch_glosses(out: Path) -> None:
         )
     files.write_text(out, "".join(f"{gloss}\n" for gloss in glosses))
     log(f"{out}: {len(glosses)} glosses")
+
+
+def fetch_wordnet(out: Path) -> None:
+    """Fill a folder with WordNet's data files, unless they are there.
+
+    Args:
+        out: the folder; gets data.noun, data.verb, data.adj and data.adv.
+
+    Raises:
+        DataError: when the package cannot be had.
+    """
+    names = [f"data.{part}" for part in PARTS_OF_SPEECH]
+    if all((out / name).is_file() for name in names):
+        log(f"{out} holds WordNet already")
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        source, problem = _find(Path(scratch))
+        if source is None:
+            raise DataError(
+                f"no WordNet ({problem}); install wordnet-base, or copy its data.* files to {out}"
+            )
+        with files.atomic_folder(out) as folder:
+            for name in names:
+                shutil.copyfile(source / name, folder / name)
+    log(f"{out} holds WordNet 3.0 (its own licence, in the head of each file)")
 
 
 def read_glosses(folder: Path) -> list[str]:

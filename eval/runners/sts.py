@@ -87,7 +87,7 @@ def read(spec: TaskSpec, pool: Pool) -> GradedPairs:
     # Both sentences play one part: similarity between them is symmetric.
     instruction = [spec.definition.query_instruction] * len(found)
     left, right = (
-        pool.add(texts, [None] * len(texts), instruction, root=spec.root, side="query")
+        pool.add(texts, [None] * len(texts), instruction, root=spec.root, side=spec.definition.side)
         for texts in ([first for first, _, _ in found], [second for _, second, _ in found])
     )
     return GradedPairs(spec.name, left, right, np.array([grade for _, _, grade in found]))

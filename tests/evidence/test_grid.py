@@ -17,7 +17,7 @@ from tests.evidence.small import small_grid
 from unime import stage as stages
 from unime.errors import UnimeError
 
-HOURS = 12
+HOURS = 13
 
 
 @pytest.fixture(autouse=True)
@@ -83,6 +83,9 @@ def test_an_unknown_name_is_one_sentence(grid: Grid, table: str, row: str, sente
         ({"tables": {"t": {"rows": {"a": {"like": ["noize"]}}}}}, "unknown variant 'noize'; did you mean 'noise'?"),
         ({"tables": {"t": {"against": ["c"]}}}, "unknown row that 'a' is compared with: 'c'"),
         ({"tables": {"t": {"rows": {"a": {"titel": "x"}}}}}, "tables.t.rows.a.titel: no such key; did you mean 'title'?"),
+        ({"tables": {"t": {"rows": {"b": {"figures_only": True}}}}}, "row 'b' is compared with 'a', but figures alone have no queries"),
+        ({"tables": {"t": {"rows": {"a": {"figures_only": True, "against": []}, "b": {"against": []}, "both": {"against": []}}, "against": []}}}, "table 't', row 'a': figures_only, and no figures"),
+        ({"prepare": [{"makes": "x", "command": ["y"], "steps": ["trian"]}]}, "unknown step that something is prepared for: 'trian'; did you mean 'train'?"),
         ({"seeds": [0, 1]}, "seed 0 is for tuning (dev) and cannot be a test seed"),
         ({"tables": {"t": {"rows": {"a": {"figures": {"n": "eval.json"}}}}}}, "is not of the form STEP/FILE.json:dotted.key"),
     ],

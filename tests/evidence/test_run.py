@@ -12,6 +12,7 @@ from evidence.chain import chain_of
 from evidence.grid import Cell
 from evidence.result import load_result, pack, path_of, unpack
 from evidence.run import check_cell, left, pace_of, run_cells, states
+from evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
 from unime import files
 from unime.errors import DataError, OutputError, UnimeError
@@ -138,3 +139,47 @@ def test_a_cell_is_checked_from_nothing(tmp_path: Path):
 def test_outcomes_survive_packing(count: int):
     hits = np.random.default_rng(count).random(count) < 0.5
     assert np.array_equal(unpack(pack(hits), count), hits)
+
+
+FIGURES = {"title": "rate", "figures_only": True, "against": [], "figures": {"rate": "train/manifest.json:facts.rate"}}  # fmt: skip
+
+
+def test_a_row_of_figures_alone_is_not_evaluated(tmp_path: Path):
+    grid = small_grid(tmp_path, {"tables": {"t": {"rows": {"only": FIGURES}}}})
+    cell, stages = Cell("t", "only", 1), FakeStages()
+    run_cells(grid, [cell], stages)
+    assert [name.partition("-")[0] for name in stages.ran] == ["world", "train"]
+    result = load_result(path_of(grid, cell))
+    assert (result.figures, result.outcomes, result.scores) == ({"rate": 0.5}, {}, {})
+    assert "| rate | 0.5 | 1 |" in page(grid)
+    assert "rate 0.5 now, 0.5 committed" in check_cell(
+        grid, cell, tmp_path / "runs/check", FakeStages()
+    )
+    values = files.read_json(path_of(grid, cell))
+    files.write_json(path_of(grid, cell), {**values, "figures": {"rate": 0.6}})
+    with pytest.raises(DataError, match="differs by more than 5 %"):
+        check_cell(grid, cell, tmp_path / "runs/check", FakeStages())
+    # Beside evaluated rows its cells of the table stay empty.
+    run_cells(grid, grid.cells("t", "a", [1]), FakeStages())
+    (line,) = [line for line in page(grid).splitlines() if line.startswith("| rate |")]
+    assert line.count("|") == page(grid).split("| plain |")[1].splitlines()[0].count("|") + 2
+
+
+def test_what_is_prepared_is_what_the_cells_need(tmp_path: Path):
+    preparations = [
+        {"makes": str(tmp_path / step), "command": ["world", step], "steps": [step]}
+        for step in ("train", "eval")
+    ]
+    tables = {"t": {"rows": {"only": FIGURES}}}
+    grid = small_grid(tmp_path, {"prepare": preparations, "tables": tables})
+    asked: list[str] = []
+
+    def start(words):
+        if words[0] == "world" and len(words) == 2:
+            asked.append(words[1])
+            return 0
+        return stages(words)
+
+    stages = FakeStages()
+    run_cells(grid, [Cell("t", "only", 1)], start)
+    assert asked == ["train"]

@@ -126,13 +126,13 @@ def _load(teacher: TeacherSection) -> Callable[[list[str]], np.ndarray]:
     return encode
 
 
-def check_weights(folder: Path, prefix: str) -> None:
+def check_weights(folder: Path, prefix: str, file: str = FILE) -> None:
     """Check the hash of a model folder's weights.
 
     Raises:
         ModelError: when the file is missing or another one.
     """
-    path = folder / FILE
+    path = folder / file
     if not path.is_file():
         raise ModelError(f"{path} is missing; the recipe expects its sha256 to begin with {prefix}")
     found = files.sha256_file(path)
