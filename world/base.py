@@ -35,6 +35,8 @@ class Phase(Section):
     """Their kinds, each as likely as it stands here."""
     terse: float = Field(default=0.0, ge=0, le=1)
     """How many judgements are asked in a few words instead of by a judge's prompt."""
+    tasks: tuple[str, ...] = ()
+    """Of the world, whose candidates are judged, each as likely as it stands here; none: all."""
 
 
 class BaseRecipe(Recipe):

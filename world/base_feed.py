@@ -39,7 +39,7 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
     ]
     if judging:
         made, terse = encoder.judgements, phase.terse
-        lessons += made.draw(rng, judging - claims, terse)
+        lessons += made.draw(rng, judging - claims, terse, phase.tasks)
         lessons += made.claims(rng, claims, phase.objects, phase.claims, terse)
     return micro_batches(lessons, encoder, recipe.micro_batches)
 

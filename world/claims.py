@@ -12,10 +12,23 @@ from collections.abc import Callable
 
 import numpy as np
 
-from world.examples import Content, Picture
+from world.edits import change_attribute, exchange_places, move_thing, reshift
+from world.examples import Content, Picture, crop_meaning, crop_of, picture_of
 from world.language import CORRUPTIONS, corrupt, describe, mention, name, pick, word
+from world.questions import refer
 from world.sample import partition_of, sample_scene, sprite_names
-from world.scene import COLOURS, NATURAL, SHAPES, SIZES, TEXTURES, Scene, Spec, ThingSpec, matches
+from world.scene import (
+    COLOURS,
+    NATURAL,
+    SHAPES,
+    SIZES,
+    TEXTURES,
+    Scene,
+    Spec,
+    ThingSpec,
+    fits,
+    matches,
+)
 
 ABOUT_A_PICTURE = 16
 """Claims about one picture, half of them true."""
@@ -85,6 +98,51 @@ def _caption(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     spec = describe(scene, rng)
     return spec if true else corrupt(spec, scene, rng, pick(rng, CORRUPTIONS))
 
+
+def the_same_scene(
+    rng: np.random.Generator, objects: tuple[int, int], partition: str
+) -> tuple[Content, list[Content]]:
+    """Return a picture, and pictures: the same scene in other pixels twice, changed ones, others."""
+    scene = sample_scene(rng, partition, objects=objects)
+    index, other = rng.integers(len(scene.things), size=2).tolist()
+    changes: tuple[Callable[[], Scene], ...] = (
+        lambda: (change_attribute(scene, index, rng) or (scene,))[0],
+        lambda: move_thing(scene, index, rng),
+        lambda: exchange_places(scene, index, other),
+    )
+    changed = [pick(rng, changes)() for _ in range(2)]
+    others = [sample_scene(rng, partition, objects=objects) for _ in range(2)]
+    wrong = [one for one in (*changed, *others) if one.graph != scene.graph]
+    shown = [*(reshift(scene, rng) for _ in range(2)), *(reshift(one, rng) for one in wrong)]
+    return picture_of(scene), [picture_of(one) for one in shown]
+
+
+def crops_of_a_name(
+    rng: np.random.Generator, objects: tuple[int, int], partition: str
+) -> tuple[Content, list[Content]]:
+    """Return a name, mostly with the picture it is about, and crops; the first is what it names."""
+    spec = None
+    while spec is None:
+        scene = sample_scene(rng, partition, objects=objects)
+        index = int(rng.integers(len(scene.things)))
+        spec = refer(scene, index, rng)
+    others = [sample_scene(rng, partition, objects=objects) for _ in range(3)]
+    wrong = [(one, i) for one in (scene, *others) for i in range(len(one.things))]
+    wrong = [(one, i) for one, i in wrong if not fits(spec, one.things[i])]
+    kept = [wrong[i] for i in rng.permutation(len(wrong))[: ABOUT_A_CLAIM - 1].tolist()]
+    picture = Picture(scene) if rng.random() < 0.7 else None
+    query = Content(name(spec, rng), picture, crop_meaning(scene, index))
+    return query, [crop_of(one, i) for one, i in ((scene, index), *kept)]
+
+
+PICTURED: dict[
+    str,
+    Callable[[np.random.Generator, tuple[int, int], str], tuple[Content, list[Content]]],
+] = {
+    "same": the_same_scene,
+    "crop": crops_of_a_name,
+}
+"""Kinds whose candidates are always pictures."""
 
 KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Spec | None]] = {
     "word": _word,

@@ -17,7 +17,7 @@ from world import claims
 from world.base_lessons import Judgement
 from world.base_tokenizer import END, IMAGE_SLOT, TURN
 from world.build import TASKS
-from world.examples import Content, Example, Plan
+from world.examples import Content, Example, Plan, Task
 from world.language import pick
 from world.render import crop, render
 from world.truth import relevant, too_close
@@ -35,9 +35,13 @@ NEAR = 3
 """Of the wrong ones, at most so many are nearly right; the others are other queries' answers."""
 PROMPTED = 8
 """Claims of one query at most where a judge's whole prompt goes round each."""
-REVERSED = 0.3
+REVERSED = 0.4
 """How many claims are the query, and pictures the candidates."""
 TRUE_OF_IT = ("Find what is true of this picture", "Find what the picture shows")
+ASKED_OF_PICTURES = {
+    "same": ("Find the same scene", "Find another picture of this scene"),
+    "crop": ("Find the part that is named", "Find what the words mean"),
+}
 SHOWS_IT = ("Find the picture of which this is true", "Find a picture that shows this")
 
 
@@ -48,17 +52,25 @@ class Judgements:
         self._processor = processor
         self._tasks = [task for task in TASKS.values() if task.trained]
 
-    def draw(self, rng: np.random.Generator, count: int, terse: float = 0.0) -> list[Judgement]:
+    def draw(
+        self,
+        rng: np.random.Generator,
+        count: int,
+        terse: float = 0.0,
+        tasks: Sequence[str] = (),
+    ) -> list[Judgement]:
         """Make `count` judgements of `CANDIDATES` candidates each, out of the world's tasks.
 
         Args:
             rng: Where all randomness comes from.
             count: How many.
             terse: How many are asked in a few words instead of by a judge's prompt: a third of the tokens.
+            tasks: Each as likely as it stands here; none: all that are trained.
         """
+        known = [TASKS[name] for name in tasks] or self._tasks
         made: list[Judgement] = []
         while len(made) < count:
-            made += self._of_one_task(rng, terse)
+            made += self._of_one_task(rng, pick(rng, known), terse)
         return made[:count]
 
     def claims(
@@ -75,7 +87,7 @@ class Judgements:
             rng: Where all randomness comes from.
             count: How many.
             objects: Least and most number of things in a scene.
-            kinds: Of `world.claims.KINDS`, each as likely as it stands here.
+            kinds: Of `world.claims.KINDS` and `PICTURED`, each as likely as it stands here.
             terse: How many are asked in a few words; see `draw`.
         """
         return [self._claim(rng, objects, pick(rng, kinds), terse) for _ in range(count)]
@@ -84,17 +96,23 @@ class Judgements:
         self, rng: np.random.Generator, objects: tuple[int, int], kind: str, terse: float
     ) -> Judgement:
         turned = rng.random() < REVERSED
-        make = claims.pictures_of_a_claim if turned else claims.claims_about_a_picture
-        query, candidates = make(rng, objects, kind, PARTITION)
-        candidates = _some(candidates, len(candidates), rng)
+        wordings = SHOWS_IT if turned else TRUE_OF_IT
         name = f"claim {kind} reversed" if turned else f"claim {kind}"
-        instruction, prompt = pick(rng, SHOWS_IT if turned else TRUE_OF_IT), pick(rng, PROMPTS)
+        if kind in claims.PICTURED:
+            query, candidates = claims.PICTURED[kind](rng, objects, PARTITION)
+            wordings, name = ASKED_OF_PICTURES[kind], f"claim {kind}"
+        else:
+            make = claims.pictures_of_a_claim if turned else claims.claims_about_a_picture
+            query, candidates = make(rng, objects, kind, PARTITION)
+        candidates = _some(candidates, len(candidates), rng)
+        instruction, prompt = pick(rng, wordings), pick(rng, PROMPTS)
         if rng.random() < terse:
             return self.judgement(None, "", query, candidates, name)
         return self.judgement(prompt, instruction, query, candidates[:PROMPTED], name)
 
-    def _of_one_task(self, rng: np.random.Generator, terse: float) -> Iterator[Judgement]:
-        task = pick(rng, self._tasks)
+    def _of_one_task(
+        self, rng: np.random.Generator, task: Task, terse: float
+    ) -> Iterator[Judgement]:
         families = task.generate(Plan(rng, EXAMPLES, PARTITION))
         examples = [(example, family) for family in families for example in family]
         targets = [example.target for example, _ in examples]

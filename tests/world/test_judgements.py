@@ -22,12 +22,14 @@ from world.build import TASKS
 from world.claims import (
     ABOUT_A_PICTURE,
     KINDS,
+    PICTURED,
     claims_about_a_picture,
     pictures_of_a_claim,
 )
 from world.examples import Plan
 from world.sample import partition_of, sprite_names
 from world.scene import Scene, matches
+from world.truth import relevant
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +81,16 @@ def test_claims_are_true_or_false_as_said_and_as_often(kind: str, seed: int, obj
     assert abs(sum(right) - len(right) / 2) <= 1
     claim, pictures = pictures_of_a_claim(rng, objects, kind, "judge")
     assert claim.text and matches(claim.meaning, pictures[0].meaning)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", PICTURED)
+@given(seed=st.integers(0, 10_000), objects=st.sampled_from([(1, 3), (2, 5)]))
+def test_claims_of_pictures_have_right_and_wrong_ones_of_the_judges_own(kind: str, seed, objects):
+    query, found = PICTURED[kind](np.random.default_rng(seed), objects, "judge")
+    right = [relevant(query.meaning, one.meaning) for one in found]
+    assert right[0] and 0 < sum(right) < len(right)
+    for one in (query, *found):
+        assert one.picture is None or partition_of(one.picture.scene) == "judge"
 
 
 def test_terse_judgements_say_the_same_in_fewer_tokens(encoder: Encoder):
