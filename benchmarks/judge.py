@@ -31,7 +31,7 @@ from judge.serve import CPU_BLOCK
 from judge.vllm_engine import VllmEngine, VllmOptions
 
 MODEL = {
-    "id": "assets/student",
+    "id": "assets/judge",
     "dtype": "float32",
     "min_pixels": 4096,
     "max_pixels": 4096,

@@ -85,7 +85,8 @@ def look_up(data: DataFolder, mined: pa.Table, truth: Truth) -> Verdicts:
         pair = data.pair(row)
         query = data.items.content_id(pair.query)
         ids = [data.items.content_id(item) for item in candidates[number].as_py()]
-        of_query = set(truth.planted(pair.task, query)) & corpora[pair.task]
+        # A sample of the queries may have candidates that are no target of the sample.
+        of_query = set(truth.planted(pair.task, query)) & (corpora[pair.task] | set(ids))
         in_corpus += len(of_query - {data.items.content_id(item) for item in pair.positives})
         relevant.append(np.asarray(truth.relevant(pair.task, query, ids), dtype=bool))
         planted.append(np.array([one in of_query for one in ids], dtype=bool))

@@ -121,11 +121,12 @@ def crops_of_a_name(
     rng: np.random.Generator, objects: tuple[int, int], partition: str
 ) -> tuple[Content, list[Content]]:
     """Return a name, mostly with the picture it is about, and crops; the first is what it names."""
-    spec = None
-    while spec is None:
+    while True:
         scene = sample_scene(rng, partition, objects=objects)
         index = int(rng.integers(len(scene.things)))
         spec = refer(scene, index, rng)
+        if spec is not None:
+            break
     others = [sample_scene(rng, partition, objects=objects) for _ in range(3)]
     wrong = [(one, i) for one in (scene, *others) for i in range(len(one.things))]
     wrong = [(one, i) for one, i in wrong if not fits(spec, one.things[i])]

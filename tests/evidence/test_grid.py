@@ -17,7 +17,7 @@ from tests.evidence.small import small_grid
 from unime import stage as stages
 from unime.errors import UnimeError
 
-HOURS = 13
+HOURS = 12
 
 
 @pytest.fixture(autouse=True)

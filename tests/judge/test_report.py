@@ -67,3 +67,12 @@ def test_planted_false_negatives_are_counted_and_written(tmp_path, monkeypatch):
         [False, True],
         [False, False, False],
     ]
+
+    # A sample of the queries: 11 is another pair's target, and that pair is not in it.
+    write_mined(tmp_path / "few", [[11, 12]])
+    few = recipe_for(
+        tmp_path, mined=str(tmp_path / "few"), output=str(tmp_path / "few_out"), **options
+    )
+    execute("judge.score", few)
+    facts = read_json(tmp_path / "few_out" / "manifest.json")["facts"]["truth"]
+    assert facts["planted_in_corpus"] == facts["planted_among_candidates"] == 1

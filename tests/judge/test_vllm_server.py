@@ -61,13 +61,12 @@ def test_scores_are_those_of_the_engine_in_process(tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     values = {
         "model": {
-            "id": "assets/student",
+            "id": "assets/judge",
             "dtype": "float32",
             "min_pixels": 4096,
             "max_pixels": 4096,
             "max_length": 512,
-        },
-        "min_answer_mass": 0.0,
+        }
     }
     options = VllmOptions.model_validate(values)
     asked = image_pairs()
@@ -81,7 +80,7 @@ def test_scores_are_those_of_the_engine_in_process(tmp_path, monkeypatch):
     here = TransformersOptions.model_validate(values).engine(None).score(asked)
     difference = np.abs([a.value - b.value for a, b in zip(served, here, strict=True)])
     assert difference.max() < 1e-3
-    assert np.std([score.value for score in here]) > 1e-3
+    assert np.std([score.value for score in here]) > 0.05
     # Prefixes are found again. How much of the ideal is a benchmark's matter: benchmarks/judge.py.
     assert engine.usage.cached_tokens > 0
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from tokenizers import Tokenizer
+from transformers import Qwen3VLForConditionalGeneration
 
+from judge.report import auc
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
 from unime.prompts import load_judge_prompt
@@ -30,6 +34,8 @@ from world.examples import Plan
 from world.sample import partition_of, sprite_names
 from world.scene import Scene, matches
 from world.truth import relevant
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -143,3 +149,23 @@ def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
     torch.testing.assert_close(
         logits[place : place + 2].double(), answers.values, rtol=1e-4, atol=1e-4
     )
+
+
+def test_the_shipped_judge_tells_right_from_wrong():
+    folder = ROOT / "assets/judge"
+    assert (folder / "model.safetensors").stat().st_size <= 40e6
+    model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+    encoder = Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    yes, no = (encoder.piece(answer)[0] for answer in ("Yes", "No"))
+    # No step of its lessons draws from this stream.
+    made = encoder.judgements.draw(np.random.default_rng((99, 1 << 42)), 60)
+    margins, right = [], []
+    for batch in micro_batches(made, encoder, number=4):
+        with torch.inference_mode():
+            logits, targets = answer_logits(model, batch)
+        margins.append(logits[:, yes] - logits[:, no])
+        right.append(targets == yes)
+        # It answers, and does not begin to say something else.
+        assert (logits.softmax(-1)[:, [yes, no]].sum(-1) > 0.9).all()
+    found = auc(torch.cat(margins).numpy(), torch.cat(right).numpy())
+    assert found is not None and found > 0.85
