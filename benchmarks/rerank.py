@@ -21,7 +21,7 @@ from unime.rerank import Question, RerankConfig, Reranker, RerankModel
 from unime.rerank.export import export_reranker
 from unime.verify.probes import probe_image
 
-CANDIDATES, EDGE, BATCH = 50, 384, 16
+CANDIDATES, EDGE, BATCH = 50, 160, 16
 INSTRUCTION = "Find the caption of the picture."
 
 
