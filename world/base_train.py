@@ -22,6 +22,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from unime import files
 from unime.console import log
+from unime.errors import RecipeError
 from unime.provenance import Output
 from world.base import BaseRecipe
 from world.base_batch import Encoder, MicroBatch
@@ -42,8 +43,7 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     model = build_model(recipe.model, recipe.seed)
     share_words(model, tokenizer)
     if recipe.start is not None:
-        taught = Qwen3VLForConditionalGeneration.from_pretrained(recipe.start, dtype=torch.float32)
-        model.load_state_dict(taught.state_dict())
+        _go_on_from(recipe.start, model)
     state = _State(model, recipe, tokenizer)
     place = out.file("checkpoint.pt")
     if place.exists():
@@ -71,6 +71,17 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     out.facts(figures=figures, parameters=sum(p.numel() for p in model.parameters()))
     place.unlink()
     out.file("tokenizer.partial.json").unlink()
+
+
+def _go_on_from(start: str, model: Qwen3VLForConditionalGeneration) -> None:
+    taught = Qwen3VLForConditionalGeneration.from_pretrained(start, dtype=torch.float32)
+    try:
+        model.load_state_dict(taught.state_dict())
+    except RuntimeError as error:
+        raise RecipeError(
+            f"start: {start} has other sizes than the recipe's `model`; give its own "
+            f"({' '.join(str(error).split())[:200]})"
+        ) from None
 
 
 class _State:

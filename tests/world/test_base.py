@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
+from unime.errors import RecipeError
 from unime.provenance import open_output
 from world import base, base_feed, base_train
 from world.base import BaseRecipe, Phase
@@ -214,6 +215,9 @@ def test_interrupted_run_ends_with_the_same_weights(
     run(toy(tmp_path / "on", start=str(tmp_path / "cut"), learning_rate=0))
     on = load_file(tmp_path / "on" / "model.safetensors")
     assert all(torch.equal(cut[name], on[name]) for name in cut)
+    larger = TINY.model_copy(update={"mlp": 96})
+    with pytest.raises(RecipeError, match="cut has other sizes than the recipe's `model`"):
+        run(toy(tmp_path / "off", start=str(tmp_path / "cut"), model=larger))
     figures = json.loads((tmp_path / "cut" / "figures.json").read_text())
     assert set(figures) == {"accuracy", "answers", "loss"}
 
