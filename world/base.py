@@ -1,7 +1,8 @@
 """Stage `base`: teach the student from random weights (`python -m world base RECIPE`).
 
 Next-token training on lessons made as they are needed; resumable at any moment. `make base` runs
-it; the result is shipped in assets/student, so nobody has to.
+it, `recipes/judge` teaches the tiny judge the same way; the results are shipped in assets/student
+and assets/judge, so nobody has to.
 """
 
 from __future__ import annotations

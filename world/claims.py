@@ -136,10 +136,10 @@ def crops_of_a_name(
     return query, [crop_of(one, i) for one, i in ((scene, index), *kept)]
 
 
-PICTURED: dict[
-    str,
-    Callable[[np.random.Generator, tuple[int, int], str], tuple[Content, list[Content]]],
-] = {
+Asked = tuple[Content, list[Content]]
+"""A query and its candidates."""
+
+PICTURED: dict[str, Callable[[np.random.Generator, tuple[int, int], str], Asked]] = {
     "same": the_same_scene,
     "crop": crops_of_a_name,
 }
