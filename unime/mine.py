@@ -49,6 +49,9 @@ class MineRecipe(Recipe):
     """How many candidates a query gets; the positive is not among them."""
     splits: tuple[str, ...] = ("train",)
     """Whose pairs are mined; their targets are the corpus."""
+    queries: int | None = Field(default=None, gt=0)
+    """Only so many distinct queries of each task ask, for a first look or a judge with a budget; the
+    corpus stays whole. Drawn by content, so they are the same ones for every model."""
     max_similarity_to_positive_margin: float | None = None
     """Drop candidates more similar than the positive plus this; off, since such a cut hides from
     the judge the false negatives and the hardest negatives alike."""
@@ -69,7 +72,9 @@ def run(recipe: MineRecipe, out: Output) -> None:
 
     data = DataFolder.open(recipe.data)
     plans = [
-        plan for name in data.tasks if len((plan := plan_task(data, name, recipe.splits)).pairs)
+        plan
+        for name in data.tasks
+        if len((plan := plan_task(data, name, recipe.splits, recipe.queries)).pairs)
     ]
     if not plans:
         raise DataError(f"{recipe.data} has no pairs in the splits {', '.join(recipe.splits)}")
@@ -158,16 +163,17 @@ class TaskResult:
         )
 
 
-def plan_task(data: DataFolder, task: str, splits: Sequence[str]) -> TaskPlan:
-    """Return what to encode and search for one task.
+def plan_task(
+    data: DataFolder, task: str, splits: Sequence[str], limit: int | None = None
+) -> TaskPlan:
+    """Return what to encode and search for one task, for all queries or a sample of `limit`.
 
     Known positives count from every split, so that a dev answer is no negative either. Rows of
     the item table are distinct contents: equal row and equal content are the same.
     """
     known: defaultdict[int, set[int]] = defaultdict(set)
-    queries: dict[ItemEncode, int] = {}
     corpus: dict[int, ItemEncode] = {}
-    chosen: list[tuple[int, int, int, int]] = []
+    found: list[tuple[int, ItemEncode, int]] = []
     for row, name in enumerate(data.pairs["task"].to_pylist()):
         if name != task:
             continue
@@ -179,19 +185,23 @@ def plan_task(data: DataFolder, task: str, splits: Sequence[str]) -> TaskPlan:
         for positive in pair.positives:
             target = ItemEncode(positive, "target", pair.target_instruction)
             corpus.setdefault(positive, target)
-        number = queries.setdefault(query, len(queries))
-        chosen.append((row, number, pair.query, pair.positives[0]))
+        found.append((row, query, pair.positives[0]))
+    # Content ids are hashes: their order is a random one that depends on nothing else.
+    distinct = dict.fromkeys(query.item for _, query, _ in found)
+    asking = set(sorted(distinct, key=data.items.content_id)[:limit])
+    chosen = [one for one in found if one[1].item in asking]
+    queries = {query: number for number, query in enumerate(dict.fromkeys(q for _, q, _ in chosen))}
     place = {item: number for number, item in enumerate(corpus)}
     return TaskPlan(
         task,
         np.array([row for row, *_ in chosen], dtype=np.int32),
         list(queries),
-        np.array([number for _, number, _, _ in chosen], dtype=np.int64),
+        np.array([queries[query] for _, query, _ in chosen], dtype=np.int64),
         list(corpus.values()),
         np.array([place[positive] for *_, positive in chosen], dtype=np.int64),
         [
-            sorted(place[item] for item in known[query] | {query} if item in place)
-            for _, _, query, _ in chosen
+            sorted(place[item] for item in known[query.item] | {query.item} if item in place)
+            for _, query, _ in chosen
         ],
     )
 

@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 IMAGE_BLOCK = IMAGE_START + IMAGE * IMAGE_TOKENS + IMAGE_END
 WIDTH = SIDE // PATCH // MERGE  # image tokens a row
+RIGHT = 0.25
+"""Weight of the right candidates' answers: a mined candidate is seldom right, so that a judge to whom both
+are as likely would say yes too often."""
 
 
 class Tokens(NamedTuple):
@@ -112,7 +115,7 @@ class Encoder:
     def _judgement(self, lesson: Judgement) -> Tokens:
         """Tokenize rendered prompts: what they share once, then each one's rest and its answer.
 
-        An answer is one token; right and wrong weigh the same in sum.
+        An answer is one token; wrong ones weigh three times as much as right ones in sum.
         """
         prompts = [self.piece(text.replace(IMAGE_SLOT, IMAGE_BLOCK)) for text in lesson.prompts]
         shared = _shared(prompts, lesson.query_pictures)
@@ -120,7 +123,8 @@ class Encoder:
         for number, (prompt, answer) in enumerate(zip(prompts, lesson.answers, strict=True)):
             rest = [*prompt[shared:], *self.piece(answer)]
             made.ids.extend(rest)
-            weight = len(prompts) / 2 / lesson.answers.count(answer)
+            share = RIGHT if answer == "Yes" else 1 - RIGHT
+            weight = len(prompts) * share / lesson.answers.count(answer)
             made.weights.extend([0.0] * (len(rest) - 1) + [weight])
             made.spans.append((len(made.ids) - 1, len(made.ids), lesson.kind))
             made.branches.extend([number + 1] * len(rest))

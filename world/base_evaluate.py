@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
+from judge.report import auc
 from world.base_batch import Encoder, MicroBatch, micro_batches
 from world.base_lessons import Judgement, Lesson, make_lesson
 from world.base_model import answer_logits
@@ -62,7 +62,10 @@ def evaluate(
         "answers": {kind: len(right[kind]) for kind in sorted(right)},
     }
     if margins:
-        figures["auc"] = {kind: round(_auc(found), 4) for kind, found in sorted(margins.items())}
+        figures["auc"] = {
+            kind: auc(*(np.array(column) for column in zip(*found, strict=True)))
+            for kind, found in sorted(margins.items())
+        }
     return figures
 
 
@@ -85,10 +88,3 @@ def _answers(batch: MicroBatch) -> list[tuple[str, int, int]]:
             found.append((kind, place, place + stop - start))
             place += stop - start
     return found
-
-
-def _auc(found: Sequence[tuple[float, bool]]) -> float:
-    """Return how often a right pair's margin is above a wrong one's, ties counted half."""
-    margins, right = np.array([m for m, _ in found]), np.array([r for _, r in found])
-    ahead = margins[right][:, None] - margins[~right][None, :]
-    return float(((ahead > 0) + 0.5 * (ahead == 0)).mean()) if ahead.size else 0.5

@@ -19,6 +19,7 @@ from unime.provenance import Output
 from world import classification, composing, compositional, grounding, layout, retrieval, vqa
 from world.candidates import candidate_lists
 from world.examples import Picture, Plan, Task
+from world.planting import FALSE_NEGATIVE_KINDS
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -44,7 +45,7 @@ class WorldRecipe(Recipe):
     """Share of training queries for which another pair's positive is right as well."""
     false_negative_kinds: tuple[
         Literal["paraphrase", "under_specified", "synonym", "near_duplicate"], ...
-    ] = ("paraphrase", "under_specified", "synonym", "near_duplicate")
+    ] = FALSE_NEGATIVE_KINDS
     workers: int = Field(default=2, gt=0)
     """Processes; the result is the same for any number."""
 
@@ -139,6 +140,7 @@ def _train(
         "train",
         recipe.false_negative_rate,
         recipe.false_negative_kinds,
+        corpus=True,
     )
     examples = [example for family in task.generate(plan) for example in family]
     contents = [content for e in examples for content in (e.query, e.target)]

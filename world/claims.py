@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 
@@ -59,10 +60,13 @@ def pictures_of_a_claim(
     rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
 ) -> tuple[Content, list[Content]]:
     """Return a claim, and pictures; it is true of the first."""
-    scenes = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM)]
+    scene = sample_scene(rng, partition, objects=objects)
     spec = None
     while spec is None:
-        spec = KINDS[kind](scenes[0], rng, True)
+        spec = KINDS[kind](scene, rng, True)
+    changed = [one for one in _changed(scene, ABOUT_A_CLAIM, rng) if not matches(spec, one)]
+    others = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM - 1)]
+    scenes = [scene, *changed[: ABOUT_A_CLAIM // 2], *others][:ABOUT_A_CLAIM]
     return _said(spec, rng, partition), [Content("", Picture(one), one) for one in scenes]
 
 
@@ -104,17 +108,30 @@ def the_same_scene(
 ) -> tuple[Content, list[Content]]:
     """Return a picture, and pictures: the same scene in other pixels twice, changed ones, others."""
     scene = sample_scene(rng, partition, objects=objects)
-    index, other = rng.integers(len(scene.things), size=2).tolist()
-    changes: tuple[Callable[[], Scene], ...] = (
-        lambda: (change_attribute(scene, index, rng) or (scene,))[0],
-        lambda: move_thing(scene, index, rng),
-        lambda: exchange_places(scene, index, other),
-    )
-    changed = [pick(rng, changes)() for _ in range(2)]
+    changed = _changed(scene, 2, rng)
     others = [sample_scene(rng, partition, objects=objects) for _ in range(2)]
     wrong = [one for one in (*changed, *others) if one.graph != scene.graph]
     shown = [*(reshift(scene, rng) for _ in range(2)), *(reshift(one, rng) for one in wrong)]
     return picture_of(scene), [picture_of(one) for one in shown]
+
+
+def _changed(scene: Scene, number: int, rng: np.random.Generator) -> list[Scene]:
+    """Return the scene with one thing other or elsewhere each time; some changes change nothing."""
+    found = []
+    for _ in range(number):
+        index, other = rng.integers(len(scene.things), size=2).tolist()
+        changes: tuple[Callable[[], Scene], ...] = (
+            partial(_other_look, scene, index, rng),
+            partial(move_thing, scene, index, rng),
+            partial(exchange_places, scene, index, other),
+        )
+        found.append(pick(rng, changes)())
+    return found
+
+
+def _other_look(scene: Scene, index: int, rng: np.random.Generator) -> Scene:
+    changed = change_attribute(scene, index, rng)
+    return scene if changed is None else changed[0]
 
 
 def crops_of_a_name(

@@ -58,7 +58,7 @@ class Edit:
 
 def _composed(plan: Plan) -> list[Family]:
     """Edit scenes; an evaluation family asks for several edits of one picture."""
-    if plan.partition == "train":
+    if plan.corpus:
         return _training(plan)
     families: list[Family] = []
     number = 0

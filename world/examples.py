@@ -68,9 +68,11 @@ class Plan:
     rng: np.random.Generator
     pairs: int
     partition: str
-    """"train" has a corpus with false negatives; the others have families of siblings."""
+    """Whose scenes, sprites and wordings."""
     false_negative_rate: float = 0.0
     false_negative_kinds: tuple[str, ...] = ()
+    corpus: bool = False
+    """As training has it: one corpus, with false negatives; else families of siblings."""
     planted: list[tuple[Content, Content, str]] = field(default_factory=list)
     """(query, candidate, kind), filled by the generator."""
 

@@ -31,7 +31,7 @@ WORDINGS = ("the {a}", "{a}", "where the {a} is")
 
 def _point(plan: Plan, related: bool) -> list[Family]:
     """Refer to things of scenes; all referred to in one scene make a family."""
-    if plan.partition == "train":
+    if plan.corpus:
         return _training(plan)
     families: list[Family] = []
     number = 0

@@ -6,6 +6,8 @@ and wordings that neither the student's lessons nor the embedder's data share.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,14 +21,25 @@ from world.base_tokenizer import END, IMAGE_SLOT, TURN
 from world.build import TASKS
 from world.examples import Content, Example, Plan, Task
 from world.language import pick
+from world.planting import FALSE_NEGATIVE_KINDS, other_words
 from world.render import crop, render
-from world.truth import relevant, too_close
+from world.truth import relevant, to_json, too_close
 
 PARTITION = "judge"
 PROMPTS = ("judge/yes_no.v1", "judge/yes_no.v1", "judge/match.v1")
 """The prompt that is used, and its paraphrase now and then."""
 EXAMPLES = 16
 """Examples that are drawn together: each other's random negatives."""
+CORPUS = 48
+"""Examples of a corpus as it is mined: the negatives are what is nearest to the answer among them."""
+MINED = 0.5
+"""How many queries have their candidates from such a corpus; the others from families of near misses."""
+FALSE_NEGATIVES = 0.3
+"""Rate of second right answers in a corpus."""
+LABELLED = ("classification", "vqa")
+"""Meta-tasks whose answers are labels of a few words."""
+OTHER_WORDS = 0.25
+"""How many of these go by their synonyms."""
 QUERIES = 4
 """Of those that are drawn together, so many are asked: a step is to see several tasks."""
 CANDIDATES = 6
@@ -113,12 +126,18 @@ class Judgements:
     def _of_one_task(
         self, rng: np.random.Generator, task: Task, terse: float
     ) -> Iterator[Judgement]:
-        families = task.generate(Plan(rng, EXAMPLES, PARTITION))
+        mined = rng.random() < MINED
+        number, kinds = (CORPUS, FALSE_NEGATIVE_KINDS) if mined else (EXAMPLES, ())
+        plan = Plan(rng, number, PARTITION, FALSE_NEGATIVES, kinds, corpus=mined)
+        families = task.generate(plan)
         examples = [(example, family) for family in families for example in family]
         targets = [example.target for example, _ in examples]
         for number in rng.permutation(len(examples))[:QUERIES].tolist():
             example, family = examples[number]
-            candidates = _candidates(example, _near(example, family), targets, rng)
+            near = _mined(example, targets) if mined else _near(example, family)
+            candidates = _candidates(example, near, targets, rng)
+            if task.meta_task in LABELLED:
+                candidates = [_maybe_in_other_words(one, rng) for one in candidates]
             prompt = pick(rng, PROMPTS)
             yield self.judgement(
                 None if rng.random() < terse else prompt,
@@ -161,6 +180,24 @@ class Judgements:
 def _near(example: Example, family: Sequence[Example]) -> list[Content]:
     siblings = [other.target for other in family if other is not example]
     return [*(content for _, content in example.near), *siblings]
+
+
+def _mined(example: Example, targets: Sequence[Content]) -> list[Content]:
+    """Return the targets whose meanings have most in common with the answer's, as a miner would."""
+    answer = _parts(example.target)
+    common = [len(answer & _parts(target)) / len(answer | _parts(target)) for target in targets]
+    order = np.argsort([-share for share in common], kind="stable")[: 2 * NEAR]
+    return [targets[i] for i in order.tolist()]
+
+
+def _parts(content: Content) -> set[str]:
+    return set(re.findall(r"\w+", to_json(content.meaning)))
+
+
+def _maybe_in_other_words(content: Content, rng: np.random.Generator) -> Content:
+    if content.picture is not None or rng.random() >= OTHER_WORDS:
+        return content
+    return dataclasses.replace(content, text=other_words(content.text))
 
 
 def _candidates(

@@ -10,6 +10,8 @@ from world.examples import Content, Example, Plan
 from world.scene import Scene, Spec
 from world.truth import Meaning, relevant
 
+FALSE_NEGATIVE_KINDS = ("paraphrase", "under_specified", "synonym", "near_duplicate")
+
 
 def other_words(text: str) -> str:
     """Return the text with every word that has one replaced by its synonym."""

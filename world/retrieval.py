@@ -31,7 +31,7 @@ class Told:
 
 def _captions(plan: Plan, to_picture: bool, held: bool) -> list[Family]:
     """Pair scenes and captions; evaluation gets families, training planted false negatives."""
-    make = _training_families if plan.partition == "train" else _eval_families
+    make = _training_families if plan.corpus else _eval_families
     return [
         [_example(told, to_picture) for told in family] for family in make(plan, held, to_picture)
     ]

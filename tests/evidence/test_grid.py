@@ -65,7 +65,11 @@ def test_every_command_of_the_grid_is_valid_and_reads_what_an_earlier_one_writes
     [
         ("negativs", None, "unknown table 'negativs'; did you mean 'negatives'?"),
         ("negatives", "minned", "unknown row of 'negatives': 'minned'; did you mean 'mined'?"),
-        ("judge", "tiny-judge", "row 'tiny-judge' of table 'judge' cannot run yet: Its weights"),
+        (
+            "prompt",
+            "trained-one-word",
+            "row 'trained-one-word' of table 'prompt' cannot run yet: Cut for",
+        ),
         (None, "mined", "row 'mined' of which table? Name it with --table"),
     ],
 )

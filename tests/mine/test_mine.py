@@ -158,6 +158,17 @@ def test_the_similarity_cut_drops_what_is_nearer_than_the_positive(tmp_path, emb
         assert all(value <= row["positive_similarity"] for value in row["similarities"])
 
 
+def test_a_sample_of_the_queries_has_the_candidates_it_has_among_all(tmp_path, embedder):
+    write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS * 2)
+    execute("unime.mine", recipe_for(tmp_path))
+    execute("unime.mine", recipe_for(tmp_path, queries=2, output=tmp_path / "sample"))
+    whole, sample = (
+        read_table(tmp_path / name / "mined.parquet").to_pylist() for name in ("out", "sample")
+    )
+    # Two queries of each of two tasks, and every pair there is twice.
+    assert len(sample) == 8 and all(row in whole for row in sample)
+
+
 def test_recall_is_reported_overall_and_by_task(tmp_path, embedder):
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
     execute("unime.mine", recipe_for(tmp_path))

@@ -48,14 +48,14 @@ def encoder(tokenizer: Tokenizer) -> Encoder:
     return Encoder(tokenizer)
 
 
-def test_every_query_has_its_answer_and_wrong_ones_that_weigh_the_same(encoder: Encoder):
+def test_every_query_has_its_answer_and_wrong_ones_that_weigh_three_times_as_much(encoder: Encoder):
     drawn = encoder.judgements.draw(np.random.default_rng(0), 200)
     for judgement in drawn:
         assert {"Yes", "No"} == set(judgement.answers)
         tokens = encoder.encode(judgement)
         weights = np.array([tokens.weights[start] for start, _, _ in tokens.spans])
         right = np.array([answer == "Yes" for answer in judgement.answers])
-        assert weights[right].sum() == pytest.approx(weights[~right].sum())
+        assert weights[right].sum() == pytest.approx(weights[~right].sum() / 3)
     assert len({judgement.kind for judgement in drawn}) == sum(t.trained for t in TASKS.values())
 
 
