@@ -159,13 +159,15 @@ def test_the_shipped_judge_tells_right_from_wrong():
     yes, no = (encoder.piece(answer)[0] for answer in ("Yes", "No"))
     # No step of its lessons draws from this stream.
     made = encoder.judgements.draw(np.random.default_rng((99, 1 << 42)), 60)
-    margins, right = [], []
+    margins, right, masses = [], [], []
     for batch in micro_batches(made, encoder, number=4):
         with torch.inference_mode():
             logits, targets = answer_logits(model, batch)
         margins.append(logits[:, yes] - logits[:, no])
         right.append(targets == yes)
-        # It answers, and does not begin to say something else.
-        assert (logits.softmax(-1)[:, [yes, no]].sum(-1) > 0.9).all()
+        masses.append(logits.softmax(-1)[:, [yes, no]].sum(-1))
+    # It answers, and does not begin to say something else.
+    answered = torch.cat(masses)
+    assert answered.min() > 0.5 and answered.mean() > 0.999
     found = auc(torch.cat(margins).numpy(), torch.cat(right).numpy())
-    assert found is not None and found > 0.85
+    assert found is not None and found > 0.95
