@@ -1,7 +1,7 @@
 """Lessons for the tiny judge: is the candidate what the query asks for? Asked as the judge is asked.
 
 The tasks' own generators make queries, answers and near misses in the judge's partition: scenes, sprites
-and wordings that neither the student's lessons nor the embedder's data share.
+and wordings that the student's lessons do not share; the embedder's data share no scene.
 """
 
 from __future__ import annotations
@@ -127,14 +127,15 @@ class Judgements:
         self, rng: np.random.Generator, task: Task, terse: float
     ) -> Iterator[Judgement]:
         mined = rng.random() < MINED
-        number, kinds = (CORPUS, FALSE_NEGATIVE_KINDS) if mined else (EXAMPLES, ())
-        plan = Plan(rng, number, PARTITION, FALSE_NEGATIVES, kinds, corpus=mined)
+        drawn, kinds = (CORPUS, FALSE_NEGATIVE_KINDS) if mined else (EXAMPLES, ())
+        plan = Plan(rng, drawn, PARTITION, FALSE_NEGATIVES, kinds, corpus=mined)
         families = task.generate(plan)
         examples = [(example, family) for family in families for example in family]
         targets = [example.target for example, _ in examples]
+        parts = [_parts(target) for target in targets] if mined else []
         for number in rng.permutation(len(examples))[:QUERIES].tolist():
             example, family = examples[number]
-            near = _mined(example, targets) if mined else _near(example, family)
+            near = _mined(number, targets, parts) if mined else _near(example, family)
             candidates = _candidates(example, near, targets, rng)
             if task.meta_task in LABELLED:
                 candidates = [_maybe_in_other_words(one, rng) for one in candidates]
@@ -182,10 +183,9 @@ def _near(example: Example, family: Sequence[Example]) -> list[Content]:
     return [*(content for _, content in example.near), *siblings]
 
 
-def _mined(example: Example, targets: Sequence[Content]) -> list[Content]:
-    """Return the targets whose meanings have most in common with the answer's, as a miner would."""
-    answer = _parts(example.target)
-    common = [len(answer & _parts(target)) / len(answer | _parts(target)) for target in targets]
+def _mined(number: int, targets: Sequence[Content], parts: Sequence[set[str]]) -> list[Content]:
+    """Return the targets whose meanings have most in common with one of them, as a miner would."""
+    common = [len(parts[number] & other) / len(parts[number] | other) for other in parts]
     order = np.argsort([-share for share in common], kind="stable")[: 2 * NEAR]
     return [targets[i] for i in order.tolist()]
 
