@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from world.edits import change_attribute, exchange_places, move_thing, reshift
+from world.edits import change_attribute, exchange_places, move_thing, reshift, swap_attribute
 from world.examples import Content, Picture, crop_meaning, crop_of, picture_of
 from world.language import CORRUPTIONS, corrupt, describe, mention, name, pick, word
 from world.questions import refer
@@ -37,6 +37,8 @@ ABOUT_A_CLAIM = 6
 """Pictures that one claim is asked of; it is true of one at least."""
 TRIES = 20
 """Draws for each claim that is wanted: some can't be said of a scene."""
+OF_TWO = ("relation", "swap")
+"""Kinds that need two things."""
 FIELDS = ("kind", "colour", "size", "texture")
 
 
@@ -44,7 +46,7 @@ def claims_about_a_picture(
     rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
 ) -> tuple[Content, list[Content]]:
     """Return a picture, and claims about it; true ones are at most one more than false ones."""
-    scene = sample_scene(rng, partition, objects=objects)
+    scene, _ = _sayable(rng, objects, kind, partition)
     found: dict[bool, list[Content]] = {True: [], False: []}
     for _ in range(TRIES * ABOUT_A_PICTURE):
         true = len(found[True]) <= len(found[False])
@@ -59,15 +61,28 @@ def claims_about_a_picture(
 def pictures_of_a_claim(
     rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
 ) -> tuple[Content, list[Content]]:
-    """Return a claim, and pictures; it is true of the first."""
-    scene = sample_scene(rng, partition, objects=objects)
-    spec = None
-    while spec is None:
-        spec = KINDS[kind](scene, rng, True)
-    changed = [one for one in _changed(scene, ABOUT_A_CLAIM, rng) if not matches(spec, one)]
-    others = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM - 1)]
-    scenes = [scene, *changed[: ABOUT_A_CLAIM // 2], *others][:ABOUT_A_CLAIM]
+    """Return a claim, and pictures: of the first it is true, of the others (changed or new) seldom."""
+    scene, spec = _sayable(rng, objects, kind, partition)
+    changed = [one for one in _changed(scene, 2 * ABOUT_A_CLAIM, rng) if one.graph != scene.graph]
+    right = [one for one in changed if matches(spec, one)]
+    wrong = [one for one in changed if not matches(spec, one)]
+    others = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM)]
+    scenes = [scene, *right[:1], *wrong[: ABOUT_A_CLAIM - 3], *others][:ABOUT_A_CLAIM]
     return _said(spec, rng, partition), [Content("", Picture(one), one) for one in scenes]
+
+
+def _sayable(
+    rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
+) -> tuple[Scene, Spec]:
+    """Draw a scene of which something of this kind is true; not all can be said of every scene."""
+    if kind in OF_TWO:
+        objects = (max(2, objects[0]), max(2, objects[1]))
+    while True:
+        scene = sample_scene(rng, partition, objects=objects)
+        for _ in range(TRIES):
+            spec = KINDS[kind](scene, rng, True)
+            if spec is not None:
+                return scene, spec
 
 
 def _word(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
@@ -103,6 +118,20 @@ def _caption(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     return spec if true else corrupt(spec, scene, rng, pick(rng, CORRUPTIONS))
 
 
+def _relation(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
+    """Say how two things stand to each other, or the other way round."""
+    spec = describe(scene, rng, form="relation", detail=0.3)
+    wrong = corrupt(spec, scene, rng, pick(rng, ("relation", "exchange")))
+    return spec if true and wrong else wrong
+
+
+def _swap(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
+    """Say what two things look like, or give each an attribute of the other's."""
+    spec = describe(scene, rng, form=pick(rng, ("relation", "list")), detail=0.8)
+    wrong = corrupt(spec, scene, rng, "swap")
+    return spec if true and wrong else wrong
+
+
 def the_same_scene(
     rng: np.random.Generator, objects: tuple[int, int], partition: str
 ) -> tuple[Content, list[Content]]:
@@ -124,6 +153,7 @@ def _changed(scene: Scene, number: int, rng: np.random.Generator) -> list[Scene]
             partial(_other_look, scene, index, rng),
             partial(move_thing, scene, index, rng),
             partial(exchange_places, scene, index, other),
+            partial(_other_owner, scene, index, other, rng),
         )
         found.append(pick(rng, changes)())
     return found
@@ -131,6 +161,11 @@ def _changed(scene: Scene, number: int, rng: np.random.Generator) -> list[Scene]
 
 def _other_look(scene: Scene, index: int, rng: np.random.Generator) -> Scene:
     changed = change_attribute(scene, index, rng)
+    return scene if changed is None else changed[0]
+
+
+def _other_owner(scene: Scene, first: int, second: int, rng: np.random.Generator) -> Scene:
+    changed = swap_attribute(scene, first, second, rng)
     return scene if changed is None else changed[0]
 
 
@@ -166,6 +201,8 @@ KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Spec | None]] = {
     "word": _word,
     "thing": _thing,
     "caption": _caption,
+    "relation": _relation,
+    "swap": _swap,
 }
 
 
