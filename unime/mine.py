@@ -48,7 +48,7 @@ class MineRecipe(Recipe):
     candidates: int = Field(default=50, gt=0)
     """How many candidates a query gets; the positive is not among them."""
     splits: tuple[str, ...] = ("train",)
-    """Whose pairs are mined; their targets are the corpus."""
+    """Whose pairs are mined; their targets and own negatives are the corpus."""
     queries: int | None = Field(default=None, gt=0)
     """Only so many distinct queries of each task ask, for a first look or a judge with a budget; the
     corpus stays whole. Drawn by content, so they are the same ones for every model."""
@@ -182,9 +182,9 @@ def plan_task(
         if pair.split not in splits:
             continue
         query = ItemEncode(pair.query, "query", pair.query_instruction)
-        for positive in pair.positives:
-            target = ItemEncode(positive, "target", pair.target_instruction)
-            corpus.setdefault(positive, target)
+        for item in (*pair.positives, *pair.negatives):
+            target = ItemEncode(item, "target", pair.target_instruction)
+            corpus.setdefault(item, target)
         found.append((row, query, pair.positives[0]))
     # Content ids are hashes: their order is a random one that depends on nothing else.
     distinct = dict.fromkeys(query.item for _, query, _ in found)

@@ -78,6 +78,7 @@ def pair_lists(draw):
                 {
                     "query": item,
                     "positives": st.lists(item, min_size=1, max_size=3, unique=True),
+                    "negatives": st.lists(item, max_size=2, unique=True),
                     "task": st.sampled_from(["a", "b/c"]),
                     "split": st.sampled_from(["train", "train", "dev"]),
                     "query_instruction": st.sampled_from(["", "find"]),
@@ -106,7 +107,12 @@ def test_candidates_are_the_nearest_admissible_targets_of_the_task(pairs, k):
         pair = data.pair(row["pair"])
         of_task = [other for other in pairs if other["task"] == pair.task]
         corpus = list(
-            dict.fromkeys(p for o in of_task if o["split"] == "train" for p in o["positives"])
+            dict.fromkeys(
+                item
+                for o in of_task
+                if o["split"] == "train"
+                for item in (*o["positives"], *o["negatives"])
+            )
         )
         known = {p for o in of_task if o["query"] == pair.query for p in o["positives"]}
         admissible = [item for item in corpus if item not in known | {pair.query}]
