@@ -1,8 +1,8 @@
 """`unime select`: drop false negatives by the judge's scores, then choose diverse hard negatives.
 
 A rule says which candidates are dropped (`RULES`). What survives is ordered by score, highest
-first (equal scores: more similar first, then as mined), and sampled in cyclic order: positions
-0, 5, 10, ..., then 1, 6, 11, ... (UniME-V2, arXiv 2510.13515, section 3.3). A query gets up to
+first (equal scores: more similar first, then as mined), or by similarity, and sampled in cyclic
+order: positions 0, 5, 10, ..., then 1, 6, 11, ... (UniME-V2, arXiv 2510.13515, section 3.3). A query gets up to
 `negatives`; where fewer survive the rest is -1, never filled with what was dropped.
 
 A candidate without a score is dropped wherever scores are used: nothing says that it is no false
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,9 @@ class SelectRecipe(Recipe):
     """How many negatives a query gets at most."""
     step: int = Field(default=5, gt=0)
     """Step of the cyclic sampling; 1 takes the highest scores."""
+    order: Literal["score", "similarity"] = "score"
+    """Hardest first: what the judge found most nearly right (UniME-V2), or what the miner confuses most
+    with the positive. The second where scores of wrong candidates say little, as an oracle's."""
     relative_margin: float = 0.01
     """beta of the rule on the positive's score; UniME-V2's value."""
     absolute_cut: float = 0.5
@@ -129,7 +132,7 @@ def run(recipe: SelectRecipe, out: Output) -> None:
     mined, judged = _read(recipe)
     candidates = _gather(mined, judged)
     kept = RULES[recipe.rule](candidates, recipe)
-    negatives = choose(candidates, kept, mined.num_rows, recipe.negatives, recipe.step)
+    negatives = choose(candidates, kept, mined.num_rows, recipe)
     write_table(out.file("rows.parquet"), _rows_table(mined, judged, candidates, negatives))
     _report(recipe, candidates, kept, negatives, out)
     if recipe.judged is not None:
@@ -137,23 +140,22 @@ def run(recipe: SelectRecipe, out: Output) -> None:
 
 
 def choose(
-    candidates: Candidates, kept: Kept, num_rows: int, negatives: int, step: int
+    candidates: Candidates, kept: Kept, num_rows: int, recipe: SelectRecipe
 ) -> Int[np.ndarray, "rows negatives"]:
     """Return each row's chosen candidates, as positions in `candidates`; -1 where fewer survive."""
     survivors = np.flatnonzero(kept)
-    order = np.lexsort(
-        (
-            # NaN, a candidate without a score, sorts last.
-            -candidates.similarities[survivors],
-            -candidates.scores[survivors],
-            candidates.rows[survivors],
-        )
-    )
-    survivors = survivors[order]
+    # NaN, a candidate without a score, sorts last.
+    hardness = [-candidates.similarities[survivors], -candidates.scores[survivors]]
+    if recipe.order == "similarity":
+        hardness.reverse()
+    survivors = survivors[np.lexsort((*hardness, candidates.rows[survivors]))]
     counts = np.bincount(candidates.rows[survivors], minlength=num_rows)
     starts = np.concatenate([[0], counts.cumsum()])
+    negatives = recipe.negatives
     chosen = np.full((num_rows, negatives), -1, dtype=np.int64)
-    orders = {count: cyclic_order(count, step)[:negatives] for count in np.unique(counts).tolist()}
+    orders = {
+        count: cyclic_order(count, recipe.step)[:negatives] for count in np.unique(counts).tolist()
+    }
     for row, count in enumerate(counts.tolist()):
         places = orders[count]
         chosen[row, : len(places)] = survivors[starts[row] + places]

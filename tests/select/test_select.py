@@ -118,14 +118,21 @@ def recipe_for(folder: Path, **values) -> Path:
 
 
 @settings(max_examples=40, deadline=None)
-@given(judged_rows(), st.sampled_from(sorted(RULES)), st.integers(1, 7), st.integers(1, 6))
-def test_chosen_negatives_equal_a_plain_reading_of_the_rules(rows, rule, negatives, step):
+@given(
+    judged_rows(),
+    st.sampled_from(sorted(RULES)),
+    st.sampled_from(["score", "similarity"]),
+    st.integers(1, 7),
+    st.integers(1, 6),
+)
+def test_chosen_negatives_equal_a_plain_reading_of_the_rules(rows, rule, order, negatives, step):
     import tempfile
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_folders(folder, rows)
-        execute("unime.select", recipe_for(folder, rule=rule, negatives=negatives, step=step))
+        values = {"rule": rule, "order": order, "negatives": negatives, "step": step}
+        execute("unime.select", recipe_for(folder, **values))
         table = read_table(folder / "out" / "rows.parquet").to_pylist()
         facts = read_json(folder / "out" / "manifest.json")["facts"]
 
@@ -143,6 +150,8 @@ def test_chosen_negatives_equal_a_plain_reading_of_the_rules(rows, rule, negativ
         ]
         # Similarities fall along the row, so "more similar, then as mined" is the mined order.
         survivors.sort(key=lambda s: (math.isnan(s[0]), -s[0] if s[0] == s[0] else 0, -s[1]))
+        if order == "similarity":
+            survivors.sort(key=lambda s: -row["similarities"][-s[1]])
         expected = naive_cyclic(survivors, step)[:negatives]
         missing = negatives - len(expected)
         assert chosen["pair"] == row["pair"]
@@ -245,7 +254,7 @@ def test_the_default_rule_removes_false_negatives_that_relative_leaves():
     # Exchangeable with the positive: about half of them stand above it.
     assert 0.45 < removed["relative"][0] < 0.65
     kept = RULES["either"](candidates, recipe)
-    chosen = choose(candidates, kept, num_queries, 10, 5)
+    chosen = choose(candidates, kept, num_queries, recipe)
     assert not false_negative[chosen[chosen >= 0]].sum() > 0.02 * (chosen >= 0).sum()
 
 
