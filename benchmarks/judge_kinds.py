@@ -27,12 +27,14 @@ RANDOM_OF_A_LIST = 10
 """Distractors of no kind that are asked about."""
 
 
-def main(judge: str = "assets/judge", world: str = "runs/mini/0_world", queries: int = 60) -> None:
+def main(
+    judge: str = "assets/judge", world: str = "runs/mini/0_world", queries: str = "60"
+) -> None:
     """Ask about the first queries of every task that has a training set."""
     model = {"id": judge, "dtype": "float32", "min_pixels": 4096, "max_pixels": 4096}
     values = {"model": {**model, "max_length": 512}, "min_answer_mass": 0.0}
     engine = TransformersOptions.model_validate(values).engine(None)
-    choice = BenchmarkChoice(name="mini_mmeb", root=world, limit=queries)
+    choice = BenchmarkChoice(name="mini_mmeb", root=world, limit=int(queries))
     benchmark = choose(choice)
     ratios: dict[str, float] = {}
     # By kind: one array for each task that has it.
@@ -52,7 +54,7 @@ def main(judge: str = "assets/judge", world: str = "runs/mini/0_world", queries:
     for kind in wrong:
         ratios[kind] = above(np.concatenate(right[kind]), np.concatenate(wrong[kind]))
         say(f"{kind}: {ratios[kind]}")
-    report("judge_kinds", ratios, judge=judge, world=Path(world).name, queries=queries)
+    report("judge_kinds", ratios, judge=judge, world=Path(world).name, queries=int(queries))
 
 
 def ask(
@@ -62,12 +64,12 @@ def ask(
     assert lists.kinds is not None
     names = np.array(lists.kind_names, dtype=object)
     requests, kinds = [], []
-    for number, query in enumerate(lists.queries):
+    for number, query in enumerate(lists.queries.tolist()):
         entries = np.arange(lists.offsets[number], lists.offsets[number + 1])
         of = np.where(lists.gold[entries], "", names[lists.kinds[entries]])
         kept = np.concatenate([entries[of != RANDOM], entries[of == RANDOM][:RANDOM_OF_A_LIST]])
         for entry in kept:
-            target = lists.candidates[lists.position[entry]]
+            target = int(lists.candidates[lists.position[entry]])
             key = f"{query} {target}".encode()
             instruction = pool.entries[query].instruction
             sides = content(pool, query), content(pool, target)
@@ -96,4 +98,4 @@ def above(right: np.ndarray, wrong: np.ndarray) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:3], *map(int, sys.argv[3:4]))
+    main(*sys.argv[1:])

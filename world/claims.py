@@ -2,7 +2,8 @@
 
 From random weights, real candidates teach nothing for thousands of steps: too much has to be right before
 an answer is better than a guess. A word is matched with what is seen after a hundred steps, and the
-rest grows out of that: a word, a thing with its attributes, a caption.
+rest grows out of that: a word, a thing with its attributes, a caption. What two things have to do with
+each other it does not, and is claimed in kinds of its own: a relation, whose attribute is whose.
 """
 
 from __future__ import annotations
@@ -122,14 +123,19 @@ def _relation(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None
     """Say how two things stand to each other, or the other way round."""
     spec = describe(scene, rng, form="relation", detail=0.3)
     wrong = corrupt(spec, scene, rng, pick(rng, ("relation", "exchange")))
-    return spec if true and wrong else wrong
+    return _one_of(spec, wrong, true)
 
 
 def _swap(scene: Scene, rng: np.random.Generator, true: bool) -> Spec | None:
     """Say what two things look like, or give each an attribute of the other's."""
     spec = describe(scene, rng, form=pick(rng, ("relation", "list")), detail=0.8)
     wrong = corrupt(spec, scene, rng, "swap")
-    return spec if true and wrong else wrong
+    return _one_of(spec, wrong, true)
+
+
+def _one_of(spec: Spec, wrong: Spec | None, true: bool) -> Spec | None:
+    # What can't be said wrong is not said at all: its form alone would tell that it is true.
+    return spec if true and wrong is not None else wrong
 
 
 def the_same_scene(
