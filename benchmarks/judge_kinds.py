@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import report, say
+from benchmarks.judge import MODEL
 from eval.benchmark import BenchmarkChoice, choose, specify
 from eval.pool import Pool
 from eval.runners.candidates import CandidateLists, read
@@ -31,8 +32,7 @@ def main(
     judge: str = "assets/judge", world: str = "runs/mini/0_world", queries: str = "60"
 ) -> None:
     """Ask about the first queries of every task that has a training set."""
-    model = {"id": judge, "dtype": "float32", "min_pixels": 4096, "max_pixels": 4096}
-    values = {"model": {**model, "max_length": 512}, "min_answer_mass": 0.0}
+    values = {"model": {**MODEL, "id": judge}, "min_answer_mass": 0.0}
     engine = TransformersOptions.model_validate(values).engine(None)
     choice = BenchmarkChoice(name="mini_mmeb", root=world, limit=int(queries))
     benchmark = choose(choice)
@@ -63,18 +63,18 @@ def ask(
     """Return (n,) scores and (n,) kinds of distractor, "" for the right candidates."""
     assert lists.kinds is not None
     names = np.array(lists.kind_names, dtype=object)
+    kind_of = np.where(lists.gold, "", names[lists.kinds])
     requests, kinds = [], []
     for number, query in enumerate(lists.queries.tolist()):
         entries = np.arange(lists.offsets[number], lists.offsets[number + 1])
-        of = np.where(lists.gold[entries], "", names[lists.kinds[entries]])
-        kept = np.concatenate([entries[of != RANDOM], entries[of == RANDOM][:RANDOM_OF_A_LIST]])
-        for entry in kept:
-            target = int(lists.candidates[lists.position[entry]])
+        at_random = kind_of[entries] == RANDOM
+        kept = np.concatenate([entries[~at_random], entries[at_random][:RANDOM_OF_A_LIST]])
+        kinds.extend(kind_of[kept])
+        for target in lists.candidates[lists.position[kept]].tolist():
             key = f"{query} {target}".encode()
             instruction = pool.entries[query].instruction
             sides = content(pool, query), content(pool, target)
             requests.append(Request(key, task, instruction, *sides))
-            kinds.append("" if lists.gold[entry] else names[lists.kinds[entry]])
     scores = [score.value for score in engine.score(requests)]
     return np.array(scores), np.array(kinds, dtype=object)
 

@@ -2,8 +2,8 @@
 
 A rule says which candidates are dropped (`RULES`). What survives is ordered by score, highest
 first (equal scores: more similar first, then as mined), or by similarity, and sampled in cyclic
-order: positions 0, 5, 10, ..., then 1, 6, 11, ... (UniME-V2, arXiv 2510.13515, section 3.3). A query gets up to
-`negatives`; where fewer survive the rest is -1, never filled with what was dropped.
+order: positions 0, 5, 10, ..., then 1, 6, 11, ... (UniME-V2, arXiv 2510.13515, section 3.3). A
+query gets up to `negatives`; where fewer survive the rest is -1, never filled with what was dropped.
 
 A candidate without a score is dropped wherever scores are used: nothing says that it is no false
 negative. A positive without a score leaves no relative cut: `relative` then drops all of the
@@ -42,7 +42,7 @@ class SelectRecipe(Recipe):
     negatives: int = Field(default=10, gt=0)
     """How many negatives a query gets at most."""
     step: int = Field(default=5, gt=0)
-    """Step of the cyclic sampling; 1 takes the highest scores."""
+    """Step of the cyclic sampling; 1 takes the first ones of the order."""
     order: Literal["score", "similarity"] = "score"
     """Hardest first: what the judge found most nearly right (UniME-V2), or what the miner confuses most
     with the positive. The second where scores of wrong candidates say little, as an oracle's."""

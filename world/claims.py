@@ -156,22 +156,20 @@ def _changed(scene: Scene, number: int, rng: np.random.Generator) -> list[Scene]
     for _ in range(number):
         index, other = rng.integers(len(scene.things), size=2).tolist()
         changes: tuple[Callable[[], Scene], ...] = (
-            partial(_other_look, scene, index, rng),
+            partial(_edited, change_attribute, scene, index, rng),
             partial(move_thing, scene, index, rng),
             partial(exchange_places, scene, index, other),
-            partial(_other_owner, scene, index, other, rng),
+            partial(_edited, swap_attribute, scene, index, other, rng),
         )
         found.append(pick(rng, changes)())
     return found
 
 
-def _other_look(scene: Scene, index: int, rng: np.random.Generator) -> Scene:
-    changed = change_attribute(scene, index, rng)
-    return scene if changed is None else changed[0]
-
-
-def _other_owner(scene: Scene, first: int, second: int, rng: np.random.Generator) -> Scene:
-    changed = swap_attribute(scene, first, second, rng)
+def _edited(
+    edit: Callable[..., tuple[Scene, str] | None], scene: Scene, *arguments: object
+) -> Scene:
+    """Return the edited scene, or the scene itself where the edit is not allowed in the partition."""
+    changed = edit(scene, *arguments)
     return scene if changed is None else changed[0]
 
 

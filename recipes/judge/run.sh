@@ -1,5 +1,5 @@
 #!/bin/sh
-# Teaches the tiny judge: six and a half hours on two cores; the same command carries on.
+# Teaches the tiny judge: about six hours on two cores; the same command carries on.
 set -eu
 cd "$(dirname "$0")/../.."
 # 0_judge    sight, then lessons in words and pairs to judge
