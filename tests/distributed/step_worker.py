@@ -121,7 +121,7 @@ def take_step(embedder: Embedder, model: Any, scenario: Scenario, here: Ranks) -
     plan = plan_chunks(sizes, Budget(items=scenario.items), here.world)
     chunks, gather = prepare_chunks(plan, encodes.__getitem__, embedder.features, here, (0, 0))
     backend = backend_of(model)
-    embedder.network.enabled = not backend.shards_weights
+    embedder.network.shares_prefix = not backend.shards_weights
 
     def forward(chunk: Chunk) -> Tensor:
         return backend.forward(dict(chunk.features))["sentence_embedding"]

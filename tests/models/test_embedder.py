@@ -53,7 +53,7 @@ def test_without_sentence_transformers_it_is_the_same(embedder: Embedder) -> Non
     inputs = mixed()
     plain = Embedder.load(embedder.config, "cpu", plain=True)
     np.testing.assert_allclose(plain.encode(inputs), embedder.encode(inputs), atol=2e-6)
-    plain.network.enabled = False
+    plain.network.shares_prefix = False
     np.testing.assert_allclose(plain.encode(inputs), embedder.encode(inputs), atol=2e-6)
     assert plain.fingerprint == embedder.fingerprint
     assert plain.dim == embedder.dim

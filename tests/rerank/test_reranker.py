@@ -189,6 +189,31 @@ def test_a_saved_reranker_knows_how_to_be_asked(qwen, tmp_path):
     np.testing.assert_allclose(again.rank(QUERY, CANDIDATES, INSTRUCTION).scores, scores, atol=1e-6)
 
 
+def test_what_questions_begin_with_is_computed_once_and_changes_no_gradient(folder):
+    model = load(folder)
+    parameters = list(model.module.parameters())
+    model.module.requires_grad_(True)
+    other = Side("which picture has a yellow triangle and a star beside it?")
+    questions = [
+        Question(INSTRUCTION, query, (candidate,))
+        for candidate in CANDIDATES
+        for query in (QUERY, other)
+    ]
+    features = model.features(questions)
+    # LLaVA-OneVision puts pictures first: questions with more of them begin differently.
+    assert ("group" in features) == ("llava" not in str(folder))
+    found = []
+    for shares in (True, False):
+        model.module.shares_prefix = shares
+        logits = model.forward(features)
+        weights = torch.linspace(-1, 1, logits.numel()).view_as(logits)
+        gradients = torch.autograd.grad((logits * weights).sum(), parameters, allow_unused=True)
+        found.append((logits.detach(), [g for g in gradients if g is not None]))
+    torch.testing.assert_close(found[0][0], found[1][0], atol=1e-4, rtol=0)
+    for one, two in zip(found[0][1], found[1][1], strict=True):
+        torch.testing.assert_close(one, two, atol=1e-4 * float(two.abs().max()) + 1e-6, rtol=1e-3)
+
+
 def test_pictures_seen_once_a_step_change_no_gradient(folder):
     model = load(folder)
     model.backbone.get_input_embeddings().requires_grad_(True)

@@ -82,7 +82,7 @@ def test_tokens_and_patches_are_the_models_own(family, tmp_path):
         if "patch" in n and isinstance(m, (torch.nn.Conv2d, torch.nn.Conv3d))
     )
     patches.register_forward_hook(lambda *call: seen.append(call[2].numel() // call[2].shape[1]))
-    embedder.network.enabled = False
+    embedder.network.shares_prefix = False
     with torch.inference_mode():
         embedder.forward(features)
     assert not seen or sum(seen) == work.patches

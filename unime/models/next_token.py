@@ -72,13 +72,7 @@ class NextToken:
         """Return the tokens of prompts, each placeholder replaced by its picture's block."""
         if not prompts:
             return []
-        begin = self.processor.tokenizer.bos_token
-        rows = self.processor.tokenizer(
-            [prompt.text for prompt in prompts],
-            # A template that writes the begin token itself gets no second one.
-            add_special_tokens=begin is None or not prompts[0].text.startswith(begin),
-            verbose=False,
-        )["input_ids"]
+        rows = token_ids(self.processor, prompts)
         seen = self._pictures.see([prompt.pictures for prompt in prompts])
         numbers: dict[tuple[bytes, int], int] = {}
         return [
@@ -113,26 +107,14 @@ class NextToken:
         seen: list[Seen],
         numbers: dict[tuple[bytes, int], int],
     ) -> Tokens:
-        """Put the pictures' blocks where their placeholders are.
-
-        A block begins and ends with special tokens, at which a tokenizer splits: the ids on both
-        sides are those of the whole text.
-        """
-        ids = torch.tensor(row)
-        places = (ids == self._pictures.token_id).nonzero().flatten().tolist()
-        assert len(places) == len(seen), f"{len(places)} placeholders, {len(seen)} pictures"
-        parts, owners, start = [], [], 0
-        for count, (place, block) in enumerate(zip(places, seen, strict=True)):
+        marked = []
+        for count, (picture, block) in enumerate(zip(prompt.pictures, seen, strict=True)):
             # By place too: the same picture twice in a row is still two blocks.
-            key = (prompt.pictures[count].key, count)
-            number = numbers.setdefault(key, len(numbers) + 1)
-            parts += [ids[start:place], block.tokens]
-            owners += [torch.zeros(place - start, dtype=torch.long)]
-            owners += [(block.tokens == self._pictures.token_id).long() * number]
-            start = place + 1
-        parts.append(ids[start:])
-        owners.append(torch.zeros(len(ids) - start, dtype=torch.long))
-        return Tokens(torch.cat(parts), torch.cat(owners), tuple(seen))
+            number = numbers.setdefault((picture.key, count), len(numbers) + 1)
+            is_image = block.tokens == self._pictures.token_id
+            marked.append((block.tokens, is_image.long() * number))
+        ids, owner = place_blocks(row, marked, self._pictures.token_id, outside=0)
+        return Tokens(ids, owner, tuple(seen))
 
     @torch.inference_mode()
     def _prefill(self, tokens: Tokens, length: int) -> Any:
@@ -191,17 +173,72 @@ class NextToken:
         return getattr(self.model, self.model.base_model_prefix)
 
     def _positions(self, rows: Sequence[Tokens], ids: Tensor, mask: Tensor) -> Tensor:
-        """Return the position ids of whole prompts, as the model itself would number them."""
-        get_rope_index = getattr(self._backbone, "get_rope_index", None)
-        if get_rope_index is None:
-            return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
         grids = [seen.grid for row in rows for seen in row.seen if seen.grid is not None]
-        return get_rope_index(
-            input_ids=ids,
-            mm_token_type_ids=(ids == self._pictures.token_id).int(),
-            image_grid_thw=torch.stack(grids).to(ids.device) if grids else None,
-            attention_mask=mask,
-        )[0]
+        is_image = (ids == self._pictures.token_id).int()
+        joined = torch.stack(grids).to(ids.device) if grids else None
+        return position_ids(self._backbone, ids, mask, is_image, joined)
+
+
+def token_ids(processor: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
+    """Return the tokens of prompts, one image token for each picture."""
+    begin = processor.tokenizer.bos_token
+    return processor.tokenizer(
+        [prompt.text for prompt in prompts],
+        # A template that writes the begin token itself gets no second one.
+        add_special_tokens=begin is None or not prompts[0].text.startswith(begin),
+        verbose=False,
+    )["input_ids"]
+
+
+def place_blocks(
+    ids: Sequence[int], blocks: Sequence[tuple[Tensor, Tensor]], image_token: int, outside: int
+) -> tuple[Int[Tensor, " length"], Int[Tensor, " length"]]:
+    """Put pictures' blocks where their placeholders are; return tokens and marks.
+
+    A block begins and ends with special tokens, at which a tokenizer splits: the ids on both sides
+    are those of the whole text.
+
+    Args:
+        ids: tokens with one image token for each picture.
+        blocks: of each picture its tokens, and a mark for each of them.
+        image_token: the placeholder.
+        outside: the mark of text.
+    """
+    text = torch.tensor(ids)
+    places = (text == image_token).nonzero().flatten().tolist()
+    assert len(places) == len(blocks), f"{len(places)} placeholders, {len(blocks)} pictures"
+    tokens, marks, start = [], [], 0
+    for place, (block, marked) in zip(places, blocks, strict=True):
+        tokens += [text[start:place], block]
+        marks += [torch.full((place - start,), outside), marked]
+        start = place + 1
+    tokens.append(text[start:])
+    marks.append(torch.full((len(text) - start,), outside))
+    return torch.cat(tokens), torch.cat(marks)
+
+
+def position_ids(
+    backbone: Any,
+    ids: Int[Tensor, "batch length"],
+    mask: Int[Tensor, "batch length"],
+    is_image: Int[Tensor, "batch length"],
+    grids: Int[Tensor, "pictures axes"] | None,
+) -> Int[Tensor, "*axes batch length"]:
+    """Return the positions of whole prompts, padded on the right, as the model would number them.
+
+    Args:
+        backbone: the model without its head.
+        ids: tokens.
+        mask: 1 at tokens that are no padding.
+        is_image: 1 at image tokens.
+        grids: of all pictures in their order, where positions depend on them (Qwen).
+    """
+    get_rope_index = getattr(backbone, "get_rope_index", None)
+    if get_rope_index is None:
+        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
+    return get_rope_index(
+        input_ids=ids, mm_token_type_ids=is_image, image_grid_thw=grids, attention_mask=mask
+    )[0]
 
 
 def shared_length(rows: Sequence[Tokens]) -> int:

@@ -68,8 +68,7 @@ class Pictures:
     def __init__(self, model: Any, processor: Any, cache_gb: float = 1.0) -> None:
         self._backbone = getattr(model, model.base_model_prefix)
         self._processor = processor
-        self.token = processor.image_token
-        self.token_id = int(processor.tokenizer.convert_tokens_to_ids(self.token))
+        self.token_id = image_token_id(processor)
         self._capacity = int(cache_gb * 1e9)
         self._seen: OrderedDict[tuple[bytes, bool], Seen] = OrderedDict()
 
@@ -110,38 +109,23 @@ class Pictures:
             held -= self._seen.popitem(last=False)[1].nbytes
 
     def _look(self, images: list[Image], *, alone: bool) -> list[Seen]:
-        batch = self._process([self.token] * len(images), [[image] for image in images])
-        if not alone and "batch_num_images" in batch:
-            # A prompt of many pictures, at least two, shows each in the way of several.
-            batch = self._process([self.token * (len(images) + 1)], [[*images, images[-1]]])
-            rows = None
-        else:
-            rows = [
-                ids[mask.bool()]
-                for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
-            ]
-        text = ("input_ids", "attention_mask", "mm_token_type_ids")
-        inputs = {
-            name: value.to(self._backbone.device)
-            for name, value in batch.items()
-            if name not in text
-        }
+        inputs, blocks = prepare_pictures(self._processor, images, len(images) if alone else 0)
+        inputs = {name: value.to(self._backbone.device) for name, value in inputs.items()}
         with torch.inference_mode():
             output = self._backbone.get_image_features(**inputs, return_dict=True)
         deep = getattr(output, "deepstack_features", None) or []
-        grids = batch.get("image_grid_thw")
+        grids = inputs.get("image_grid_thw")
         seen = []
-        for number in range(len(images)):
+        for number, block in enumerate(blocks):
             features = output.pooler_output[number]
-            tokens = torch.full((len(features),), self.token_id) if rows is None else rows[number]
-            if int((tokens == self.token_id).sum()) != len(features):
+            if int((block == self.token_id).sum()) != len(features):
                 raise ModelError(
-                    f"a picture has {int((tokens == self.token_id).sum())} image tokens and "
+                    f"a picture has {int((block == self.token_id).sum())} image tokens and "
                     f"{len(features)} features; this family's processor is not supported"
                 )
             seen.append(
                 Seen(
-                    tokens,
+                    block,
                     features,
                     tuple(layer[number] for layer in deep),
                     None if grids is None else grids[number],
@@ -149,16 +133,45 @@ class Pictures:
             )
         return seen
 
-    def _process(self, texts: list[str], images: list[list[Image]]) -> dict[str, Any]:
-        return dict(
-            self._processor(
-                text=texts,
-                images=images,
-                padding=True,
-                add_special_tokens=False,
-                return_tensors="pt",
-            )
-        )
+
+def image_token_id(processor: Any) -> int:
+    """Return the token that stands for a part of a picture."""
+    return int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
+
+
+def prepare_pictures(
+    processor: Any, images: Sequence[Image], alone: int
+) -> tuple[dict[str, Tensor], list[Int[Tensor, " block"]]]:
+    """Return the vision tower's inputs, and the block of tokens that stands for each picture.
+
+    Args:
+        processor: of a generative vision-language model.
+        images: those first that are their prompt's only picture.
+        alone: how many of them are. LLaVA-OneVision cuts only these into tiles.
+    """
+    if not images:
+        return {}, []
+    token = processor.image_token
+    among = images[alone:] if "batch_num_images" in processor.model_input_names else []
+    single = images[: len(images) - len(among)]
+    texts, rows = [token] * len(single), [[image] for image in single]
+    if among:
+        # A prompt of many pictures, at least two, shows each in the way of several.
+        many = [*among, *among[:1]] if len(among) == 1 else list(among)
+        texts.append(token * len(many))
+        rows.append(many)
+    batch = processor(
+        text=texts, images=rows, padding=True, add_special_tokens=False, return_tensors="pt"
+    )
+    blocks = [
+        ids[mask.bool()]
+        for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
+    ]
+    if among:
+        # All of its pictures take equally many tokens, and nothing stands between them.
+        blocks[-1:] = blocks[-1].chunk(len(rows[-1]))[: len(among)]
+    text = ("input_ids", "attention_mask", "mm_token_type_ids")
+    return {name: value for name, value in batch.items() if name not in text}, blocks
 
 
 def vision_output(pictures: Sequence[Seen]) -> VisionOutput:

@@ -20,25 +20,31 @@ SHORTEST = 8
 """Shorter prefixes are not worth two calls."""
 
 
-class SharedPrefix(nn.Module):
+class SharesPrefix(nn.Module):
+    """A network that computes once what inputs begin with; the same result without."""
+
+    shares_prefix: bool = True
+    """Off where keys and values can't be kept, or where all processes must make the same calls."""
+
+
+class SharedPrefix(SharesPrefix):
     """Stands where an embedder's sentence-transformers module stands, and gives the same result.
 
     Args:
         module: Transformer, last-token Pooling and Normalize.
 
-    `enabled = False` makes it the plain module.
+    `shares_prefix = False` makes it the plain module.
     """
 
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
-        self.enabled = True
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features with "sentence_embedding" `(batch, dim)` in them."""
         length = (
             prefix_length(features, image_token_of(self.module[0].model.config))
-            if self.enabled
+            if self.shares_prefix
             else 0
         )
         if length < SHORTEST or len(features["input_ids"]) < 2:

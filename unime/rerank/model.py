@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from unime import files
 from unime.config import ModelConfig
@@ -18,7 +18,9 @@ from unime.errors import ModelError
 from unime.models.adapters import merged
 from unime.models.answers import single_token
 from unime.models.generative import load_generative
+from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
+from unime.models.prompt_batch import last_hidden, prompt_batch
 from unime.models.vision_input import VisionInput
 from unime.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
 from unime.rerank.questions import Question, QuestionRenderer
@@ -35,7 +37,7 @@ class RerankConfig(ModelConfig):
     """Asks which candidate of a list is best."""
 
 
-class AnswerLogits(nn.Module):
+class AnswerLogits(SharesPrefix):
     """The trained module: features -> logits of yes, no and the labels, in this order."""
 
     def __init__(self, model: Any, answers: Sequence[int]) -> None:
@@ -45,13 +47,8 @@ class AnswerLogits(nn.Module):
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `(batch, answers)` under the name that the trainer reads its outputs from."""
-        inputs = dict(features)
         backbone = getattr(self.model, self.model.base_model_prefix)
-        if not hasattr(backbone, "get_rope_index"):
-            # Left padding must not shift positions.
-            positions = inputs["attention_mask"].cumsum(dim=1) - 1
-            inputs["position_ids"] = positions.clamp(min=0)
-        hidden = backbone(**inputs, use_cache=False).last_hidden_state[:, -1]
+        hidden = last_hidden(backbone, self.model.config, features, share=self.shares_prefix)
         # Through the whole head: where weights are sharded, only its own forward gathers them.
         logits = self.model.get_output_embeddings()(hidden)
         return {"sentence_embedding": logits[:, self.answers].float()}
@@ -130,7 +127,7 @@ class RerankModel:
         return self.model.device
 
     def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """Return the model's inputs of one batch, padded on the left: the answer comes last.
+        """Return the model's inputs of one batch; see `unime.models.prompt_batch`.
 
         Raises:
             ModelError: when a question cannot be shortened to `max_length`.
@@ -211,22 +208,9 @@ class RerankModel:
 
     def _process(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         prompts = [self.renderer.prompt(question) for question in questions]
-        images = [[picture.open() for picture in prompt.pictures] for prompt in prompts]
-        begin = self.processor.tokenizer.bos_token
-        batch = self.processor(
-            text=[prompt.text for prompt in prompts],
-            images=images if any(images) else None,
-            text_kwargs={
-                "padding": True,
-                "padding_side": "left",
-                "truncation": False,
-                "verbose": False,
-                # A template that writes the begin token itself gets no second one.
-                "add_special_tokens": begin is None or not prompts[0].text.startswith(begin),
-            },
-            common_kwargs={"return_tensors": "pt"},
+        return prompt_batch(
+            prompts, [q.beginning for q in questions], self.processor, self.backbone
         )
-        return {key: value for key, value in batch.items() if isinstance(value, Tensor)}
 
 
 def facts_of(model: str) -> dict[str, Any] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 from unime.errors import ModelError
@@ -24,6 +24,13 @@ class Question(NamedTuple):
     def sides(self) -> tuple[Side, ...]:
         """The query, then the candidates: the order of their images."""
         return (self.query, *self.candidates)
+
+    @property
+    def beginning(self) -> tuple[Hashable, ...]:
+        """Equal for questions whose prompts begin alike."""
+        picture = self.query.picture
+        key = None if picture is None else picture.key
+        return self.is_list, self.instruction, self.query.text, key
 
 
 class QuestionRenderer:

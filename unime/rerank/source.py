@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Unpack
 
@@ -107,7 +107,7 @@ class RerankSource(RowSource):
         return self._prepared(
             number,
             draw,
-            asked.sizes,
+            asked.sizes(),
             asked.questions.__getitem__,
             indices,
             {
@@ -186,7 +186,7 @@ class _Asked:
         self._source = source
         self._places: dict[tuple[object, ...], int] = {}
         self.questions: list[Question] = []
-        self.sizes: list[Size] = []
+        self._sizes: list[Size] = []
 
     def pair(self, row: int, item: int) -> int:
         """Return the number of the question about one candidate."""
@@ -195,6 +195,20 @@ class _Asked:
     def list(self, row: int, items: Sequence[int]) -> int:
         """Return the number of the question about a list."""
         return self._ask(row, tuple(items), is_list=True)
+
+    def sizes(self) -> list[Size]:
+        """Return the questions' sizes; those that begin alike have the largest one's.
+
+        They stand next to one another in a plan then, and go through the model together.
+        """
+        largest: dict[Hashable, Size] = {}
+        begins = [
+            (question.beginning, size.pixels > 0)
+            for question, size in zip(self.questions, self._sizes, strict=True)
+        ]
+        for begin, size in zip(begins, self._sizes, strict=True):
+            largest[begin] = max(size, largest.get(begin, size))
+        return [largest[begin] for begin in begins]
 
     def _ask(self, row: int, items: tuple[int, ...], *, is_list: bool) -> int:
         source = self._source
@@ -207,7 +221,7 @@ class _Asked:
             instruction = source.columns.query_instructions[code]
             sides = tuple(source.side(item) for item in items)
             self.questions.append(Question(instruction, source.side(query), sides, is_list))
-            self.sizes.append(source.size([query, *items], is_list=is_list))
+            self._sizes.append(source.size([query, *items], is_list=is_list))
         return self._places[key]
 
 

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import nn
 
 from unime.config import ModelConfig
+from unime.models.prefix import SharesPrefix
 from unime.models.vision_input import VisionInput
 
 
@@ -31,7 +32,7 @@ class Trainable(Protocol):
         ...
 
     @property
-    def network(self) -> nn.Module:
+    def network(self) -> SharesPrefix:
         """What the trainer calls: `module`, or what gives the same result at less cost."""
         ...
 

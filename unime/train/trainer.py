@@ -16,7 +16,6 @@ from unime.console import log
 from unime.errors import ModelError, RecipeError
 from unime.losses import Combined, ContrastBatch, LossFunction
 from unime.models.adapters import tower_is_frozen
-from unime.models.prefix import SharedPrefix
 from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
@@ -219,8 +218,7 @@ class CachedTrainer(Trainer):
         # weights are gathered at every call of a layer: all processes must make the same calls,
         # whatever prefix their chunks have.
         shares = not (self._recomputes or backend.shards_weights)
-        if isinstance(self._embedder.network, SharedPrefix):
-            self._embedder.network.enabled = shares
+        self._embedder.network.shares_prefix = shares
         # Nor may one of them skip the tower that the others gather.
         if backend.shards_weights or not tower_is_frozen(self._embedder.backbone):
             self._embedder.vision.budget = 0

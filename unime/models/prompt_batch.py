@@ -1,0 +1,203 @@
+"""Prompts as one batch of tensors: each distinct picture once, and what a group begins with once.
+
+A reranker is trained on many questions about one query. The instruction, the query and its picture
+come first and are the same in all of them: their keys and values are computed once for the group,
+forward and backward, and each question pays for its candidate alone. Attention is causal, so this
+is exact. `unime.models.next_token` does the same without gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from unime.models.next_token import SHORTEST, Prompt, place_blocks, position_ids, token_ids
+from unime.models.pictures import VisionOutput, image_token_id, prepare_pictures
+
+NOT_PIXELS = (
+    "input_ids", "attention_mask", "position_ids", "seen",
+    "group", "first", "shared", "start", "rest", "seen_start", "seen_rest",
+)  # fmt: skip
+"""What a batch holds beside the vision tower's inputs."""
+
+
+class Looked(NamedTuple):
+    """The vision tower's output, the pictures of a batch one after the other."""
+
+    features: Float[Tensor, "image_tokens dim"]
+    deep: list[Float[Tensor, "image_tokens dim"]]
+    """For deeper layers (Qwen3-VL)."""
+
+    def at(self, places: Int[Tensor, " chosen"]) -> VisionOutput:
+        """Return what some image tokens show."""
+        return VisionOutput([self.features[places]], [[layer[places]] for layer in self.deep])
+
+
+def prompt_batch(
+    prompts: Sequence[Prompt], groups: Sequence[Hashable], processor: Any, backbone: Any
+) -> dict[str, Tensor]:
+    """Return a batch for `last_hidden`, on the CPU, padded on the right.
+
+    Args:
+        prompts: rendered by the wrapped chat template.
+        groups: equal where prompts begin alike.
+        processor: cuts pictures and texts.
+        backbone: numbers the positions as it would itself.
+    """
+    keys = [[(p.key, len(prompt.pictures) == 1) for p in prompt.pictures] for prompt in prompts]
+    distinct = {
+        key: picture
+        for row, prompt in zip(keys, prompts, strict=True)
+        for key, picture in zip(row, prompt.pictures, strict=True)
+    }
+    order = sorted(distinct, key=lambda key: not key[1])
+    number = {key: place for place, key in enumerate(order)}
+    pixels, blocks = prepare_pictures(
+        processor, [distinct[key].open() for key in order], sum(alone for _, alone in order)
+    )
+    image_token = image_token_id(processor)
+    numbered = _numbered(blocks, image_token)
+    rows = [
+        place_blocks(ids, [numbered[number[key]] for key in row], image_token, outside=-1)
+        for ids, row in zip(token_ids(processor, prompts), keys, strict=True)
+    ]
+    # The last token fills: any but the image token, which models count.
+    filler = int(rows[0][0][-1])
+    ids = pad_sequence([row for row, _ in rows], batch_first=True, padding_value=filler)
+    shows = pad_sequence([shown for _, shown in rows], batch_first=True, padding_value=-1)
+    lengths = torch.tensor([len(row) for row, _ in rows])
+    mask = (torch.arange(ids.shape[1]) < lengths[:, None]).long()
+    grids = pixels.get("image_grid_thw")
+    if grids is not None:
+        grids = grids[[number[key] for row in keys for key in row]]
+    return {
+        "input_ids": ids,
+        "attention_mask": mask,
+        "position_ids": position_ids(backbone, ids, mask, (shows >= 0).int(), grids),
+        "seen": shows[shows >= 0],
+        **_shared(ids, shows, lengths, groups),
+        **pixels,
+    }
+
+
+def last_hidden(
+    backbone: Any, config: Any, batch: Mapping[str, Tensor], *, share: bool
+) -> Float[Tensor, "batch dim"]:
+    """Return the hidden states of the prompts' last tokens.
+
+    Args:
+        backbone: the model without its head.
+        config: of the whole model.
+        batch: from `prompt_batch`, on the model's device.
+        share: compute once what groups begin with; the result is the same.
+    """
+    pixels = {name: value for name, value in batch.items() if name not in NOT_PIXELS}
+    looked = _look(backbone, pixels) if pixels else None
+    ids, mask, positions = (batch[k] for k in ("input_ids", "attention_mask", "position_ids"))
+    rows, last = torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1
+    if not share or "group" not in batch:
+        hidden = backbone(
+            input_ids=ids,
+            attention_mask=mask,
+            position_ids=positions,
+            use_cache=False,
+            **_pictures(looked, batch["seen"]),
+        ).last_hidden_state
+        return hidden[rows, last]
+
+    from transformers import DynamicCache
+
+    group, first, shared = batch["group"], batch["first"], batch["shared"]
+    places = batch["start"]
+    begins = places < shared[:, None]
+    cache = DynamicCache(config=config)
+    backbone(
+        # What follows a shorter beginning may be a picture, which is not for this pass.
+        input_ids=ids[first, : len(places)].where(begins, ids[first, last[first]][:, None]),
+        attention_mask=begins.to(mask.dtype),
+        position_ids=positions[..., first, : len(places)],
+        past_key_values=cache,
+        use_cache=True,
+        **_pictures(looked, batch["seen_start"]),
+    )
+    cache.batch_select_indices(group)
+    places = shared[group][:, None] + batch["rest"]
+    inside = places <= last[:, None]
+    places = places.minimum(last[:, None])
+    hidden = backbone(
+        input_ids=ids.gather(1, places),
+        attention_mask=torch.cat([begins[group], inside], dim=1).to(mask.dtype),
+        position_ids=positions.gather(-1, places.expand(*positions.shape[:-1], -1)),
+        past_key_values=cache,
+        use_cache=True,
+        **_pictures(looked, batch["seen_rest"]),
+    ).last_hidden_state
+    return hidden[rows, last - shared[group]]
+
+
+def _look(backbone: Any, pixels: dict[str, Tensor]) -> Looked:
+    output = backbone.get_image_features(**pixels, return_dict=True)
+    deep = getattr(output, "deepstack_features", None) or []
+    return Looked(torch.cat([*output.pooler_output]), [torch.cat([*layer]) for layer in deep])
+
+
+def _pictures(looked: Looked | None, places: Int[Tensor, " chosen"]) -> dict[str, Any]:
+    """Return what a pass takes in place of pixels."""
+    return (
+        {}
+        if len(places) == 0 or looked is None
+        else {"mm_encoder_outputs": {"image": looked.at(places)}}
+    )
+
+
+def _numbered(blocks: Sequence[Tensor], token_id: int) -> list[tuple[Tensor, Tensor]]:
+    """Return each picture's tokens, and which of all pictures' features each of them shows."""
+    numbered, count = [], 0
+    for block in blocks:
+        is_image = block == token_id
+        shows = torch.where(is_image, count + is_image.long().cumsum(0) - 1, -1)
+        numbered.append((block, shows))
+        count += int(is_image.sum())
+    return numbered
+
+
+def _shared(
+    ids: Int[Tensor, "batch length"],
+    shows: Int[Tensor, "batch length"],
+    lengths: Int[Tensor, " batch"],
+    groups: Sequence[Hashable],
+) -> dict[str, Tensor]:
+    """Return how long the groups' common beginnings are; nothing where none is worth a call.
+
+    A picture is never cut: where rows differ in one, they differ from its first token on. A group
+    of one begins with all but its last token.
+    """
+    numbers = {key: place for place, key in enumerate(dict.fromkeys(groups))}
+    if len(numbers) == len(groups):
+        return {}
+    group = torch.tensor([numbers[key] for key in groups])
+    first = torch.tensor([groups.index(key) for key in numbers])
+    of_first = first[group]
+    same = (ids == ids[of_first]) & (shows == shows[of_first])
+    common = torch.minimum(same.long().cumprod(dim=1).sum(dim=1), lengths - 1)
+    shared = common.new_zeros(len(first)).scatter_reduce(
+        0, group, common, "amin", include_self=False
+    )
+    if int(shared.min()) < SHORTEST:
+        return {}
+    place = torch.arange(ids.shape[1])
+    is_start = place < shared[group][:, None]
+    return {
+        "group": group,
+        "first": first,
+        "shared": shared,
+        "start": torch.arange(int(shared.max())),
+        "rest": torch.arange(int((lengths - shared[group]).max())),
+        "seen_start": shows[first][is_start[first] & (shows[first] >= 0)],
+        "seen_rest": shows[~is_start & (shows >= 0)],
+    }
