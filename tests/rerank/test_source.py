@@ -145,6 +145,21 @@ def test_the_gold_is_uniform_over_all_places_and_lengths_vary(data):
         assert all(abs(count - expected) < spread for count in counts.values()), (length, counts)
 
 
+def test_a_row_may_have_several_lists(data):
+    ask = AskSection(hard=0, drawn=0, lists=ListSection(shortest=3, longest=5, count=4))
+    source = source_of(data, ask)
+    batch, draw = batch_of(source, 0), source.batches[0]
+    rows = [r for r in draw.rows.tolist() if source._own_negatives(r, draw.task)]
+    assert len(batch.indices.lists) == 4 * len(rows)
+    questions = questions_of(batch)
+    for place, row in enumerate(rows):
+        four = [questions[n] for n in batch.indices.lists[4 * place : 4 * place + 4].tolist()]
+        assert len({question.beginning for question in four}) == 1
+        gold = batch.indices.gold[4 * place : 4 * place + 4].tolist()
+        named = {key(q.candidates[g]) for q, g in zip(four, gold, strict=True)}
+        assert len(named) == 1 and named <= known(data, int(source.rows.pair[row]))
+
+
 def test_a_batch_is_a_function_of_its_number(data):
     ask = AskSection(hard=2, drawn=2, lists=ListSection())
     one, other = (batch_of(source_of(data, ask), 3) for _ in range(2))

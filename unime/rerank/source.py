@@ -31,11 +31,13 @@ LABELS_FROM = 2
 
 
 class ListSection(Section):
-    """Lists in which the positive is to be named; one for each row."""
+    """Lists in which the positive is to be named."""
 
     shortest: int = Field(default=2, ge=2)
     longest: int = Field(default=6, ge=2)
     """Lengths are drawn uniformly; a row with fewer negatives makes shorter lists."""
+    count: int = Field(default=1, ge=1)
+    """Lists of a row, each of another length and order; what they begin with is computed once."""
 
     @model_validator(mode="after")
     def _in_order(self) -> ListSection:
@@ -120,15 +122,16 @@ class RerankSource(RowSource):
     def _lay_out(self, number: int, draw: Draw) -> tuple[_Asked, RerankIndices]:
         """Return a batch's distinct questions, and which of them stands where."""
         rng = np.random.default_rng([self.batches.seed, 4, number])
-        asked = _Asked(self)
+        asked, section = _Asked(self), self._ask.lists or ListSection()
+        count = 0 if self._ask.lists is None else section.count
         slots, scores, lists, lengths, gold = [], [], [], [], []
         for row in draw.rows.tolist():
             positive, negatives, row_scores = self._candidates(row, draw, rng)
             slots.append([asked.pair(row, item) for item in (positive, *negatives)])
             scores.append(row_scores)
             own = self._own_negatives(row, draw.task)
-            if self._ask.lists is not None and own:
-                items, place = _shuffled(positive, own, self._ask.lists, rng)
+            for _ in range(count if own else 0):
+                items, place = _shuffled(positive, own, section, rng)
                 lists.append(asked.list(row, items))
                 lengths.append(len(items))
                 gold.append(place)
