@@ -16,7 +16,7 @@ import numpy as np
 import typer
 from pydantic import Field
 
-from eval.intervals import bootstrap_means, interval
+from eval.intervals import RESAMPLES, bootstrap_means, interval
 from unime import console, files
 from unime.config import ModelConfig, Recipe
 from unime.errors import DataError
@@ -45,6 +45,8 @@ class RerankEvalRecipe(Recipe):
     """Cyclic orders of a list, averaged."""
     slots: int = Field(default=5, gt=1)
     """Length of the lists in which the gold candidate is put in every place."""
+    slot_queries: int | None = Field(default=None, gt=0)
+    """Dev rows a task for these; as many as `queries` unless said otherwise."""
 
 
 RECIPE = RerankEvalRecipe
@@ -61,14 +63,24 @@ def run(recipe: RerankEvalRecipe, out: Output) -> None:
     data = DataFolder.open(recipe.data)
     contents = content_numbers(data.items)
     known = KnownPositives(data, contents)
-    depth = max(recipe.depths)
-    dev = RerankDev(data, known, contents, recipe.queries, depth, recipe.retriever)
-    lists = [one for some in dev.lists.values() for one in some]
+    depth, slot_queries = max(recipe.depths), recipe.slot_queries or recipe.queries
+    most = max(recipe.queries, slot_queries)
+    dev = RerankDev(data, known, contents, most, depth, recipe.retriever)
+    lists, slot_lists = (
+        [one for some in dev.lists.values() for one in some[:count]]
+        for count in (recipe.queries, slot_queries)
+    )
     if not lists:
         raise DataError(f"{recipe.data} has no dev row; set dev_count where it is made")
     reranker = Reranker.load(recipe.model)
     started = time.monotonic()
-    probabilities = [values for some in dev.probabilities(reranker).values() for values in some]
+    probabilities = [
+        reranker.pointwise(question.query, question.candidates, question.instruction)
+        for question in (
+            dev.question(one, one.items)
+            for one in console.progress(lists, label="pointwise", unit="queries")
+        )
+    ]
     seconds = (time.monotonic() - started) / sum(len(one.items) for one in lists)
     report = {
         "queries": len(lists),
@@ -76,7 +88,7 @@ def run(recipe: RerankEvalRecipe, out: Output) -> None:
             str(k): _at_depth(recipe, dev, reranker, lists, probabilities, k, seconds)
             for k in recipe.depths
         },
-        "by_slot": accuracy_by_slot(dev, reranker, lists, recipe.slots),
+        "by_slot": accuracy_by_slot(dev, reranker, slot_lists, recipe.slots),
         "calibration": calibration(
             np.concatenate(probabilities), np.concatenate([one.gold for one in lists])
         ),
@@ -133,16 +145,15 @@ def accuracy_by_slot(
     for number, one in enumerate(console.progress(usable, label="gold slots", unit="queries")):
         gold = one.items[np.flatnonzero(one.gold)[0]]
         wrong = one.items[~one.gold][: length - 1]
-        for slot in range(length):
-            question = dev.question(one, np.insert(wrong, slot, gold))
-            scores = reranker.listwise(question.query, question.candidates, question.instruction)
-            hits[number, slot] = scores.argmax() == slot
+        questions = [dev.question(one, np.insert(wrong, slot, gold)) for slot in range(length)]
+        hits[number] = reranker.choices(questions).argmax(axis=1) == np.arange(length)
     if not usable:
         return {"queries": 0}
     return {
         "queries": len(usable),
-        "slots": [_mean(hits[:, slot], f"slot {slot}") for slot in range(length)],
-        "spread": float(np.ptp(hits.mean(axis=0))),
+        "accuracy": float(hits.mean()),
+        "slots": {str(s + 1): _mean(hits[:, s], f"slot {s}") for s in range(length)},
+        "spread": _spread(hits),
     }
 
 
@@ -190,6 +201,14 @@ def _mean(values: Sequence[Any] | np.ndarray, name: str) -> dict[str, float]:
     return {"mean": float(numbers.mean()), "low": low, "high": high}
 
 
+def _spread(hits: np.ndarray) -> dict[str, float]:
+    """Return the best slot's accuracy less the worst one's; its interval lies above 0 by chance alone."""
+    count = len(hits)
+    draws = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), size=RESAMPLES)
+    low, high = interval(np.ptp(draws @ hits / count, axis=1))
+    return {"mean": float(np.ptp(hits.mean(axis=0))), "low": low, "high": high}
+
+
 def _table(report: dict[str, Any]) -> str:
     percent: Callable[[dict[str, float]], str] = lambda value: (  # noqa: E731
         f"{100 * value['mean']:.1f} [{100 * value['low']:.1f}, {100 * value['high']:.1f}]"
@@ -204,7 +223,8 @@ def _table(report: dict[str, Any]) -> str:
                     f"  {name:<10} hit@1 {percent(row['hit@1'])}, nDCG@10 "
                     f"{percent(row['ndcg@10'])}{cost}"
                 )
-    slots = report["by_slot"].get("slots", [])
-    lines.append("by gold slot: " + "; ".join(map(percent, slots)))
+    by_slot = report["by_slot"]
+    slots = "; ".join(map(percent, by_slot.get("slots", {}).values()))
+    lines.append(f"listwise by gold slot, {by_slot['queries']} queries: {slots}")
     lines.append(f"calibration error {report['calibration']['error']:.3f}")
     return "\n".join(lines)

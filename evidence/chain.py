@@ -35,6 +35,7 @@ class Step:
     """One command of a chain."""
 
     name: str
+    """With the seed, where it is not the cell's."""
     words: tuple[str, ...]
     """After `python -m`."""
     folder: Path
@@ -68,7 +69,7 @@ def chain_of(grid: Grid, cell: Cell) -> list[Step]:
     found: dict[str, Step] = {}
     evaluated = [] if grid.tables[cell.table].rows[cell.row].figures_only else [END]
     for name in (*evaluated, *map(step_of, change.figures.values())):
-        _resolve(grid, change, cell.seed, (name,), found)
+        _resolve(grid, change, (cell.seed, cell.seed), (name,), found)
     return list(found.values())
 
 
@@ -79,32 +80,47 @@ def hash_of(chain: Sequence[Step]) -> str:
 
 
 def _resolve(
-    grid: Grid, change: Change, seed: int, path: tuple[str, ...], found: dict[str, Step]
+    grid: Grid,
+    change: Change,
+    seeds: tuple[int, int],
+    path: tuple[str, ...],
+    found: dict[str, Step],
 ) -> Step:
-    """Add the last step of `path` to `found`, and before it what it reads."""
+    """Add the last step of `path` to `found`, and before it what it reads.
+
+    Args:
+        grid: has the steps.
+        change: what is done to them.
+        seeds: the cell's, and that of the step that reads this one.
+        path: names from the end of the chain to this step.
+        found: by name, in the order they run.
+    """
     name = path[-1]
-    if name in found:
-        return found[name]
     if name in path[:-1]:
         raise RecipeError(f"step '{name}' reads its own output: {' <- '.join(path)}")
     spec = lookup(grid.steps, name, f"step that '{path[-2]}' reads:" if len(path) > 1 else "step")
+    seed = grid.dev if spec.of_dev else seeds[1]
+    unique = name if seed == seeds[0] else f"{name}, seed {seed}"
+    if unique in found:
+        return found[unique]
     values = {**spec.set, **change.set.get(name, {})}
     # Other names, such as `run`, are the recipe's own placeholders.
-    reads = [place for place in _places(values) if place not in ("seed", "run")]
-    known: dict[str, str] = {"seed": str(seed)}
-    for other in reads:
-        known[other] = _resolve(grid, change, seed, (*path, other), found).folder.as_posix()
+    places = [place for place in _places(values) if place not in ("seed", "run")]
+    reads = {
+        place: _resolve(grid, change, (seeds[0], seed), (*path, place), found) for place in places
+    }
+    known = {"seed": str(seed)} | {place: step.folder.as_posix() for place, step in reads.items()}
     overrides = tuple(f"{key}={_text(value, known)}" for key, value in values.items())
     folder = Path(grid.runs, str(seed), f"{name}-{_hash(spec.recipe, overrides)}")
     stage, resolved = _stage_of(spec.recipe), f"output={folder.as_posix()}"
-    found[name] = Step(
-        name=name,
+    found[unique] = Step(
+        name=unique,
         words=(*command_of(stage), spec.recipe, resolved, *overrides),
         folder=folder,
-        reads=tuple(reads),
+        reads=tuple(step.name for step in reads.values()),
         seconds=change.seconds.get(name, spec.seconds),
     )
-    return found[name]
+    return found[unique]
 
 
 # A recipe is read once, not for each of a thousand steps.

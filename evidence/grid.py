@@ -29,6 +29,8 @@ class StepSpec(Section):
     the step NAME, which makes it one that this step reads, and `${seed}` for the cell's seed."""
     seconds: float = Field(gt=0)
     """How long it takes on two quiet cores."""
+    of_dev: bool = False
+    """Run once, at the dev seed and from the dev seed's steps, for the cells of all seeds."""
 
 
 class Change(Section):

@@ -114,6 +114,29 @@ def test_a_step_that_cannot_be_read(tmp_path: Path, reads: str, sentence: str):
     assert sentence in str(caught.value)
 
 
+def test_a_step_of_the_dev_seed_is_made_once_for_all_seeds(tmp_path: Path):
+    taught = {
+        "recipe": str(tmp_path / "contrast.yaml"),
+        "seconds": 5,
+        "set": {"data": "${world}"},
+        "of_dev": True,
+    }
+    grid = small_grid(
+        tmp_path, {"steps": {"taught": taught, "train": {"set": {"start": "${taught}"}}}}
+    )
+    by_name = [
+        {step.name: step for step in chain_of(grid, Cell("t", "a", seed))}
+        for seed in (1, 2, grid.dev)
+    ]
+    taught_of = "taught, seed 0"
+    assert by_name[0][taught_of] == by_name[1][taught_of]
+    assert by_name[0][taught_of].reads == ("world, seed 0",)
+    assert by_name[0]["train"].reads == ("world", taught_of)
+    assert by_name[0]["world"].folder != by_name[0]["world, seed 0"].folder
+    assert list(by_name[2]) == ["world", "taught", "train", "eval"]
+    assert by_name[2]["taught"].folder == by_name[0][taught_of].folder
+
+
 def folders(grid: Grid, row: str, seed: int = 1) -> dict[str, Path]:
     return {step.name: step.folder for step in chain_of(grid, Cell("t", row, seed))}
 

@@ -115,6 +115,9 @@ def test_listwise_over_all_cyclic_orders_ignores_where_the_cycle_begins(qwen):
     np.testing.assert_allclose(np.roll(again, 2), scores, atol=1e-5)
     once = reranker.listwise(QUERY, CANDIDATES)
     assert np.exp(once).sum() == pytest.approx(1)
+    asked = [Question("", QUERY, order, is_list=True) for order in (CANDIDATES, CANDIDATES[::-1])]
+    backwards = reranker.listwise(QUERY, CANDIDATES[::-1])
+    np.testing.assert_allclose(reranker.choices(asked), [once, backwards], atol=1e-5)
     orders = [np.roll(np.arange(count), -shift) for shift in range(count)]
     naive = np.zeros(count)
     for order in orders:

@@ -69,7 +69,7 @@ def test_evaluation_reports_depths_slots_calibration_and_cost(folder, capsys):
     recipe = RerankEvalRecipe.model_validate({
         "stage": "eval_rerank", "output": str(folder / "9_rerank"), "model": {"id": model},
         "retriever": {"id": str(folder / "base"), **INPUTS}, "data": str(folder / "d"),
-        "queries": 2, "depths": [2, 4], "permutations": 2, "slots": 3,
+        "queries": 2, "depths": [2, 4], "permutations": 2, "slots": 3, "slot_queries": 3,
     })  # fmt: skip
     out = open_output(recipe, reranking.inputs(recipe))
     reranking.run(recipe, out)
@@ -79,7 +79,11 @@ def test_evaluation_reports_depths_slots_calibration_and_cost(folder, capsys):
             assert row[name]["hit@1"]["mean"] <= row["recall"]["mean"], (depth, name)
         assert row["listwise"]["seconds_a_query"] > 0
     assert report["depths"]["2"]["recall"]["mean"] <= report["depths"]["4"]["recall"]["mean"]
-    assert len(report["by_slot"].get("slots", [0, 0, 0])) == 3
+    by_slot = report["by_slot"]
+    assert by_slot["queries"] > 0 and list(by_slot["slots"]) == ["1", "2", "3"]
+    means = [slot["mean"] for slot in by_slot["slots"].values()]
+    assert by_slot["accuracy"] == pytest.approx(np.mean(means))
+    assert by_slot["spread"]["mean"] == pytest.approx(max(means) - min(means))
     assert "calibration error" in capsys.readouterr().out
 
 

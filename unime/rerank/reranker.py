@@ -127,12 +127,15 @@ class Reranker:
             Question(instruction, query, tuple(candidates[place] for place in order), is_list=True)
             for order in map(np.ndarray.tolist, orders)
         ]
-        logits = self._ask(questions, self.model.labels[:count])
-        logs = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         scores = np.zeros(count)
-        for order, row in zip(orders, logs, strict=True):
+        for order, row in zip(orders, self.choices(questions), strict=True):
             scores[order] += row
         return scores / len(orders)
+
+    def choices(self, questions: Sequence[Question]) -> Float[np.ndarray, "questions cands"]:
+        """Return the log-probability of each place of lists of one length, in one order each."""
+        logits = self._ask(questions, self.model.labels[: len(questions[0].candidates)])
+        return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     def _slide(
         self,
