@@ -115,6 +115,8 @@ class Grid(Recipe):
     """Where the steps' outputs go."""
     readme: str
     """The page that shows the tables."""
+    front: str | None = None
+    """A page on which some rows are marked to be shown; see `evidence.tables.filled`."""
     did_not_work: str
     """A hand-written section of that page."""
     baselines: str

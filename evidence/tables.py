@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ COLUMNS = {
 }
 """Measures of every table, with their headings."""
 
+MARKED = re.compile(r"(<!-- evidence: (\S+) (.*?) -->\n).*?<!-- end -->", re.DOTALL)
+
 INTRODUCTION = """\
 # The evidence
 
@@ -47,10 +50,24 @@ A cell is made again from nothing and compared with its file by
 
 
 def write_page(grid: Grid) -> Path:
-    """Write the page; return its path."""
+    """Write the page, and the tables that the front page shows of it; return the page's path."""
     path = Path(grid.readme)
     files.write_text(path, page(grid))
+    if grid.front is not None:
+        front = Path(grid.front)
+        files.write_text(front, filled(grid, front.read_text(encoding="utf-8")))
     return path
+
+
+def filled(grid: Grid, text: str) -> str:
+    """Return a page with its marked tables made anew.
+
+    A mark names a table and its rows; the first one is what the others are compared with:
+
+        <!-- evidence: reranker embedder yes-no -->
+        <!-- end -->
+    """
+    return MARKED.sub(lambda m: f"{m[1]}{_short(grid, m[2], m[3].split())}\n<!-- end -->", text)
 
 
 def page(grid: Grid) -> str:
@@ -171,6 +188,26 @@ def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
     lines += [[*line, *[""] * (len(header) - len(line))] for line in floor]
     rule = ["---", *("---:" for _ in header[1:])]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+
+
+def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
+    """Return some rows of a table with the first one's differences."""
+    table, found = grid.tables[name], results_of(grid, name)
+    if missing := [row for row in rows if row not in found]:
+        raise DataError(f"{grid.front} shows rows of table '{name}' that are not run: {missing}")
+    reference, measures = rows[0], ("overall", "compositional")
+    against = [_against(table.rows[reference], measure) for measure in measures]
+    lines = [["", *(COLUMNS[measure] for measure in measures), *against, "seeds"]]
+    lines.append(["---", *["---:"] * 5])
+    for row in rows:
+        results = found[row]
+        differences = [
+            "" if row == reference else _difference(results, found[reference], measure)
+            for measure in measures
+        ]
+        means = [_mean([result.score(measure) for result in results]) for measure in measures]
+        lines.append([table.rows[row].title, *means, *differences, str(len(results))])
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def _baselines(grid: Grid, measures: Sequence[str]) -> list[list[str]]:

@@ -12,7 +12,7 @@ from evidence.bootstrap import resampled
 from evidence.grid import GRID, Cell, Grid, load_grid
 from evidence.result import load_result, path_of
 from evidence.run import run_cells
-from evidence.tables import difference, page, results_of, write_page
+from evidence.tables import difference, filled, page, results_of, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
 from unime.errors import DataError
@@ -22,6 +22,10 @@ def test_the_committed_page_says_what_the_committed_files_say(monkeypatch: pytes
     monkeypatch.chdir(ROOT)
     grid = load_grid(GRID)
     assert Path(grid.readme).read_text() == page(grid), "run `python -m evidence tables`"
+    assert grid.front is not None
+    front = Path(grid.front).read_text()
+    assert "<!-- evidence: " in front
+    assert filled(grid, front) == front, "run `python -m evidence tables`"
 
 
 def test_committed_results_are_small_and_agree_with_themselves(monkeypatch: pytest.MonkeyPatch):
@@ -42,6 +46,28 @@ def done(tmp_path: Path) -> Grid:
     grid = small_grid(tmp_path)
     run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b")], FakeStages())
     return grid
+
+
+def test_the_front_page_shows_the_rows_it_marks(done: Grid, tmp_path: Path):
+    front = tmp_path / "front.md"
+    front.write_text("before\n<!-- evidence: t a b -->\nold\n<!-- end -->\nafter\n")
+    grid = done.model_copy(update={"front": str(front)})
+    whole = write_page(grid).read_text()
+    text = front.read_text()
+    assert text.startswith("before\n<!-- evidence: t a b -->\n| ") and text.endswith("\nafter\n")
+    assert "old" not in text
+    (line,) = re.findall(r"^\| noisy .*$", text, re.MULTILINE)
+    overall, found = (
+        re.findall(r"\S+ \(.*?\)|[\d.]+", line)[0],
+        difference(*(results_of(grid, "t")[row] for row in ("b", "a")), "overall"),
+    )
+    assert found is not None
+    assert f"| {overall} |" in whole
+    assert f"| {found[0]:+.1f} ({found[1]:+.1f} to {found[2]:+.1f}) |" in line
+    write_page(grid)
+    assert front.read_text() == text
+    with pytest.raises(DataError, match=r"rows of table 't' that are not run: \['both'\]"):
+        filled(grid, "<!-- evidence: t a both -->\n<!-- end -->")
 
 
 def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
