@@ -43,6 +43,9 @@ class RerankEvalRecipe(Recipe):
     depths: list[int] = Field(default=[5, 10, 50, 100], min_length=1)
     permutations: int = Field(default=3, gt=0)
     """Cyclic orders of a list, averaged."""
+    window: int | None = Field(default=None, gt=1)
+    """Candidates in one list; longer ones are sorted by sliding windows. As many as the model has
+    labels unless said otherwise; lists of pictures may need less to fit in `max_length`."""
     slots: int = Field(default=5, gt=1)
     """Length of the lists in which the gold candidate is put in every place."""
     slot_queries: int | None = Field(default=None, gt=0)
@@ -117,7 +120,7 @@ def _at_depth(
     started = time.monotonic()
     label = f"listwise, first {k}"
     orders["listwise"] = [
-        _listwise(dev, reranker, one, recipe.permutations)
+        _listwise(dev, reranker, one, recipe)
         for one in console.progress(cut, label=label, unit="queries")
     ]
     costs = {"pointwise": seconds * k, "listwise": (time.monotonic() - started) / len(cut)}
@@ -180,14 +183,17 @@ def ndcg(gold: np.ndarray, at: int = 10) -> float:
     return float((gold[:at] * gains[: len(gold[:at])]).sum() / best) if best else 0.0
 
 
-def _listwise(dev: RerankDev, reranker: Reranker, one: DevList, permutations: int) -> np.ndarray:
+def _listwise(
+    dev: RerankDev, reranker: Reranker, one: DevList, recipe: RerankEvalRecipe
+) -> np.ndarray:
     question = dev.question(one, one.items)
     return reranker.rank(
         question.query,
         question.candidates,
         question.instruction,
         method="listwise",
-        permutations=permutations,
+        permutations=recipe.permutations,
+        window=recipe.window,
     ).order
 
 

@@ -69,7 +69,7 @@ def test_evaluation_reports_depths_slots_calibration_and_cost(folder, capsys):
     recipe = RerankEvalRecipe.model_validate({
         "stage": "eval_rerank", "output": str(folder / "9_rerank"), "model": {"id": model},
         "retriever": {"id": str(folder / "base"), **INPUTS}, "data": str(folder / "d"),
-        "queries": 2, "depths": [2, 4], "permutations": 2, "slots": 3, "slot_queries": 3,
+        "queries": 2, "depths": [2, 4], "permutations": 2, "window": 3, "slots": 3, "slot_queries": 3,
     })  # fmt: skip
     out = open_output(recipe, reranking.inputs(recipe))
     reranking.run(recipe, out)

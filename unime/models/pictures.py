@@ -73,14 +73,11 @@ class Pictures:
         self._seen: OrderedDict[tuple[bytes, bool], Seen] = OrderedDict()
 
     def see(self, prompts: Sequence[Sequence[Picture]]) -> list[list[Seen]]:
-        """Return what each picture of each prompt becomes.
-
-        LLaVA-OneVision cuts a picture into tiles only where it is the prompt's only one.
-        """
+        """Return what each picture of each prompt becomes."""
         missing: dict[tuple[bytes, bool], Picture] = {}
         for pictures in prompts:
             for picture in pictures:
-                key = (picture.key, len(pictures) == 1)
+                key = (picture.key, looks_alone(self._processor, len(pictures)))
                 if key not in self._seen:
                     missing.setdefault(key, picture)
         fresh: dict[tuple[bytes, bool], Seen] = {}
@@ -91,7 +88,10 @@ class Pictures:
                 images = [missing[key].open() for key in chosen]
                 fresh |= dict(zip(chosen, self._look(images, alone=alone), strict=True))
         found = [
-            [self._take((picture.key, len(pictures) == 1), fresh) for picture in pictures]
+            [
+                self._take((picture.key, looks_alone(self._processor, len(pictures))), fresh)
+                for picture in pictures
+            ]
             for pictures in prompts
         ]
         self._forget()
@@ -139,6 +139,15 @@ def image_token_id(processor: Any) -> int:
     return int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
 
+def looks_alone(processor: Any, pictures: int) -> bool:
+    """Tell whether pictures look as each would alone, in a prompt of so many.
+
+    LLaVA-OneVision cuts a picture into tiles only where it is the prompt's only one. Elsewhere
+    company changes nothing.
+    """
+    return pictures == 1 or "batch_num_images" not in processor.model_input_names
+
+
 def prepare_pictures(
     processor: Any, images: Sequence[Image], alone: int
 ) -> tuple[dict[str, Tensor], list[Int[Tensor, " block"]]]:
@@ -146,14 +155,13 @@ def prepare_pictures(
 
     Args:
         processor: of a generative vision-language model.
-        images: those first that are their prompt's only picture.
-        alone: how many of them are. LLaVA-OneVision cuts only these into tiles.
+        images: those first that look as they would alone.
+        alone: how many of them do; see `looks_alone`.
     """
     if not images:
         return {}, []
     token = processor.image_token
-    among = images[alone:] if "batch_num_images" in processor.model_input_names else []
-    single = images[: len(images) - len(among)]
+    single, among = images[:alone], images[alone:]
     texts, rows = [token] * len(single), [[image] for image in single]
     if among:
         # A prompt of many pictures, at least two, shows each in the way of several.

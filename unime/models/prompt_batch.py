@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unime.models.next_token import SHORTEST, Prompt, place_blocks, position_ids, token_ids
-from unime.models.pictures import VisionOutput, image_token_id, prepare_pictures
+from unime.models.pictures import VisionOutput, image_token_id, looks_alone, prepare_pictures
 
 NOT_PIXELS = (
     "input_ids", "attention_mask", "position_ids", "seen",
@@ -49,7 +49,10 @@ def prompt_batch(
         processor: cuts pictures and texts.
         backbone: numbers the positions as it would itself.
     """
-    keys = [[(p.key, len(prompt.pictures) == 1) for p in prompt.pictures] for prompt in prompts]
+    keys = [
+        [(picture.key, looks_alone(processor, len(prompt.pictures))) for picture in prompt.pictures]
+        for prompt in prompts
+    ]
     distinct = {
         key: picture
         for row, prompt in zip(keys, prompts, strict=True)
