@@ -88,11 +88,10 @@ def main(rounds: int = 7) -> None:
 def training(model: RerankModel, captions: Sequence[str], rounds: int) -> tuple[Seconds, float]:
     """Time forward and backward with and without sharing; return also how far the logits differ."""
     questions = [
-        Question(INSTRUCTION, Side("which?", Picture(bytes([n]), partial(probe_image, EDGE, EDGE))),
-                 (Side(caption),))
+        Question(INSTRUCTION, query_of(probe_image(EDGE, EDGE), bytes([n])), (Side(caption),))
         for n in range(QUERIES)
         for caption in captions[:ASKED]
-    ]  # fmt: skip
+    ]
     features = model.features(questions)
     model.model.requires_grad_(True)
 
@@ -112,9 +111,9 @@ def training(model: RerankModel, captions: Sequence[str], rounds: int) -> tuple[
     return interleaved_rounds(contestants, rounds), difference
 
 
-def query_of(image: Any) -> Side:
-    """Return the query: a picture and a short text."""
-    return Side("which?", Picture(b"query", lambda: image))
+def query_of(image: Any, key: bytes = b"query") -> Side:
+    """Return the query: a picture, known by a key, and a short text."""
+    return Side("which?", Picture(key, lambda: image))
 
 
 def colours() -> list[tuple[int, str]]:

@@ -78,11 +78,8 @@ def run(recipe: RerankEvalRecipe, out: Output) -> None:
     reranker = Reranker.load(recipe.model)
     started = time.monotonic()
     probabilities = [
-        reranker.pointwise(question.query, question.candidates, question.instruction)
-        for question in (
-            dev.question(one, one.items)
-            for one in console.progress(lists, label="pointwise", unit="queries")
-        )
+        dev.pointwise(reranker, one)
+        for one in console.progress(lists, label="pointwise", unit="queries")
     ]
     seconds = (time.monotonic() - started) / sum(len(one.items) for one in lists)
     report = {

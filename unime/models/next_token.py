@@ -221,7 +221,7 @@ def position_ids(
     backbone: Any,
     ids: Int[Tensor, "batch length"],
     mask: Int[Tensor, "batch length"],
-    is_image: Int[Tensor, "batch length"],
+    is_image: Int[Tensor, "batch length"] | None,
     grids: Int[Tensor, "pictures axes"] | None,
 ) -> Int[Tensor, "*axes batch length"]:
     """Return the positions of whole prompts, padded on the right, as the model would number them.
@@ -230,8 +230,8 @@ def position_ids(
         backbone: the model without its head.
         ids: tokens.
         mask: 1 at tokens that are no padding.
-        is_image: 1 at image tokens.
-        grids: of all pictures in their order, where positions depend on them (Qwen).
+        is_image: 1 at image tokens; only where positions depend on pictures (Qwen).
+        grids: of all pictures in their order, likewise.
     """
     get_rope_index = getattr(backbone, "get_rope_index", None)
     if get_rope_index is None:

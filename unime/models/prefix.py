@@ -10,14 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unime.models.next_token import SHORTEST, position_ids
 from unime.models.plain import pooled
-
-SHORTEST = 8
-"""Shorter prefixes are not worth two calls."""
 
 
 class SharesPrefix(nn.Module):
@@ -84,20 +81,16 @@ def _hidden_after_prefix(
         else value
         for key, value in features.items()
     }
-    positions = _positions(model, features)
+    positions = position_ids(
+        model,
+        features["input_ids"],
+        features["attention_mask"],
+        features.get("mm_token_type_ids"),
+        features.get("image_grid_thw"),
+    )
     return model(
         **rest, position_ids=positions[..., length:], past_key_values=cache, use_cache=True
     ).last_hidden_state
-
-
-def _positions(model: Any, features: Mapping[str, Tensor]) -> Tensor:
-    """Return the position ids of the whole input, as the model itself would number them."""
-    get_rope_index = getattr(model, "get_rope_index", None)
-    if get_rope_index is None:
-        ids = features["input_ids"]
-        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    known = ("input_ids", "mm_token_type_ids", "image_grid_thw", "attention_mask")
-    return get_rope_index(**{key: features[key] for key in known if key in features})[0]
 
 
 def image_token_of(config: Any) -> int | None:

@@ -75,12 +75,14 @@ class RerankDev:
     def probabilities(self, reranker: Reranker) -> dict[str, list[np.ndarray]]:
         """Return P(yes) of every candidate of every list."""
         return {
-            name: [
-                reranker.pointwise(question.query, question.candidates, question.instruction)
-                for question in (self.question(one, one.items) for one in some)
-            ]
+            name: [self.pointwise(reranker, one) for one in some]
             for name, some in self.lists.items()
         }
+
+    def pointwise(self, reranker: Reranker, one: DevList) -> np.ndarray:
+        """Return P(yes) of every candidate of one list."""
+        question = self.question(one, one.items)
+        return reranker.pointwise(question.query, question.candidates, question.instruction)
 
     def hits(self, reranker: Reranker) -> dict[str, float]:
         """Return hit@1 of each task, and their mean as "hit@1"; ties count against."""

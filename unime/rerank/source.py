@@ -122,19 +122,19 @@ class RerankSource(RowSource):
     def _lay_out(self, number: int, draw: Draw) -> tuple[_Asked, RerankIndices]:
         """Return a batch's distinct questions, and which of them stands where."""
         rng = np.random.default_rng([self.batches.seed, 4, number])
-        asked, section = _Asked(self), self._ask.lists or ListSection()
-        count = 0 if self._ask.lists is None else section.count
+        asked, section = _Asked(self), self._ask.lists
         slots, scores, lists, lengths, gold = [], [], [], [], []
         for row in draw.rows.tolist():
             positive, negatives, row_scores = self._candidates(row, draw, rng)
             slots.append([asked.pair(row, item) for item in (positive, *negatives)])
             scores.append(row_scores)
             own = self._own_negatives(row, draw.task)
-            for _ in range(count if own else 0):
-                items, place = _shuffled(positive, own, section, rng)
-                lists.append(asked.list(row, items))
-                lengths.append(len(items))
-                gold.append(place)
+            if section is not None and own:
+                for _ in range(section.count):
+                    items, place = _shuffled(positive, own, section, rng)
+                    lists.append(asked.list(row, items))
+                    lengths.append(len(items))
+                    gold.append(place)
         return asked, RerankIndices(
             _padded(slots, -1).long(),
             _padded(scores, np.nan).float(),
