@@ -88,7 +88,9 @@ def run(recipe: RerankEvalRecipe, out: Output) -> None:
             str(k): _at_depth(recipe, dev, reranker, lists, probabilities, k, seconds)
             for k in recipe.depths
         },
-        "by_slot": accuracy_by_slot(dev, reranker, slot_lists, recipe.slots),
+        "by_slot": accuracy_by_slot(
+            dev, reranker, slot_lists, recipe.slots, sorted({1, recipe.permutations})
+        ),
         "calibration": calibration(
             np.concatenate(probabilities), np.concatenate([one.gold for one in lists])
         ),
@@ -134,25 +136,37 @@ def _at_depth(
 
 
 def accuracy_by_slot(
-    dev: RerankDev, reranker: Reranker, lists: Sequence[DevList], length: int
+    dev: RerankDev,
+    reranker: Reranker,
+    lists: Sequence[DevList],
+    length: int,
+    permutations: Sequence[int] = (1,),
 ) -> dict[str, Any]:
-    """Put the gold candidate in every place of one and the same list; one order each, no averaging.
+    """Put the gold candidate in every place of one and the same list, of the embedder's first wrong ones.
 
-    A list is the gold candidate and the embedder's first wrong ones.
+    Each number of cyclic orders is measured apart: one shows the model's own preference for places,
+    more of them what is left of it in a ranking.
     """
     usable = [one for one in lists if one.gold.any() and (~one.gold).sum() >= length - 1]
-    hits = np.zeros((len(usable), length))
+    hits = {m: np.zeros((len(usable), length)) for m in permutations}
     for number, one in enumerate(console.progress(usable, label="gold slots", unit="queries")):
         gold = one.items[np.flatnonzero(one.gold)[0]]
         wrong = one.items[~one.gold][: length - 1]
-        questions = [dev.question(one, np.insert(wrong, slot, gold)) for slot in range(length)]
-        hits[number] = reranker.choices(questions).argmax(axis=1) == np.arange(length)
-    if not usable:
-        return {"queries": 0}
+        for slot in range(length):
+            asked = dev.question(one, np.insert(wrong, slot, gold))
+            for m, of_m in hits.items():
+                scores = reranker.listwise(asked.query, asked.candidates, asked.instruction, m)
+                of_m[number, slot] = scores.argmax() == slot
+    report: dict[str, Any] = {"queries": len(usable)}
+    if usable:
+        report["orders"] = {str(m): _slots(of_m) for m, of_m in hits.items()}
+    return report
+
+
+def _slots(hits: np.ndarray) -> dict[str, Any]:
     return {
-        "queries": len(usable),
         "accuracy": float(hits.mean()),
-        "slots": {str(s + 1): _mean(hits[:, s], f"slot {s}") for s in range(length)},
+        "slots": {str(s + 1): _mean(hits[:, s], f"slot {s}") for s in range(hits.shape[1])},
         "spread": _spread(hits),
     }
 
@@ -227,7 +241,11 @@ def _table(report: dict[str, Any]) -> str:
                     f"{percent(row['ndcg@10'])}{cost}"
                 )
     by_slot = report["by_slot"]
-    slots = "; ".join(map(percent, by_slot.get("slots", {}).values()))
-    lines.append(f"listwise by gold slot, {by_slot['queries']} queries: {slots}")
+    lines.append(f"listwise by gold slot, {by_slot['queries']} queries")
+    for orders, row in by_slot.get("orders", {}).items():
+        slots = "; ".join(map(percent, row["slots"].values()))
+        lines.append(
+            f"  orders averaged: {orders}, best less worst {percent(row['spread'])}: {slots}"
+        )
     lines.append(f"calibration error {report['calibration']['error']:.3f}")
     return "\n".join(lines)
