@@ -31,18 +31,21 @@ def run(
     row: RowName = None,
     seed: Seed = None,
     dev: Dev = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Cells side by side, each with its share of the threads.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the commands.")] = False,
     grid: Path_ = GRID,
 ) -> None:
     """Run the cells that have no result yet; the same command carries on after a stop."""
-    from evidence.run import run_cells
+    from evidence.run import launch, launch_beside, run_cells
 
     loaded = load_grid(grid)
     cells = _cells(loaded, table, row, seed, dev)
     if dry_run:
         typer.echo(_commands(loaded, cells))
     else:
-        run_cells(loaded, cells)
+        run_cells(loaded, cells, launch if jobs == 1 else launch_beside(jobs), jobs)
 
 
 @app.command("list")

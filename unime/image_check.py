@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +9,7 @@ from pathlib import Path
 
 from unime import console
 from unime.images import Checked, ImageError, Place, check, locate
+from unime.processes import cores
 
 LOCATIONS_PER_TASK = 64
 """Threads pay off for photographs (decoders release the interpreter lock), not one icon at a
@@ -38,7 +38,7 @@ class ImageChecker:
         self.max_pixels = max_pixels
         self.cache = _open_cache(cache)
         self.decoded = 0
-        self.pool = ThreadPoolExecutor(_cores())
+        self.pool = ThreadPoolExecutor(cores())
 
     def close(self) -> None:
         """Give the threads and the cache file back."""
@@ -102,13 +102,6 @@ class ImageChecker:
         if known.width * known.height <= self.max_pixels:
             return known
         return self._check_one(location)
-
-
-def _cores() -> int:
-    # Containers often give fewer cores than the machine has; macOS cannot say.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:

@@ -24,6 +24,14 @@ def ranks() -> Ranks:
     return Ranks(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
 
 
+def cores() -> int:
+    """Return how many cores this process may use."""
+    # Containers often give fewer cores than the machine has; macOS cannot say.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_main() -> bool:
     """Tell whether this process is the one that writes and speaks."""
     return ranks().rank == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,13 +64,25 @@ def small_grid(folder: Path, change: dict[str, Any] | None = None) -> Grid:
 class FakeStages:
     """Runs the words of a command by writing what its stage would write; may be killed."""
 
-    def __init__(self, die_after: int | None = None) -> None:
+    def __init__(
+        self, die_after: int | None = None, fails: str = "none", seconds: float = 0
+    ) -> None:
         self.ran: list[str] = []
-        self.die_after = die_after
+        self.die_after, self.fails, self.seconds = die_after, fails, seconds
+        self.at_once = self.most_at_once = 0
 
     def __call__(self, words: Sequence[str]) -> int:
         if self.die_after is not None and len(self.ran) == self.die_after:
             raise KeyboardInterrupt
+        if f"/{self.fails}-" in " ".join(words[:4]):
+            return 1
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        time.sleep(self.seconds)
+        self.at_once -= 1
+        return self._write(words)
+
+    def _write(self, words: Sequence[str]) -> int:
         values = dict(word.split("=", 1) for word in words[3:])
         folder = Path(values["output"])
         self.ran.append(folder.name)

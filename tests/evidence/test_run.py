@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from evidence import looks
 from evidence.chain import chain_of
 from evidence.grid import Cell
 from evidence.result import load_result, pack, path_of, unpack
-from evidence.run import check_cell, left, pace_of, run_cells, states
+from evidence.run import check_cell, launch_beside, left, pace_of, run_cells, states
 from evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
 from unime import files
@@ -27,6 +28,43 @@ def test_shared_steps_run_once_and_finished_cells_never_again(tmp_path: Path):
     again = FakeStages()
     run_cells(grid, cells, again)
     assert again.ran == []
+
+
+def test_cells_side_by_side_make_shared_steps_once_and_the_same_results(tmp_path: Path):
+    grid, stages = small_grid(tmp_path), FakeStages(seconds=0.05)
+    cells = grid.cells("t")
+    run_cells(grid, cells, stages, jobs=4)
+    assert stages.most_at_once > 1
+    assert len(stages.ran) == len(set(stages.ran)) == 3 * 7
+    assert looks.count(grid, "t") == 1 and len(looks.read(grid)[0]["cells"]) == 9
+    beside = [load_result(path_of(grid, cell)).outcomes for cell in cells]
+    for cell in cells:
+        path_of(grid, cell).unlink()
+    run_cells(grid, cells, FakeStages())
+    assert [load_result(path_of(grid, cell)).outcomes for cell in cells] == beside
+
+
+def test_a_failure_beside_others_stops_the_run_and_keeps_what_is_done(tmp_path: Path):
+    grid, stages = small_grid(tmp_path), FakeStages(fails="train", seconds=0.05)
+    with pytest.raises(UnimeError, match="step 'train' ended with exit code 1"):
+        run_cells(grid, grid.cells("t"), stages, jobs=2)
+    assert {name.partition("-")[0] for name in stages.ran} == {"world"}
+    rest = FakeStages()
+    run_cells(grid, grid.cells("t"), rest, jobs=2)
+    assert len({*stages.ran, *rest.ran}) == len(stages.ran) + len(rest.ran) == 3 * 7
+
+
+def test_a_job_beside_others_has_its_share_of_threads_and_a_log(
+    tmp_path: Path, monkeypatch, caplog
+):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    script = "import os, sys; print(os.environ['OMP_NUM_THREADS'], 'threads'); sys.exit(3)"
+    (tmp_path / "job.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    with caplog.at_level(logging.INFO, logger="unime"):
+        assert launch_beside(10_000)(["job", "output=runs/step"]) == 3
+    assert (tmp_path / "runs/step.log").read_text() == "1 threads\n"
+    assert "the end of runs/step.log:\n1 threads" in caplog.text
 
 
 @pytest.mark.parametrize("steps", range(7))
