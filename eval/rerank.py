@@ -17,7 +17,7 @@ from eval.pool import Pool
 from eval.similarity import Similarities
 from unime.config import Section
 from unime.console import progress
-from unime.errors import ModelError
+from unime.errors import ModelError, cannot_load
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -67,7 +67,7 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
     try:
         return CrossEncoderScorer(CrossEncoder(choice.id), choice.batch_size)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the reranker {choice.id}: {error}") from error
+        raise cannot_load("reranker", choice.id, error) from error
 
 
 class TrainedScorer:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -43,6 +44,18 @@ class OutputError(UnimeError):
 
 class Preempted(Exception):  # noqa: N818
     """Training was told to stop (SIGTERM) and has written a checkpoint: no error."""
+
+
+def cannot_load(what: str, model: str, error: Exception) -> ModelError:
+    """Return what to say when a library fails to load a folder or Hub id.
+
+    Libraries take a folder that is not there for a Hub id, and complain of its form.
+    """
+    is_path = model.count("/") > 1 or model.startswith((".", "~", "/"))
+    reason: object = error
+    if is_path and not Path(model).exists():
+        reason = f"there is no such folder (working directory {Path.cwd()}), and no such Hub id"
+    return ModelError(f"cannot load the {what} {model}: {reason}")
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from unime.config import Section
-from unime.errors import ModelError
+from unime.errors import cannot_load
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -52,7 +52,7 @@ def load_sentence_model(
             processor_kwargs=dict(config.processor_kwargs),
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+        raise cannot_load("model", config.id, error) from error
     return SentenceModel(module, config)
 
 

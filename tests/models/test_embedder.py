@@ -157,6 +157,11 @@ def test_gradient_reaches_the_backbone(load, family: str) -> None:
 def test_a_folder_without_model_is_an_error(tmp_path) -> None:
     with pytest.raises(ModelError, match="cannot load the model"):
         Embedder.load(ModelConfig(id=str(tmp_path)), "cpu")
+    missing = str(tmp_path / "none")
+    with pytest.raises(
+        ModelError, match=f"cannot load the model {missing}: there is no such folder"
+    ):
+        Embedder.load(ModelConfig(id=missing), "cpu")
 
 
 def test_four_bit_weights_without_their_library_are_a_sentence(tmp_path):

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unime.config import ModelConfig
 from unime.console import log, progress
-from unime.errors import ModelError
+from unime.errors import ModelError, cannot_load
 from unime.files import read_json
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
@@ -241,7 +241,7 @@ def _load_plain(config: ModelConfig) -> Any:
         )
         processor = AutoProcessor.from_pretrained(config.id, **source)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+        raise cannot_load("model", config.id, error) from error
     _prepare(model, processor, config)
     return PlainModules(model, processor)
 
@@ -276,7 +276,7 @@ def _load_modules(config: ModelConfig) -> SentenceTransformer:
             module_output_name="token_embeddings",
         )
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+        raise cannot_load("model", config.id, error) from error
     _prepare(transformer.model, transformer.processor, config)
     transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")

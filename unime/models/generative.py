@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.errors import ModelError, cannot_load
 from unime.models.processor import follow_grids, prepare_processor
 from unime.models.vision import speed_up_vision
 
@@ -42,7 +42,7 @@ def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any
         )
         processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
     except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load the model {config.id}: {error}") from error
+        raise cannot_load("model", config.id, error) from error
     prepare_processor(processor, config, "left", images_first=False)
     follow_grids(model.config, processor)
     speed_up_vision(model)
