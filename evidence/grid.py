@@ -28,7 +28,7 @@ class StepSpec(Section):
     """What is changed in the recipe, by dotted key. In texts `${NAME}` stands for the output of
     the step NAME, which makes it one that this step reads, and `${seed}` for the cell's seed."""
     seconds: float = Field(gt=0)
-    """How long it takes on two quiet cores."""
+    """Half of what it takes on one thread: two cores, two jobs side by side."""
     of_dev: bool = False
     """Run once, at the dev seed and from the dev seed's steps, for the cells of all seeds."""
 

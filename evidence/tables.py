@@ -254,7 +254,7 @@ def _budget(grid: Grid, minutes: Mapping[str, float]) -> str:
         totals = [total + value for total, value in zip(totals, row, strict=True)]
         lines.append(_budget_line(table.title, row))
     lines.append(_budget_line("all", totals))
-    said = "\nPlanned are two quiet cores without a GPU; a step that tables share counts in the first of them.\n"
+    said = "\nPlanned are two cores without a GPU and two jobs (`--jobs 2`); a step that tables share counts in the first of them.\n"
     return "\n".join([*lines, said])
 
 

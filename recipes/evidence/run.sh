@@ -3,5 +3,5 @@
 # A cell is a chain of these recipes with changes; what cells share is run once, in runs/evidence.
 set -eu
 cd "$(dirname "$0")/../.."
-.venv/bin/python -m evidence run "$@"
+.venv/bin/python -m evidence run --jobs 2 "$@"
 .venv/bin/python -m evidence tables
