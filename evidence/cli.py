@@ -68,8 +68,8 @@ def list_cells(
         typer.echo(f"{one.state:5}  {minutes:5.1f} min  {one.cell.name}")
     done = sum(one.state == "done" for one in found)
     typer.echo(
-        f"{done} of {len(found)} cells done; {pace * left(found) / 3600:.1f} h left at "
-        f"{pace:.2f} times the planned time"
+        f"{done} of {len(found)} cells done; {pace * left(found) / 3600:.1f} h left, a cell at a time, "
+        f"at {pace:.2f} times the planned time"
     )
 
 
