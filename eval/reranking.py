@@ -88,9 +88,7 @@ def run(recipe: RerankEvalRecipe, out: Output) -> None:
             str(k): _at_depth(recipe, dev, reranker, lists, probabilities, k, seconds)
             for k in recipe.depths
         },
-        "by_slot": accuracy_by_slot(
-            dev, reranker, slot_lists, recipe.slots, sorted({1, recipe.permutations})
-        ),
+        "by_slot": accuracy_by_slot(dev, reranker, slot_lists, recipe.slots, recipe.permutations),
         "calibration": calibration(
             np.concatenate(probabilities), np.concatenate([one.gold for one in lists])
         ),
@@ -140,23 +138,25 @@ def accuracy_by_slot(
     reranker: Reranker,
     lists: Sequence[DevList],
     length: int,
-    permutations: Sequence[int] = (1,),
+    permutations: int,
 ) -> dict[str, Any]:
     """Put the gold candidate in every place of one and the same list, of the embedder's first wrong ones.
 
-    Each number of cyclic orders is measured apart: one shows the model's own preference for places,
-    more of them what is left of it in a ranking.
+    Measured in one order, which shows the model's own preference for places, and averaged over
+    `permutations` cyclic ones, which shows what is left of it in a ranking.
     """
     usable = [one for one in lists if one.gold.any() and (~one.gold).sum() >= length - 1]
-    hits = {m: np.zeros((len(usable), length)) for m in permutations}
+    hits = {m: np.zeros((len(usable), length)) for m in sorted({1, permutations})}
     for number, one in enumerate(console.progress(usable, label="gold slots", unit="queries")):
         gold = one.items[np.flatnonzero(one.gold)[0]]
         wrong = one.items[~one.gold][: length - 1]
         for slot in range(length):
             asked = dev.question(one, np.insert(wrong, slot, gold))
+            scores = reranker.by_order(
+                asked.query, asked.candidates, asked.instruction, permutations
+            )
             for m, of_m in hits.items():
-                scores = reranker.listwise(asked.query, asked.candidates, asked.instruction, m)
-                of_m[number, slot] = scores.argmax() == slot
+                of_m[number, slot] = scores[:m].mean(axis=0).argmax() == slot
     report: dict[str, Any] = {"queries": len(usable)}
     if usable:
         report["orders"] = {str(m): _slots(of_m) for m, of_m in hits.items()}

@@ -120,6 +120,12 @@ class Reranker:
         permutations: int = 1,
     ) -> Float[np.ndarray, " cands"]:
         """Return each candidate's mean log-probability over the cyclic orders of one list."""
+        return self.by_order(query, candidates, instruction, permutations).mean(axis=0)
+
+    def by_order(
+        self, query: Side, candidates: Sequence[Side], instruction: str, permutations: int
+    ) -> Float[np.ndarray, "orders cands"]:
+        """Return each candidate's log-probability in each cyclic order of one list, as given first."""
         count = len(candidates)
         shifts = np.unique(np.arange(min(permutations, count)) * count // min(permutations, count))
         orders = [np.roll(np.arange(count), -shift) for shift in shifts.tolist()]
@@ -127,10 +133,10 @@ class Reranker:
             Question(instruction, query, tuple(candidates[place] for place in order), is_list=True)
             for order in map(np.ndarray.tolist, orders)
         ]
-        scores = np.zeros(count)
-        for order, row in zip(orders, self.choices(questions), strict=True):
-            scores[order] += row
-        return scores / len(orders)
+        scores = np.empty((len(orders), count))
+        for number, (order, row) in enumerate(zip(orders, self.choices(questions), strict=True)):
+            scores[number, order] = row
+        return scores
 
     def choices(self, questions: Sequence[Question]) -> Float[np.ndarray, "questions cands"]:
         """Return the log-probability of each place of lists of one length, in one order each."""
