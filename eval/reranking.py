@@ -22,7 +22,7 @@ from unime.config import ModelConfig, Recipe
 from unime.errors import DataError
 from unime.provenance import Output
 from unime.rerank.dev import DevList, RerankDev
-from unime.rerank.reranker import Reranker, fuse
+from unime.rerank.reranker import Reranker, fuse, shuffled
 from unime.tables import DataFolder
 from unime.train.masks import KnownPositives, content_numbers
 
@@ -142,6 +142,7 @@ def accuracy_by_slot(
 ) -> dict[str, Any]:
     """Put the gold candidate in every place of one and the same list, of the embedder's first wrong ones.
 
+    Places are those of the prompt, where the others stand as `Reranker.listwise` shuffles them.
     Measured in one order, which shows the model's own preference for places, and averaged over
     `permutations` cyclic ones, which shows what is left of it in a ranking.
     """
@@ -150,6 +151,8 @@ def accuracy_by_slot(
     for number, one in enumerate(console.progress(usable, label="gold slots", unit="queries")):
         gold = one.items[np.flatnonzero(one.gold)[0]]
         wrong = one.items[~one.gold][: length - 1]
+        others = dev.question(one, wrong)
+        wrong = wrong[shuffled(others.query, others.candidates)]
         for slot in range(length):
             asked = dev.question(one, np.insert(wrong, slot, gold))
             scores = reranker.by_order(

@@ -13,6 +13,7 @@ from unime.losses import Combined
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.rerank.reranker import shuffled
 from unime.train.step import Chunk, cached_step
 
 INSTRUCTION = "Find the picture that fits."
@@ -74,7 +75,7 @@ def test_training_sees_what_ranking_sees(model):
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
     ranked = Reranker(model, batch_size=2).log_odds(questions[:-1])
     np.testing.assert_allclose(ranked, (alone[:-1, 0] - alone[:-1, 1]).numpy(), atol=1e-4)
-    listed = Reranker(model).listwise(QUERY, CANDIDATES, INSTRUCTION)
+    (listed,) = Reranker(model).choices(questions[-1:])
     labels = alone[-1, 2 : 2 + len(CANDIDATES)].log_softmax(0)
     np.testing.assert_allclose(listed, labels.numpy(), atol=1e-4)
     assert np.std(ranked) > 0.01 and np.std(listed) > 0.01
@@ -107,22 +108,35 @@ def qwen(tmp_path_factory):
     return load(build_family("qwen3_vl", tmp_path_factory.mktemp("qwen")))
 
 
-def test_listwise_over_all_cyclic_orders_ignores_where_the_cycle_begins(qwen):
+def test_listwise_scores_ignore_the_order_of_the_candidates(qwen):
     reranker, count = Reranker(qwen), len(CANDIDATES)
-    scores = reranker.rank(QUERY, CANDIDATES, method="listwise", permutations=count).scores
-    turned = [*CANDIDATES[2:], *CANDIDATES[:2]]
-    again = reranker.rank(QUERY, turned, method="listwise", permutations=count).scores
-    np.testing.assert_allclose(np.roll(again, 2), scores, atol=1e-5)
+    rng = np.random.default_rng(0)
+    for m in (1, 2, count):
+        scores = reranker.rank(QUERY, CANDIDATES, method="listwise", permutations=m).scores
+        for order in (np.arange(count)[::-1], rng.permutation(count), rng.permutation(count)):
+            given = [CANDIDATES[place] for place in order.tolist()]
+            again = reranker.rank(QUERY, given, method="listwise", permutations=m).scores
+            np.testing.assert_allclose(again, scores[order], atol=1e-5)
+    # The order shown is another one for another query, or places would still favour candidates.
+    orders = {tuple(shuffled(Side(f"query {n}"), CANDIDATES).tolist()) for n in range(50)}
+    assert len(orders) > 30 and {order[0] for order in orders} == set(range(count))
+
+
+def test_cyclic_orders_are_averaged_as_independent_prompts(qwen):
+    reranker, count = Reranker(qwen), len(CANDIDATES)
+    first = shuffled(QUERY, CANDIDATES)
     once = reranker.listwise(QUERY, CANDIDATES)
     assert np.exp(once).sum() == pytest.approx(1)
-    asked = [Question("", QUERY, order, is_list=True) for order in (CANDIDATES, CANDIDATES[::-1])]
-    backwards = reranker.listwise(QUERY, CANDIDATES[::-1])
-    np.testing.assert_allclose(reranker.choices(asked), [once, backwards], atol=1e-5)
-    orders = [np.roll(np.arange(count), -shift) for shift in range(count)]
     naive = np.zeros(count)
-    for order in orders:
-        naive[order] += reranker.listwise(QUERY, [CANDIDATES[place] for place in order])
-    np.testing.assert_allclose(scores, naive / count, atol=1e-5)
+    for shift in range(count):
+        order = np.roll(first, -shift)
+        listed = tuple(CANDIDATES[place] for place in order.tolist())
+        (row,) = reranker.choices([Question("", QUERY, listed, is_list=True)])
+        if shift == 0:
+            np.testing.assert_allclose(row, once[order], atol=1e-5)
+        naive[order] += row
+    averaged = reranker.listwise(QUERY, CANDIDATES, permutations=count)
+    np.testing.assert_allclose(averaged, naive / count, atol=1e-5)
 
 
 def test_sliding_windows_return_every_candidate_and_lift_the_best_from_the_last_place(

@@ -14,6 +14,7 @@ from unime.console import log
 from unime.errors import RecipeError
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
+from unime.records import content_id_from_hash, pair_key
 from unime.rerank.content import Content, as_side
 from unime.rerank.model import RerankConfig, RerankModel
 from unime.rerank.questions import Question
@@ -69,9 +70,11 @@ class Reranker:
             candidates: in the embedder's order, where there is one.
             instruction: of the task.
             method: "pointwise" asks about each candidate; its scores do not depend on order or
-                company. "listwise" asks which of a list is best.
+                company. "listwise" asks which of a list is best; its scores depend on company,
+                not on order.
             permutations: m, listwise: the list is shown in m cyclic orders, spread evenly, and
                 log-probabilities are averaged. m = length shows every candidate in every place.
+                The first order follows from the contents alone (`shuffled`).
             window: listwise: how many candidates one prompt holds; at most, and by default, as
                 many as there are labels. Longer lists are sorted by windows that slide from the end
                 to the front by half their length.
@@ -119,8 +122,12 @@ class Reranker:
         instruction: str = "",
         permutations: int = 1,
     ) -> Float[np.ndarray, " cands"]:
-        """Return each candidate's mean log-probability over the cyclic orders of one list."""
-        return self.by_order(query, candidates, instruction, permutations).mean(axis=0)
+        """Return each candidate's mean log-probability over cyclic orders of the shuffled list."""
+        scores = np.empty(len(candidates))
+        order = shuffled(query, candidates)
+        shown = [candidates[place] for place in order.tolist()]
+        scores[order] = self.by_order(query, shown, instruction, permutations).mean(axis=0)
+        return scores
 
     def by_order(
         self, query: Side, candidates: Sequence[Side], instruction: str, permutations: int
@@ -198,6 +205,18 @@ class Reranker:
         return self.model.fusion
 
 
+def shuffled(query: Side, candidates: Sequence[Side]) -> Int[np.ndarray, " cands"]:
+    """Return an order of candidates in which how they were given leaves no trace.
+
+    A model prefers some places of a list. In this order, by a hash of query and candidate, the
+    preference favours no rank of the embedder, and a ranking is the same for any order of its
+    candidates.
+    """
+    asked = _content_id(query)
+    keys = [pair_key(asked, "", _content_id(candidate), "") for candidate in candidates]
+    return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+
+
 def fuse(
     probabilities: Float[np.ndarray, " cands"],
     similarities: Float[np.ndarray, " cands"],
@@ -205,6 +224,10 @@ def fuse(
 ) -> Float[np.ndarray, " cands"]:
     """Return (1 - weight) * similarity + weight * P(yes); weight 1 is the reranker alone."""
     return (1 - weight) * similarities + weight * probabilities
+
+
+def _content_id(side: Side) -> bytes:
+    return content_id_from_hash(side.text, None if side.picture is None else side.picture.key)
 
 
 def _sigmoid(score: np.ndarray) -> np.ndarray:
