@@ -173,7 +173,7 @@ def read_figure(folder: Path, figure: str) -> float | None:
         value = value[part]
     if value is not None and not isinstance(value, int | float):
         raise DataError(f"figure '{figure}': expected a number, {path} has {value!r}")
-    return value
+    return None if value is None else float(value)
 
 
 def pack(hits: Bool[np.ndarray, " queries"]) -> str:

@@ -140,14 +140,22 @@ def _section(grid: Grid, name: str) -> str:
     ]
     parts.append(f"(looks at its test seeds: {looks.count(grid, name)})")
     if found:
-        parts += ["", _rows(grid, table, found)]
+        names = {row: list(grid.change(name, row).figures) for row in found}
+        every = list(dict.fromkeys(figure for own in names.values() for figure in own))
+        # What most rows lack would be columns of dashes.
+        columns = [f for f in every if 2 * sum(f in own for own in names.values()) >= len(found)]
+        parts += ["", _rows(grid, table, found, columns)]
+        for row, own in names.items():
+            if rest := [figure for figure in own if figure not in columns]:
+                parts += ["", *_by_seed(table.rows[row].title, rest, found[row])]
     return "\n".join([*parts, "", *_not_there(grid, name, found), ""])
 
 
-def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
+def _rows(
+    grid: Grid, table: Table, found: Mapping[str, list[Result]], figures: Sequence[str]
+) -> str:
     every = [result for results in found.values() for result in results]
     measures = [measure for measure in COLUMNS if any(result.has(measure) for result in every)]
-    figures = list(dict.fromkeys(f for rows in found.values() for r in rows for f in r.figures))
     references = [
         name
         for name in table.rows
@@ -186,8 +194,18 @@ def _rows(grid: Grid, table: Table, found: Mapping[str, list[Result]]) -> str:
     # Figures alone have no chance and no floor.
     floor = [["chance", *map(_mean, chance)], *_baselines(grid, measures)] if measures else []
     lines += [[*line, *[""] * (len(header) - len(line))] for line in floor]
-    rule = ["---", *("---:" for _ in header[1:])]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *lines))
+    return _joined([header, *lines])
+
+
+def _by_seed(title: str, figures: Sequence[str], results: Sequence[Result]) -> list[str]:
+    """Return figures of one row, a line each."""
+    lines = [
+        [figure, *(_figure(values) for values in (seeds, *([one] for one in seeds)))]
+        for figure in figures
+        for seeds in [[result.figures[figure] for result in results]]
+    ]
+    header = ["", "mean", *(f"seed {result.seed}" for result in results)]
+    return [f'Of the row "{title}":', "", _joined([header, *lines])]
 
 
 def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
@@ -198,7 +216,6 @@ def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
     reference, measures = rows[0], ("overall", "compositional")
     against = [_against(table.rows[reference], measure) for measure in measures]
     lines = [["", *(COLUMNS[measure] for measure in measures), *against, "seeds"]]
-    lines.append(["---", *["---:"] * 5])
     for row in rows:
         results = found[row]
         differences = [
@@ -207,7 +224,7 @@ def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
         ]
         means = [_mean([result.score(measure) for result in results]) for measure in measures]
         lines.append([table.rows[row].title, *means, *differences, str(len(results))])
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return _joined(lines)
 
 
 def _baselines(grid: Grid, measures: Sequence[str]) -> list[list[str]]:
@@ -268,6 +285,13 @@ def _did_not_work(grid: Grid) -> str:
     if not path.is_file():
         raise DataError(f"{path} is missing; it holds the section about what did not work")
     return path.read_text(encoding="utf-8")
+
+
+def _joined(lines: Sequence[Sequence[str]]) -> str:
+    """Return a table whose first line is its header."""
+    header, *rest = lines
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rest))
 
 
 def _against(reference: Row, measure: str) -> str:

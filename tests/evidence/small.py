@@ -94,7 +94,11 @@ class FakeStages:
             folder / "run.json",
             {"seconds": 20.0, "peak_gb": 1.0, "commit": "abc", "finished": "2026-01-01T00:00:00Z"},
         )
-        manifest = {"recipe": values, "inputs": inputs, "facts": {"rate": 0.5}}
+        manifest = {
+            "recipe": values,
+            "inputs": inputs,
+            "facts": {"rate": 0.5, "seed": int(folder.parent.name)},
+        }
         files.write_json(folder / "manifest.json", manifest)
         return 0
 

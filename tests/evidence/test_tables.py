@@ -35,7 +35,8 @@ def test_committed_results_are_small_and_agree_with_themselves(monkeypatch: pyte
         for results in results_of(grid, table).values():
             for result in results:
                 path = path_of(grid, Cell(table, result.row, result.seed))
-                assert path.stat().st_size <= 30_000, path
+                # Outcomes and scores, and each step's recipe: 25 kB for a chain of ten.
+                assert path.stat().st_size <= 8_000 + 1_700 * len(result.steps), path
                 assert result.score("overall") == pytest.approx(result.scores["overall"], abs=1e-3)
                 for name, score in result.scores["datasets"].items():
                     assert result.score(name) == pytest.approx(score, abs=1e-3)
@@ -84,6 +85,21 @@ def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
     assert "- Not run (or by an older grid): both, seed 1, 2, 3" in text
     assert "- Not built: later. Nobody wrote it." in text
     assert text.endswith("## What did not work\n\nThis.\n")
+
+
+def test_figures_of_few_rows_stand_below_by_seed_in_the_order_of_the_grid(tmp_path: Path):
+    loss, rate = ("train/manifest.json:facts." + key for key in ("seed", "rate"))
+    rows = {
+        "b": {"figures": {"seed of it": loss, "rate": rate}},
+        "both": {"figures": {"rate": rate}},
+    }
+    grid = small_grid(tmp_path, {"tables": {"t": {"rows": rows}}})
+    run_cells(grid, grid.cells("t"), FakeStages())
+    text = write_page(grid).read_text()
+    assert re.search(r"^\|  \| overall .* \| rate \| seeds \|$", text, re.MULTILINE)
+    lines = ['Of the row "noisy":', "", "|  | mean | seed 1 | seed 2 | seed 3 |"]
+    assert "\n".join(lines) in text
+    assert "| seed of it | 2 | 1 | 2 | 3 |" in text
 
 
 def test_rows_of_other_queries_are_not_compared(done: Grid):
