@@ -115,6 +115,20 @@ def test_without_masks_all_but_the_own_positive_are_negatives(tmp_path):
     assert batch_of(masked, "i2t").counts["masked_known_positive"] >= 0
 
 
+def test_without_masks_another_rows_equal_positive_is_a_negative(tmp_path):
+    builder = FolderBuilder(tmp_path / "d")
+    for number in range(6):
+        label = builder.item(f"label {number % 2}")
+        builder.pair("t", builder.item(f"query {number}"), [label])
+    data = builder.write()
+    batch = make_source(data, 6)[0]
+    assert len(encodes_of(batch)) == 6 + 2
+    assert torch.equal(indices_of(batch).allowed.sum(1), torch.ones(6, dtype=torch.int64))
+    batch = make_source(data, 6, masked=False)[0]
+    assert len(encodes_of(batch)) == 6 + 6
+    assert torch.equal(indices_of(batch).allowed, ~torch.eye(6, dtype=torch.bool))
+
+
 def test_same_content_under_two_instructions_is_two_encodes_and_one_mask(tmp_path):
     builder = FolderBuilder(tmp_path / "d")
     target = builder.item("the target")

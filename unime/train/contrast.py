@@ -55,7 +55,8 @@ class ContrastRecipe(Recipe):
     clusters: ClusterSection | None = None
     """SaHa: rows that are each other's hard negatives stay together in a batch."""
     mask: Literal["identity", "none"] = "identity"
-    """"none" takes every other candidate for a negative, known positives too: only for comparison."""
+    """"none" takes every other candidate for a negative, known positives and copies of the own one
+    too: only for comparison."""
     wrong_labels: int = Field(default=32, gt=0)
     """Targets drawn as negatives where a task has `in_batch: false` and its rows bring none."""
     dev_queries: int = Field(default=200, ge=0)

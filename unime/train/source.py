@@ -17,7 +17,7 @@ from unime.train.sampler import Draw
 
 
 class Distinct(NamedTuple):
-    """The distinct (item, instruction) pairs among many, and where each one went."""
+    """The distinct (content, instruction) pairs among many, and where each one went."""
 
     items: np.ndarray
     instructions: list[str]
@@ -95,6 +95,8 @@ class ContrastSource(RowSource):
             np.concatenate([positives, negatives[present]]),
             np.concatenate([instruction, np.repeat(instruction, present.sum(axis=1))]),
             self.columns.target_instructions,
+            # Without masks a copy of a row's positive, of another row, is a negative: another column.
+            apart=not self._masks and self.data.tasks[draw.task].in_batch,
         )
         places = np.full(negatives.shape, -1, dtype=np.int64)
         places[present] = targets.place[len(pair) :]
@@ -156,8 +158,10 @@ class ContrastSource(RowSource):
         turn = np.where(np.isnan(scores[:, 0]), draw.turn + pair, 0)
         return self.columns.positives[starts + turn % counts]
 
-    def _distinct(self, items: np.ndarray, codes: np.ndarray, names: list[str]) -> Distinct:
-        keys = self.contents[items] * len(names) + codes
+    def _distinct(
+        self, items: np.ndarray, codes: np.ndarray, names: list[str], apart: bool = False
+    ) -> Distinct:
+        keys = np.arange(len(items)) if apart else self.contents[items] * len(names) + codes
         _, first, place = np.unique(keys, return_index=True, return_inverse=True)
         return Distinct(items[first], [names[code] for code in codes[first].tolist()], place)
 
