@@ -199,13 +199,11 @@ def _rows(
 
 def _by_seed(title: str, figures: Sequence[str], results: Sequence[Result]) -> list[str]:
     """Return figures of one row, a line each."""
-    lines = [
-        [figure, *(_figure(values) for values in (seeds, *([one] for one in seeds)))]
-        for figure in figures
-        for seeds in [[result.figures[figure] for result in results]]
-    ]
-    header = ["", "mean", *(f"seed {result.seed}" for result in results)]
-    return [f'Of the row "{title}":', "", _joined([header, *lines])]
+    lines = [["", "mean", *(f"seed {result.seed}" for result in results)]]
+    for figure in figures:
+        values = [result.figures[figure] for result in results]
+        lines.append([figure, _figure(values), *(_figure([one]) for one in values)])
+    return [f'Of the row "{title}":', "", _joined(lines)]
 
 
 def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:

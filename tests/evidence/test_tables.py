@@ -88,9 +88,9 @@ def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
 
 
 def test_figures_of_few_rows_stand_below_by_seed_in_the_order_of_the_grid(tmp_path: Path):
-    loss, rate = ("train/manifest.json:facts." + key for key in ("seed", "rate"))
+    seed, rate = ("train/manifest.json:facts." + key for key in ("seed", "rate"))
     rows = {
-        "b": {"figures": {"seed of it": loss, "rate": rate}},
+        "b": {"figures": {"seed of it": seed, "rate": rate}},
         "both": {"figures": {"rate": rate}},
     }
     grid = small_grid(tmp_path, {"tables": {"t": {"rows": rows}}})

@@ -71,7 +71,7 @@ class Reranker:
             instruction: of the task.
             method: "pointwise" asks about each candidate; its scores do not depend on order or
                 company. "listwise" asks which of a list is best; its scores depend on company,
-                not on order.
+                and on order only where windows slide.
             permutations: m, listwise: the list is shown in m cyclic orders, spread evenly, and
                 log-probabilities are averaged. m = length shows every candidate in every place.
                 The first order follows from the contents alone (`shuffled`).
