@@ -38,14 +38,17 @@ def run(
     grid: Path_ = GRID,
 ) -> None:
     """Run the cells that have no result yet; the same command carries on after a stop."""
-    from evidence.run import launch, launch_beside, run_cells
+    from evidence.processes import Processes
+    from evidence.run import run_cells
 
     loaded = load_grid(grid)
     cells = _cells(loaded, table, row, seed, dev)
     if dry_run:
         typer.echo(_commands(loaded, cells))
     else:
-        run_cells(loaded, cells, launch if jobs == 1 else launch_beside(jobs), jobs)
+        start = Processes(jobs)
+        with start.passing_on_sigterm():
+            run_cells(loaded, cells, start, jobs)
 
 
 @app.command("list")
@@ -92,11 +95,14 @@ def check(
     grid: Path_ = GRID,
 ) -> None:
     """Make one cell again from nothing; fail unless it lands in the committed one's interval."""
+    from evidence.processes import Processes
     from evidence.run import check_cell
 
     loaded = load_grid(grid)
     (cell,) = loaded.cells(table, row, [seed])
-    typer.echo(check_cell(loaded, cell, runs))
+    start = Processes()
+    with start.passing_on_sigterm():
+        typer.echo(check_cell(loaded, cell, runs, start))
 
 
 def _cells(

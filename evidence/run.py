@@ -6,9 +6,6 @@ the grid's present chain is done. A killed run carries on where it was, by the s
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -23,13 +20,9 @@ from evidence.grid import Cell, Grid
 from evidence.result import Result, gather, load_result, path_of
 from unime import console, files
 from unime.errors import DataError, UnimeError
-from unime.processes import cores
 
 SAME_FIGURE = 0.05
 """Share by which a figure that has no queries may differ when it is made again."""
-
-LOG_LINES = 20
-"""Shown of a failed job's log."""
 
 Launch = Callable[[Sequence[str]], int]
 """Runs the words after `python -m`; returns the exit code."""
@@ -44,38 +37,6 @@ class State(NamedTuple):
     """"done", "stale" (made from another chain than the grid's present one) or "to do"."""
 
 
-def launch(words: Sequence[str]) -> int:
-    """Run a command in a process of its own."""
-    return subprocess.run([sys.executable, "-m", *words], check=False).returncode
-
-
-def launch_beside(jobs: int) -> Launch:
-    """Return a `Launch` for one of several jobs: a share of the threads, output in a log of its own.
-
-    A job of half the threads takes far less than twice the time, so that two side by side are faster.
-    """
-    threads = max(1, cores() // jobs)
-    environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
-
-    def start(words: Sequence[str]) -> int:
-        output = next((word for word in words if word.startswith("output=")), None)
-        if output is None:
-            return launch(words)
-        log = Path(f"{output.removeprefix('output=')}.log")
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("wb") as file:
-            command = [sys.executable, "-m", *words]
-            done = subprocess.run(
-                command, check=False, env=environment, stdout=file, stderr=subprocess.STDOUT
-            )
-        if done.returncode != 0:
-            tail = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
-            console.log("\n".join([f"the end of {log}:", *tail]))
-        return done.returncode
-
-    return start
-
-
 def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
     """Return each cell with its chain and how far it is."""
     found = []
@@ -88,7 +49,7 @@ def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
     return found
 
 
-def run_cells(grid: Grid, cells: Sequence[Cell], start: Launch = launch, jobs: int = 1) -> None:
+def run_cells(grid: Grid, cells: Sequence[Cell], start: Launch, jobs: int = 1) -> None:
     """Run the cells that are not done, `jobs` of them side by side.
 
     Raises:
@@ -146,7 +107,7 @@ def run_cell(
     grid: Grid,
     cell: Cell,
     chain: Sequence[Step],
-    start: Launch = launch,
+    start: Launch,
     alone: _Alone | None = None,
 ) -> Result:
     """Run a cell's missing steps, note the look, write its result.
@@ -165,7 +126,7 @@ def run_cell(
     return result
 
 
-def check_cell(grid: Grid, cell: Cell, runs: Path, start: Launch = launch) -> str:
+def check_cell(grid: Grid, cell: Cell, runs: Path, start: Launch) -> str:
     """Make a committed cell again from nothing in another folder; return how the two compare.
 
     Nothing is written to the results and no look is noted: no number comes of it that was not

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +16,9 @@ import pytest
 from evidence import looks
 from evidence.chain import chain_of
 from evidence.grid import Cell
+from evidence.processes import Processes
 from evidence.result import load_result, pack, path_of, unpack
-from evidence.run import check_cell, launch_beside, left, pace_of, run_cells, states
+from evidence.run import check_cell, left, pace_of, run_cells, states
 from evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
 from unime import files
@@ -62,9 +68,31 @@ def test_a_job_beside_others_has_its_share_of_threads_and_a_log(
     (tmp_path / "job.py").write_text(script)
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO, logger="unime"):
-        assert launch_beside(10_000)(["job", "output=runs/step"]) == 3
+        assert Processes(jobs=10_000)(["job", "output=runs/step"]) == 3
     assert (tmp_path / "runs/step.log").read_text() == "1 threads\n"
     assert "the end of runs/step.log:\n1 threads" in caplog.text
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_sigterm_reaches_the_steps_that_run(tmp_path: Path, monkeypatch, jobs: int):
+    script = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
+    (tmp_path / "job.py").write_text(script)
+    monkeypatch.chdir(tmp_path)
+    start = Processes(jobs)
+    tell_when = threading.Thread(target=_tell_to_stop, args=[[Path(str(n)) for n in range(jobs)]])
+    tell_when.start()
+    with start.passing_on_sigterm(), ThreadPoolExecutor(jobs) as pool:
+        codes = pool.map(lambda n: start(["job", str(n), f"output=step{n}"]), range(jobs))
+        assert list(codes) == [-signal.SIGTERM] * jobs
+        assert start(["job", "later", "output=later"]) == -signal.SIGTERM
+    assert not Path("later").exists()
+    tell_when.join()
+
+
+def _tell_to_stop(begun: list[Path]) -> None:
+    while not all(path.exists() for path in begun):
+        time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("steps", range(7))
