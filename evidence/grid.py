@@ -60,6 +60,18 @@ class Row(Change):
     """Its figures are all there is of it: it is not evaluated on the world's sets."""
 
 
+class Curve(Section):
+    """Rows of a table as points of one line, drawn below it."""
+
+    rows: list[str] = Field(min_length=2)
+    """From left to right."""
+    figure: str | None = None
+    """The figure whose mean stands at a point; the row's title by default."""
+    minus: str | None = None
+    """The row whose own value is taken off, so that a paper's scale and ours can be compared: the
+    table's published numbers are drawn as well then. Without it, the 95 % interval is."""
+
+
 class Table(Section):
     """One table: rows on the same queries."""
 
@@ -76,7 +88,15 @@ class Table(Section):
     """What the column of published numbers holds, and where they stand."""
     seeds: list[int] | None = None
     """Test seeds, if not the grid's."""
+    curve: Curve | None = None
     rows: dict[str, Row] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _curve_exists(self) -> Table:
+        if self.curve is not None:
+            for row in [*self.curve.rows, *([self.curve.minus] if self.curve.minus else [])]:
+                lookup(self.rows, row, "row of a curve:")
+        return self
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Table:

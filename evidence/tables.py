@@ -10,6 +10,7 @@ from typing import Any
 from eval.intervals import interval
 from evidence import looks
 from evidence.bootstrap import resampled
+from evidence.curves import curve_of
 from evidence.grid import Grid, Row, Table
 from evidence.result import Result, load_result, path_of
 from evidence.run import planned_minutes, states
@@ -145,6 +146,8 @@ def _section(grid: Grid, name: str) -> str:
         # What most rows lack would be columns of dashes.
         columns = [f for f in every if 2 * sum(f in own for own in names.values()) >= len(found)]
         parts += ["", _rows(grid, table, found, columns)]
+        if table.curve is not None:
+            parts += curve_of(table, table.curve, found)
         for row, own in names.items():
             if rest := [figure for figure in own if figure not in columns]:
                 parts += ["", *_by_seed(table.rows[row].title, rest, found[row])]

@@ -11,7 +11,7 @@ import pytest
 from evidence.bootstrap import resampled
 from evidence.grid import GRID, Cell, Grid, load_grid
 from evidence.result import load_result, path_of
-from evidence.run import run_cells
+from evidence.run import interval_of, run_cells
 from evidence.tables import difference, filled, page, results_of, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
@@ -67,6 +67,40 @@ def test_the_front_page_shows_the_rows_it_marks(done: Grid, tmp_path: Path):
     assert front.read_text() == text
     with pytest.raises(DataError, match=r"rows of table 't' that are not run: \['both'\]"):
         filled(grid, "<!-- evidence: t a both -->\n<!-- end -->")
+
+
+def test_a_curve_has_a_point_for_each_row_and_the_ends_of_its_interval(tmp_path: Path):
+    figures = {"figures": {"rate": "train/manifest.json:facts.rate"}}
+    curve = {"rows": ["b", "a"], "figure": "rate"}
+    grid = small_grid(tmp_path, {"tables": {"t": {"curve": curve, "rows": {"a": figures}}}})
+    run_cells(grid, grid.cells("t", "b"), FakeStages())
+    run_cells(grid, grid.cells("t", "a", [1, 2]), FakeStages())
+    assert "mermaid" not in page(grid)
+    run_cells(grid, grid.cells("t", "a"), FakeStages())
+    text = page(grid)
+    assert '    x-axis "rate" ["0.5", "0.5"]\n' in text
+    lows, means, highs = [
+        [float(value) for value in line.split(", ")]
+        for line in re.findall(r"^    line \[(.*)\]$", text, re.MULTILINE)
+    ]
+    for place, row in enumerate(["b", "a"]):
+        results = results_of(grid, "t")[row]
+        mean = np.mean([result.score("overall") for result in results])
+        assert means[place] == pytest.approx(mean, abs=0.01)
+        assert (lows[place], highs[place]) == pytest.approx(
+            interval_of(results, "overall"), abs=0.01
+        )
+
+
+def test_a_curve_of_published_numbers_is_drawn_beside_ours_from_one_row(tmp_path: Path):
+    rows = {"a": {"published": "60"}, "b": {"published": "64.5"}}
+    table = {"published": "A paper's", "curve": {"rows": ["a", "b"], "minus": "a"}, "rows": rows}
+    grid = small_grid(tmp_path, {"tables": {"t": table}})
+    run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b")], FakeStages())
+    results = results_of(grid, "t")
+    found = difference(results["b"], results["a"], "overall")
+    assert found is not None
+    assert f"    line [0.00, {found[0]:.2f}]\n    line [0.00, 4.50]\n" in page(grid)
 
 
 def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
