@@ -49,6 +49,7 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
     else:
         figures = {row: [r.figures[curve.figure] for r in found[row]] for row in curve.rows}
         places = [f"{_mean([f for f in figures[row] if f is not None]):.3g}" for row in curve.rows]
+    title = "" if curve.figure is None else f'"{curve.figure}" '
     axis = ", ".join(f'"{place}"' for place in places)
     return [
         "",
@@ -56,7 +57,7 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
         "",
         "```mermaid",
         "xychart-beta",
-        f'    x-axis "{curve.figure or ""}" [{axis}]',
+        f"    x-axis {title}[{axis}]",
         f'    y-axis "{MEASURE}"',
         *(f"    line [{', '.join(f'{value:.2f}' for value in line)}]" for line in lines),
         "```",
