@@ -82,6 +82,8 @@ class Table(Section):
     like: list[str] = Field(default_factory=list)
     """Variants that all its rows begin with."""
     against: list[str] = Field(default_factory=list)
+    above: bool = False
+    """Each row is compared with the one above it instead, in one column."""
     measures: list[str] = Field(default=["overall"])
     """Of which differences are shown: a group of sets, or one set."""
     published: str | None = None
@@ -100,12 +102,14 @@ class Table(Section):
 
     @model_validator(mode="after")
     def _rows_exist(self) -> Table:
+        if self.above and (self.against or any(row.against for row in self.rows.values())):
+            raise RecipeError("rows compared with those `above` them take no `against`")
         for name, row in self.rows.items():
-            for other in self.against if row.against is None else row.against:
+            for other in self.references(name):
                 found = lookup(self.rows, other, f"row that '{name}' is compared with:")
                 if found.missing:
                     raise RecipeError(f"row '{name}' is compared with '{other}', which cannot run")
-                if other != name and (row.figures_only or found.figures_only):
+                if row.figures_only or found.figures_only:
                     raise RecipeError(
                         f"row '{name}' is compared with '{other}', but figures alone have no queries"
                     )
@@ -113,6 +117,9 @@ class Table(Section):
 
     def references(self, row: str) -> list[str]:
         """Return the rows that a row is compared with; never itself."""
+        if self.above:
+            names = list(self.rows)
+            return names[: names.index(row)][-1:]
         own = self.rows[row].against
         return [name for name in (self.against if own is None else own) if name != row]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from eval.intervals import interval
 from evidence import looks
 from evidence.bootstrap import resampled
 from evidence.curves import curve_of
-from evidence.grid import Grid, Row, Table
+from evidence.grid import Grid, Table
 from evidence.result import Result, load_result, path_of
 from evidence.run import planned_minutes, states
 from unime import files
@@ -30,7 +30,7 @@ COLUMNS = {
 }
 """Measures of every table, with their headings."""
 
-MARKED = re.compile(r"(<!-- evidence: (\S+) (.*?) -->\n).*?<!-- end -->", re.DOTALL)
+MARKED = re.compile(r"(<!-- evidence: (\S+)(.*?) -->\n).*?<!-- end -->", re.DOTALL)
 
 INTRODUCTION = """\
 # The evidence
@@ -63,7 +63,8 @@ def write_page(grid: Grid) -> Path:
 def filled(grid: Grid, text: str) -> str:
     """Return a page with its marked tables made anew.
 
-    A mark names a table and its rows; the first one is what the others are compared with:
+    A mark names a table, and rows of it to show in short; the first one is what the others are
+    compared with:
 
         <!-- evidence: reranker embedder yes-no -->
         <!-- end -->
@@ -155,20 +156,21 @@ def _section(grid: Grid, name: str) -> str:
 
 
 def _rows(
-    grid: Grid, table: Table, found: Mapping[str, list[Result]], figures: Sequence[str]
+    grid: Grid,
+    table: Table,
+    found: Mapping[str, list[Result]],
+    figures: Sequence[str] = (),
+    brief: bool = False,
 ) -> str:
     every = [result for results in found.values() for result in results]
     measures = [measure for measure in COLUMNS if any(result.has(measure) for result in every)]
-    references = [
-        name
-        for name in table.rows
-        if any(name in table.references(row) for row in found) and name in found
+    compared = [
+        (title, of, measure) for title, of in _compared(table, found) for measure in table.measures
     ]
-    compared = [(reference, measure) for reference in references for measure in table.measures]
     header = [
         "",
         *(COLUMNS[measure] for measure in measures),
-        *(_against(table.rows[reference], measure) for reference, measure in compared),
+        *(_against(title, measure) for title, _, measure in compared),
         *figures,
         *([table.published] if table.published else []),
         "seeds",
@@ -183,10 +185,8 @@ def _rows(
                 row.title,
                 *(_mean([r.score(m) if r.has(m) else None for r in results]) for m in measures),
                 *(
-                    _difference(results, found[reference], measure)
-                    if reference in table.references(name)
-                    else ""
-                    for reference, measure in compared
+                    _difference(results, found[of[name]], measure) if name in of else ""
+                    for _, of, measure in compared
                 ),
                 *(_figure([r.figures.get(figure) for r in results]) for figure in figures),
                 *([row.published or ""] if table.published else []),
@@ -196,8 +196,24 @@ def _rows(
     chance = [[r.chance(m) for rows in found.values() for r in rows if r.has(m)] for m in measures]
     # Figures alone have no chance and no floor.
     floor = [["chance", *map(_mean, chance)], *_baselines(grid, measures)] if measures else []
+    if brief:
+        floor = floor[:1]
     lines += [[*line, *[""] * (len(header) - len(line))] for line in floor]
     return _joined([header, *lines])
+
+
+def _compared(table: Table, found: Collection[str]) -> list[tuple[str, dict[str, str]]]:
+    """Return the columns of differences: what is taken off, and for which row which other row."""
+    pairs = [
+        (row, of) for row in table.rows for of in table.references(row) if {row, of} <= {*found}
+    ]
+    if table.above:
+        return [("the row above", dict(pairs))]
+    references = [name for name in table.rows if any(of == name for _, of in pairs)]
+    return [
+        (table.rows[reference].title, {row: of for row, of in pairs if of == reference})
+        for reference in references
+    ]
 
 
 def _by_seed(title: str, figures: Sequence[str], results: Sequence[Result]) -> list[str]:
@@ -210,17 +226,25 @@ def _by_seed(title: str, figures: Sequence[str], results: Sequence[Result]) -> l
 
 
 def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
-    """Return some rows of a table with the first one's differences."""
+    """Return some rows of a table and their differences: from the first one, or the row above."""
     table, found = grid.tables[name], results_of(grid, name)
+    if not rows:
+        return _rows(grid, table, found, brief=True)
     if missing := [row for row in rows if row not in found]:
         raise DataError(f"{grid.front} shows rows of table '{name}' that are not run: {missing}")
-    reference, measures = rows[0], ("overall", "compositional")
-    against = [_against(table.rows[reference], measure) for measure in measures]
+    title, of = table.rows[rows[0]].title, dict.fromkeys(rows[1:], rows[0])
+    if table.above:
+        title, of = (
+            "the row above",
+            {row: one for row in rows for one in table.references(row) if one in rows},
+        )
+    measures = ("overall", "compositional")
+    against = [_against(title, measure) for measure in measures]
     lines = [["", *(COLUMNS[measure] for measure in measures), *against, "seeds"]]
     for row in rows:
         results = found[row]
         differences = [
-            "" if row == reference else _difference(results, found[reference], measure)
+            _difference(results, found[of[row]], measure) if row in of else ""
             for measure in measures
         ]
         means = [_mean([result.score(measure) for result in results]) for measure in measures]
@@ -295,9 +319,9 @@ def _joined(lines: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(cells)} |" for cells in (header, rule, *rest))
 
 
-def _against(reference: Row, measure: str) -> str:
+def _against(title: str, measure: str) -> str:
     what = "" if measure == "overall" else f"{COLUMNS.get(measure, measure)} "
-    return f"{what}minus {reference.title}"
+    return f"{what}minus {title}"
 
 
 def _difference(row: Sequence[Result], other: Sequence[Result], measure: str) -> str:

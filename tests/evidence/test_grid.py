@@ -86,6 +86,8 @@ def test_an_unknown_name_is_one_sentence(grid: Grid, table: str, row: str, sente
         ({"tables": {"t": {"rows": {"a": {"set": {"contrats": {"x": 1}}}}}}}, "unknown step in table 't', row 'a': 'contrats'"),
         ({"tables": {"t": {"rows": {"a": {"like": ["noize"]}}}}}, "unknown variant 'noize'; did you mean 'noise'?"),
         ({"tables": {"t": {"against": ["c"]}}}, "unknown row that 'a' is compared with: 'c'"),
+        ({"tables": {"t": {"above": True}}}, "rows compared with those `above` them take no `against`"),
+        ({"tables": {"t": {"curve": {"rows": ["a", "c"]}}}}, "unknown row of a curve: 'c'"),
         ({"tables": {"t": {"rows": {"a": {"titel": "x"}}}}}, "tables.t.rows.a.titel: no such key; did you mean 'title'?"),
         ({"tables": {"t": {"rows": {"b": {"figures_only": True}}}}}, "row 'b' is compared with 'a', but figures alone have no queries"),
         ({"tables": {"t": {"rows": {"a": {"figures_only": True, "against": []}, "b": {"against": []}, "both": {"against": []}}, "against": []}}}, "table 't', row 'a': figures_only, and no figures"),

@@ -103,6 +103,31 @@ def test_a_curve_of_published_numbers_is_drawn_beside_ours_from_one_row(tmp_path
     assert f"    line [0.00, {found[0]:.2f}]\n    line [0.00, 4.50]\n" in page(grid)
 
 
+def test_rows_may_be_compared_with_those_above_them(tmp_path: Path):
+    table = {"against": [], "above": True, "rows": {"later": {"missing": None}}}
+    grid = small_grid(tmp_path, {"tables": {"t": table}})
+    run_cells(grid, grid.cells("t"), FakeStages())
+    rows = results_of(grid, "t")
+    shown = {
+        line.split(" | ")[0][2:]: line.split(" | ")
+        for line in filled(grid, "<!-- evidence: t -->\n<!-- end -->").splitlines()
+        if line.startswith("| ")
+    }
+    (column,) = [n for n, cell in enumerate(shown[""]) if cell == "minus the row above"]
+    assert list(shown) == ["", "---", "plain", "noisy", "both", "later", "chance"]
+    assert shown["plain"][column] == ""
+    for row, above, title in (
+        ("b", "a", "noisy"),
+        ("both", "b", "both"),
+        ("later", "both", "later"),
+    ):
+        found = difference(rows[row], rows[above], "overall")
+        assert found is not None
+        assert shown[title][column] == f"{found[0]:+.1f} ({found[1]:+.1f} to {found[2]:+.1f})"
+    short = filled(grid, "<!-- evidence: t a b -->\n<!-- end -->")
+    assert "minus the row above" in short and shown["noisy"][column] in short
+
+
 def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
     text = write_page(done).read_text()
     results = results_of(done, "t")
