@@ -75,6 +75,20 @@ def test_an_unfinished_input_is_an_error_and_a_hub_id_is_its_name(tmp_path: Path
         fingerprint(tmp_path / "no" / "nothing")
 
 
+def test_an_output_of_before_a_key_was_new_stands_at_its_default(tmp_path: Path) -> None:
+    finish(tmp_path)
+    manifest = files.read_json(tmp_path / "manifest.json")
+    assert manifest["recipe"].pop("value") == 1
+    files.write_json(tmp_path / "manifest.json", manifest)
+    assert open_output(Toy(stage="toy", output=str(tmp_path)), {}).up_to_date
+    with pytest.raises(OutputError, match="recipe.value: 1 there, 2 now"):
+        open_output(Toy(stage="toy", output=str(tmp_path), value=2), {})
+    manifest["recipe"]["gone"] = 3
+    files.write_json(tmp_path / "manifest.json", manifest)
+    with pytest.raises(OutputError, match="recipe.gone: 3 there, None now"):
+        open_output(Toy(stage="toy", output=str(tmp_path)), {})
+
+
 def finish(folder: Path, **facts: Any) -> bytes:
     out = open_output(Toy(stage="toy", output=str(folder)), {})
     out.facts(**facts)

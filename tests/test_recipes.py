@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,14 @@ def test_recipes_are_found():
 def test_a_dry_run_of_every_recipe(path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     assert f"writes\n  {'assets/student' if path.stem == '0_base' else 'runs/'}" in dry_run(path)
+
+
+def test_the_shipped_student_is_what_its_recipe_makes(monkeypatch: pytest.MonkeyPatch, caplog):
+    """Otherwise `make demo` stops at its second recipe, in every checkout."""
+    monkeypatch.chdir(ROOT)
+    with caplog.at_level(logging.INFO, logger="unime"):
+        stages.execute(MODULES["base"], "recipes/mini/0_base.yaml")
+    assert caplog.messages == ["base: assets/student is up to date"]
 
 
 @pytest.mark.parametrize(

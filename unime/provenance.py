@@ -14,14 +14,17 @@ import resource
 import shutil
 import subprocess
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from unime import files
 from unime.config import Recipe
-from unime.errors import OutputError
+from unime.errors import OutputError, UnimeError
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets")
@@ -105,13 +108,13 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
         _move_aside(path)
     finished = _read_if_there(path / "manifest.json")
     if finished is not None:
-        _check_same(path, _plan_of(finished), plan, "holds a finished output")
+        _check_same(path, _plan_of(finished, recipe), plan, "holds a finished output")
         # Killed between the manifest and the end of `finish`.
         (path / "plan.json").unlink(missing_ok=True)
         return Output(path, plan, up_to_date=True)
     begun = _read_if_there(path / "plan.json")
     if begun is not None:
-        _check_same(path, begun, plan, "holds an unfinished output")
+        _check_same(path, _plan_of(begun, recipe), plan, "holds an unfinished output")
         files.sweep_partials(path)
         return Output(path, plan, resumed=True)
     if path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
@@ -182,8 +185,17 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _plan_of(manifest: dict[str, Any]) -> dict[str, Any]:
-    return {key: manifest.get(key) for key in ("format", "recipe", "inputs")}
+def _plan_of(manifest: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+    """Return the plan that a folder was filled by, as this version would have written it.
+
+    A key that an older version did not know stands at its default: that version did what the
+    default does. Without this, every new key would make all outputs those of another recipe.
+    """
+    plan = {key: manifest.get(key) for key in ("format", "recipe", "inputs")}
+    # Where a key or value of it is unknown today, it is another recipe, and is shown as it stands.
+    with suppress(ValidationError, UnimeError):
+        plan["recipe"] = type(recipe).model_validate(plan["recipe"]).model_dump(mode="json")
+    return plan
 
 
 def _check_same(path: Path, old: dict[str, Any], new: dict[str, Any], what: str) -> None:
