@@ -38,7 +38,7 @@ def run(
     grid: Path_ = GRID,
 ) -> None:
     """Run the cells that have no result yet; the same command carries on after a stop."""
-    from evidence.processes import Processes
+    from evidence.launch import Launcher
     from evidence.run import run_cells
 
     loaded = load_grid(grid)
@@ -46,7 +46,7 @@ def run(
     if dry_run:
         typer.echo(_commands(loaded, cells))
     else:
-        start = Processes(jobs)
+        start = Launcher(jobs)
         with start.passing_on_sigterm():
             run_cells(loaded, cells, start, jobs)
 
@@ -95,12 +95,12 @@ def check(
     grid: Path_ = GRID,
 ) -> None:
     """Make one cell again from nothing; fail unless it lands in the committed one's interval."""
-    from evidence.processes import Processes
+    from evidence.launch import Launcher
     from evidence.run import check_cell
 
     loaded = load_grid(grid)
     (cell,) = loaded.cells(table, row, [seed])
-    start = Processes()
+    start = Launcher()
     with start.passing_on_sigterm():
         typer.echo(check_cell(loaded, cell, runs, start))
 

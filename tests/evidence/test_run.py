@@ -16,7 +16,7 @@ import pytest
 from evidence import looks
 from evidence.chain import chain_of
 from evidence.grid import Cell
-from evidence.processes import Processes
+from evidence.launch import Launcher
 from evidence.result import load_result, pack, path_of, unpack
 from evidence.run import check_cell, left, pace_of, run_cells, states
 from evidence.tables import page
@@ -68,7 +68,7 @@ def test_a_job_beside_others_has_its_share_of_threads_and_a_log(
     (tmp_path / "job.py").write_text(script)
     monkeypatch.chdir(tmp_path)
     with caplog.at_level(logging.INFO, logger="unime"):
-        assert Processes(jobs=10_000)(["job", "output=runs/step"]) == 3
+        assert Launcher(jobs=10_000)(["job", "output=runs/step"]) == 3
     assert (tmp_path / "runs/step.log").read_text() == "1 threads\n"
     assert "the end of runs/step.log:\n1 threads" in caplog.text
 
@@ -78,7 +78,7 @@ def test_sigterm_reaches_the_steps_that_run(tmp_path: Path, monkeypatch, jobs: i
     script = "import pathlib, sys, time; pathlib.Path(sys.argv[1]).touch(); time.sleep(600)"
     (tmp_path / "job.py").write_text(script)
     monkeypatch.chdir(tmp_path)
-    start = Processes(jobs)
+    start = Launcher(jobs)
     tell_when = threading.Thread(target=_tell_to_stop, args=[[Path(str(n)) for n in range(jobs)]])
     tell_when.start()
     with start.passing_on_sigterm(), ThreadPoolExecutor(jobs) as pool:

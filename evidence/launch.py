@@ -18,7 +18,7 @@ LOG_LINES = 20
 """Shown of a failed job's log."""
 
 
-class Processes:
+class Launcher:
     """Runs the words after `python -m` in a process of its own, `jobs` of them side by side.
 
     A job of half the threads takes far less than twice the time, so that two side by side are
