@@ -21,9 +21,8 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
     """
     rows = [*curve.rows, *([curve.minus] if curve.minus else [])]
     # Points of different seeds would show how worlds differ, not rows.
-    if len({tuple(r.seed for r in found.get(row, [])) for row in rows}) > 1 or not found.get(
-        rows[0]
-    ):
+    seeds = {tuple(result.seed for result in found.get(row, [])) for row in rows}
+    if len(seeds) > 1 or () in seeds:
         return []
     means = {row: _mean([r.score(MEASURE) for r in found[row]]) for row in found}
     if curve.minus is None:
@@ -33,9 +32,7 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
             [means[row] for row in curve.rows],
             [high for _, high in ends],
         ]
-        said = (
-            f"{MEASURE}; above and below it, the ends of its 95 % interval over seeds and queries"
-        )
+        said = f"{MEASURE}, and the ends of its 95 % interval over seeds and queries"
     else:
         own = table.rows[curve.minus].title
         lines = [[means[row] - means[curve.minus] for row in curve.rows]]
