@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from evidence.grid import Curve, Table
 from evidence.result import Result
@@ -19,12 +20,11 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
         curve: what is drawn.
         found: the table's results by row.
     """
-    rows = [*curve.rows, *([curve.minus] if curve.minus else [])]
     # Points of different seeds would show how worlds differ, not rows.
-    seeds = {tuple(result.seed for result in found.get(row, [])) for row in rows}
+    seeds = {tuple(result.seed for result in found.get(row, [])) for row in curve.needs()}
     if len(seeds) > 1 or () in seeds:
         return []
-    means = {row: _mean([r.score(MEASURE) for r in found[row]]) for row in found}
+    means = {row: fmean(r.score(MEASURE) for r in found[row]) for row in curve.needs()}
     if curve.minus is None:
         ends = [interval_of(found[row], MEASURE) for row in curve.rows]
         lines = [
@@ -45,7 +45,7 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
         places = [table.rows[row].title for row in curve.rows]
     else:
         figures = {row: [r.figures[curve.figure] for r in found[row]] for row in curve.rows}
-        places = [f"{_mean([f for f in figures[row] if f is not None]):.3g}" for row in curve.rows]
+        places = [f"{fmean(f for f in figures[row] if f is not None):.3g}" for row in curve.rows]
     title = "" if curve.figure is None else f'"{curve.figure}" '
     axis = ", ".join(f'"{place}"' for place in places)
     return [
@@ -59,7 +59,3 @@ def curve_of(table: Table, curve: Curve, found: Mapping[str, Sequence[Result]]) 
         *(f"    line [{', '.join(f'{value:.2f}' for value in line)}]" for line in lines),
         "```",
     ]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

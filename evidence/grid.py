@@ -71,6 +71,10 @@ class Curve(Section):
     """The row whose own value is taken off, so that a paper's scale and ours can be compared: the
     table's published numbers are drawn as well then. Without it, the 95 % interval is."""
 
+    def needs(self) -> list[str]:
+        """Return all rows without which it can't be drawn."""
+        return self.rows if self.minus is None else [*self.rows, self.minus]
+
 
 class Table(Section):
     """One table: rows on the same queries."""
@@ -96,7 +100,7 @@ class Table(Section):
     @model_validator(mode="after")
     def _curve_exists(self) -> Table:
         if self.curve is not None:
-            for row in [*self.curve.rows, *([self.curve.minus] if self.curve.minus else [])]:
+            for row in self.curve.needs():
                 lookup(self.rows, row, "row of a curve:")
         return self
 

@@ -232,12 +232,10 @@ def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
         return _rows(grid, table, found, brief=True)
     if missing := [row for row in rows if row not in found]:
         raise DataError(f"{grid.front} shows rows of table '{name}' that are not run: {missing}")
-    title, of = table.rows[rows[0]].title, dict.fromkeys(rows[1:], rows[0])
     if table.above:
-        title, of = (
-            "the row above",
-            {row: one for row in rows for one in table.references(row) if one in rows},
-        )
+        ((title, of),) = _compared(table, rows)
+    else:
+        title, of = table.rows[rows[0]].title, dict.fromkeys(rows[1:], rows[0])
     measures = ("overall", "compositional")
     against = [_against(title, measure) for measure in measures]
     lines = [["", *(COLUMNS[measure] for measure in measures), *against, "seeds"]]
