@@ -95,13 +95,18 @@ class Table(Section):
     seeds: list[int] | None = None
     """Test seeds, if not the grid's."""
     curve: Curve | None = None
+    repeats: list[str] = Field(default_factory=list)
+    """Rows that differ by a training's seed alone: below the table stands what chance does."""
     rows: dict[str, Row] = Field(min_length=1)
 
     @model_validator(mode="after")
-    def _curve_exists(self) -> Table:
-        if self.curve is not None:
-            for row in self.curve.needs():
-                lookup(self.rows, row, "row of a curve:")
+    def _named_rows_exist(self) -> Table:
+        for row in [] if self.curve is None else self.curve.needs():
+            lookup(self.rows, row, "row of a curve:")
+        for row in self.repeats:
+            lookup(self.rows, row, "row of repeats:")
+        if len(self.repeats) == 1:
+            raise RecipeError(f"repeats names '{self.repeats[0]}' alone; chance needs two rows")
         return self
 
     @model_validator(mode="after")

@@ -12,6 +12,7 @@ from evidence import looks
 from evidence.bootstrap import resampled
 from evidence.curves import curve_of
 from evidence.grid import Grid, Table
+from evidence.repeats import repeats_of
 from evidence.result import Result, load_result, path_of
 from evidence.run import planned_minutes, states
 from unime import files
@@ -43,7 +44,7 @@ Hit@1 in percent on the sets of mini-MMEB, pairwise accuracy on the compositiona
 exchanged words); ties count against the model. Each seed is another world *and* another training. A row is the mean
 over its test seeds. A difference is taken query by query; its 95 % interval comes from a bootstrap over seeds and,
 within them, queries. Three seeds tell little about how much seeds differ, so the intervals are a lower bound on the
-doubt. Nothing is corrected for the number of comparisons. Seed {dev} is for tuning and in no table.
+doubt: what the seed of one training alone does is measured below tables 5 and 8. Nothing is corrected for the number of comparisons. Seed {dev} is for tuning and in no table.
 
 A cell is made again from nothing and compared with its file by
 `python -m evidence check --table TABLE --row ROW --seed SEED`.
@@ -149,6 +150,8 @@ def _section(grid: Grid, name: str) -> str:
         parts += ["", _rows(grid, table, found, columns)]
         if table.curve is not None:
             parts += curve_of(table, table.curve, found)
+        if table.repeats:
+            parts += repeats_of(table, found)
         for row, own in names.items():
             if rest := [figure for figure in own if figure not in columns]:
                 parts += ["", *_by_seed(table.rows[row].title, rest, found[row])]

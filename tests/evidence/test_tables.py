@@ -10,12 +10,13 @@ import pytest
 
 from evidence.bootstrap import resampled
 from evidence.grid import GRID, Cell, Grid, load_grid
+from evidence.repeats import noise_of
 from evidence.result import load_result, path_of
 from evidence.run import interval_of, run_cells
 from evidence.tables import difference, filled, page, results_of, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
-from unime.errors import DataError
+from unime.errors import DataError, RecipeError
 
 
 def test_the_committed_page_says_what_the_committed_files_say(monkeypatch: pytest.MonkeyPatch):
@@ -101,6 +102,35 @@ def test_a_curve_of_published_numbers_is_drawn_beside_ours_from_one_row(tmp_path
     found = difference(results["b"], results["a"], "overall")
     assert found is not None
     assert f"    line [0.00, {found[0]:.2f}]\n    line [0.00, 4.50]\n" in page(grid)
+
+
+def test_what_chance_does_stands_below_a_table_with_repeats(tmp_path: Path):
+    grid = small_grid(tmp_path, {"tables": {"t": {"repeats": ["a", "b"]}}})
+    run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b", [1, 2])], FakeStages())
+    assert "What chance does" not in page(grid)
+    run_cells(grid, grid.cells("t", "b"), FakeStages())
+    rows = results_of(grid, "t")
+    own, bound = noise_of([[r.score("overall") for r in rows[row]] for row in ("a", "b")])
+    found = difference(rows["a"], rows["b"], "overall")
+    assert found is not None
+    assert (
+        f'"plain", "noisy" differ by the training\'s seed alone, and lie up to {abs(found[0]):.1f} apart'
+        in page(grid)
+    )
+    assert f"deviation of {own:.2f}, so" in page(grid) and f"up to {bound:.1f} (95 %)" in page(grid)
+    for repeats, message in ((["a"], "names 'a' alone"), (["a", "c"], "row of repeats: 'c'")):
+        with pytest.raises(RecipeError, match=message):
+            small_grid(tmp_path, {"tables": {"t": {"repeats": repeats}}})
+
+
+def test_rows_that_differ_by_chance_alone_stay_within_its_bound_in_95_of_100_cases():
+    rng = np.random.default_rng(0)
+    # Three worlds of unlike levels, five trainings in each: three repeats, and two more rows.
+    scores = 37 + rng.normal(0, 5, (4000, 1, 3)) + rng.normal(0, 0.7, (4000, 5, 3))
+    noise = [noise_of(draw[:3]) for draw in scores.tolist()]
+    apart = np.abs(scores[:, 3].mean(axis=-1) - scores[:, 4].mean(axis=-1))
+    assert np.mean([own**2 for own, _ in noise]) == pytest.approx(0.7**2, rel=0.03)
+    assert np.mean(apart <= [bound for _, bound in noise]) == pytest.approx(0.95, abs=0.01)
 
 
 def test_rows_may_be_compared_with_those_above_them(tmp_path: Path):
