@@ -96,7 +96,7 @@ class Table(Section):
     """Test seeds, if not the grid's."""
     curve: Curve | None = None
     repeats: list[str] = Field(default_factory=list)
-    """Rows that differ by a training's seed alone: below the table stands what chance does."""
+    """Rows that differ by a training's seed alone: the page says what chance does."""
     rows: dict[str, Row] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations
 from statistics import fmean, variance
 
 from evidence.grid import Table
@@ -12,8 +11,8 @@ from evidence.result import Result
 MEASURE = "overall"
 
 
-def repeats_of(table: Table, found: Mapping[str, Sequence[Result]]) -> list[str]:
-    """Return the sentence on a table's repeated rows; none while a row lacks a seed of another.
+def sentence_of(table: Table, found: Mapping[str, Sequence[Result]]) -> str | None:
+    """Return what a table's repeated rows say; None while a row lacks a seed of another.
 
     A world's own level is no noise, since rows are compared within worlds; so the variance of one
     training is that within worlds, pooled over them (one-way analysis of variance). From it follows
@@ -25,19 +24,17 @@ def repeats_of(table: Table, found: Mapping[str, Sequence[Result]]) -> list[str]
     """
     rows = [found.get(row, []) for row in table.repeats]
     worlds = {tuple(result.seed for result in results) for results in rows}
-    if len(worlds) != 1 or worlds == {()}:
-        return []
+    if len(worlds) != 1 or worlds <= {()}:
+        return None
     scores = [[result.score(MEASURE) for result in results] for results in rows]
     own, bound = noise_of(scores)
     means = [fmean(row) for row in scores]
-    apart = max(abs(one - two) for one, two in combinations(means, 2))
-    titles = ", ".join(f'"{table.rows[row].title}"' for row in table.repeats)
-    return [
-        "",
-        f"What chance does: {titles} differ by the training's seed alone, and lie up to {apart:.1f} "
-        f"apart in {MEASURE}. Within a world one training varies with a standard deviation of "
-        f"{own:.2f}, so two rows that are the same but for it differ by up to {bound:.1f} (95 %).",
-    ]
+    titles = "; ".join(table.rows[row].title for row in table.repeats)
+    return (
+        f"Table {table.title}: {titles}. {MEASURE.capitalize()} lies up to "
+        f"{max(means) - min(means):.1f} apart. One training varies within its world with a "
+        f"standard deviation of {own:.2f}, so two rows differ by up to {bound:.1f} (95 %) by chance."
+    )
 
 
 def noise_of(scores: Sequence[Sequence[float]]) -> tuple[float, float]:

@@ -12,7 +12,7 @@ from evidence import looks
 from evidence.bootstrap import resampled
 from evidence.curves import curve_of
 from evidence.grid import Grid, Table
-from evidence.repeats import repeats_of
+from evidence.repeats import sentence_of
 from evidence.result import Result, load_result, path_of
 from evidence.run import planned_minutes, states
 from unime import files
@@ -44,10 +44,19 @@ Hit@1 in percent on the sets of mini-MMEB, pairwise accuracy on the compositiona
 exchanged words); ties count against the model. Each seed is another world *and* another training. A row is the mean
 over its test seeds. A difference is taken query by query; its 95 % interval comes from a bootstrap over seeds and,
 within them, queries. Three seeds tell little about how much seeds differ, so the intervals are a lower bound on the
-doubt: what the seed of one training alone does is measured below tables 5 and 8. Nothing is corrected for the number of comparisons. Seed {dev} is for tuning and in no table.
+doubt. Nothing is corrected for the number of comparisons. Seed {dev} is for tuning and in no table.
 
 A cell is made again from nothing and compared with its file by
 `python -m evidence check --table TABLE --row ROW --seed SEED`.
+"""
+
+CHANCE = """\
+## What chance does
+
+Rows of a table share their worlds, and each is one training in every world, with batches and negatives of its own draw.
+These rows are one training with other seeds. A difference of two trained rows that is no larger than theirs says
+nothing, even where its interval leaves out 0.
+
 """
 
 
@@ -80,7 +89,7 @@ def page(grid: Grid) -> str:
         DataError: when result files contradict each other or the grid.
     """
     minutes = planned_minutes(grid)
-    parts = [INTRODUCTION.format(dev=grid.dev), _budget(grid, minutes)]
+    parts = [INTRODUCTION.format(dev=grid.dev), *_chance(grid), _budget(grid, minutes)]
     for name in grid.tables:
         parts.append(_section(grid, name))
     return "\n".join([*parts, _did_not_work(grid)])
@@ -131,6 +140,14 @@ def difference(
     return mean, 100 * low, 100 * high
 
 
+def _chance(grid: Grid) -> list[str]:
+    """Return the section on rows that are repeats of one another, once there are some."""
+    repeated = [name for name, table in grid.tables.items() if table.repeats]
+    said = [sentence_of(grid.tables[name], results_of(grid, name)) for name in repeated]
+    lines = [f"- {sentence}\n" for sentence in said if sentence is not None]
+    return [CHANCE + "".join(lines)] if lines else []
+
+
 def _section(grid: Grid, name: str) -> str:
     table = grid.tables[name]
     found = results_of(grid, name)
@@ -150,8 +167,6 @@ def _section(grid: Grid, name: str) -> str:
         parts += ["", _rows(grid, table, found, columns)]
         if table.curve is not None:
             parts += curve_of(table, table.curve, found)
-        if table.repeats:
-            parts += repeats_of(table, found)
         for row, own in names.items():
             if rest := [figure for figure in own if figure not in columns]:
                 parts += ["", *_by_seed(table.rows[row].title, rest, found[row])]

@@ -104,7 +104,7 @@ def test_a_curve_of_published_numbers_is_drawn_beside_ours_from_one_row(tmp_path
     assert f"    line [0.00, {found[0]:.2f}]\n    line [0.00, 4.50]\n" in page(grid)
 
 
-def test_what_chance_does_stands_below_a_table_with_repeats(tmp_path: Path):
+def test_the_page_says_what_chance_does_once_all_repeats_are_there(tmp_path: Path):
     grid = small_grid(tmp_path, {"tables": {"t": {"repeats": ["a", "b"]}}})
     run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b", [1, 2])], FakeStages())
     assert "What chance does" not in page(grid)
@@ -113,11 +113,9 @@ def test_what_chance_does_stands_below_a_table_with_repeats(tmp_path: Path):
     own, bound = noise_of([[r.score("overall") for r in rows[row]] for row in ("a", "b")])
     found = difference(rows["a"], rows["b"], "overall")
     assert found is not None
-    assert (
-        f'"plain", "noisy" differ by the training\'s seed alone, and lie up to {abs(found[0]):.1f} apart'
-        in page(grid)
-    )
-    assert f"deviation of {own:.2f}, so" in page(grid) and f"up to {bound:.1f} (95 %)" in page(grid)
+    text = page(grid)
+    assert f"plain; noisy. Overall lies up to {abs(found[0]):.1f} apart." in text
+    assert f"deviation of {own:.2f}, so two rows differ by up to {bound:.1f} (95 %)" in text
     for repeats, message in ((["a"], "names 'a' alone"), (["a", "c"], "row of repeats: 'c'")):
         with pytest.raises(RecipeError, match=message):
             small_grid(tmp_path, {"tables": {"t": {"repeats": repeats}}})
