@@ -5,43 +5,61 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from statistics import fmean, variance
 
-from evidence.grid import Table
+from evidence.grid import Grid
 from evidence.result import Result
 
 MEASURE = "overall"
 
+Scores = Sequence[Sequence[float]]
+"""Repeats of one training: a list for each, in it a score for each world."""
 
-def sentence_of(table: Table, found: Mapping[str, Sequence[Result]]) -> str | None:
-    """Return what a table's repeated rows say; None while a row lacks a seed of another.
+SECTION = """\
+## What chance does
 
-    A world's own level is no noise, since rows are compared within worlds; so the variance of one
-    training is that within worlds, pooled over them (one-way analysis of variance). From it follows
-    how far the means of two rows lie apart when nothing differs but the seed.
+Rows of a table share their worlds, and each is one training in every world, with batches and negatives of its own draw.
+These rows are one training with other seeds:
+
+{lines}
+
+One training varies within its world with a standard deviation of {own:.2f} in {measure}, so two rows over {worlds} worlds
+differ by up to {bound:.1f} (95 %) by chance. A smaller difference of trained rows says nothing, even where its interval
+leaves out 0.
+"""
+
+
+def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> str | None:
+    """Return the page's section on repeated rows; None while none are there at all test seeds.
 
     Args:
-        table: names the rows that are repeats of one another.
-        found: the table's results by row, seeds in order.
+        grid: its tables name the rows that are repeats of one another.
+        found: by table and row, results at the test seeds in order.
     """
-    rows = [found.get(row, []) for row in table.repeats]
-    worlds = {tuple(result.seed for result in results) for results in rows}
-    if len(worlds) != 1 or worlds <= {()}:
+    groups: list[Scores] = []
+    lines = []
+    for name, table in grid.tables.items():
+        results = [found[name].get(row, []) for row in table.repeats]
+        if not results or any([r.seed for r in row] != grid.seeds for row in results):
+            continue
+        groups.append([[result.score(MEASURE) for result in row] for row in results])
+        means = [fmean(row) for row in groups[-1]]
+        titles = "; ".join(table.rows[row].title for row in table.repeats)
+        lines.append(f"- Table {table.title}: {titles}. Up to {max(means) - min(means):.1f} apart.")
+    if not groups:
         return None
-    scores = [[result.score(MEASURE) for result in results] for results in rows]
-    own, bound = noise_of(scores)
-    means = [fmean(row) for row in scores]
-    titles = "; ".join(table.rows[row].title for row in table.repeats)
-    return (
-        f"Table {table.title}: {titles}. {MEASURE.capitalize()} lies up to "
-        f"{max(means) - min(means):.1f} apart. One training varies within its world with a "
-        f"standard deviation of {own:.2f}, so two rows differ by up to {bound:.1f} (95 %) by chance."
+    own, bound = noise_of(groups)
+    return SECTION.format(
+        lines="\n".join(lines), own=own, measure=MEASURE, worlds=len(grid.seeds), bound=bound
     )
 
 
-def noise_of(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
+def noise_of(groups: Sequence[Scores]) -> tuple[float, float]:
     """Return what chance does to one training, and to a difference of two rows.
 
+    A world's own level is no noise, since rows are compared within worlds: the variance is that
+    within worlds, pooled over worlds and groups (one-way analysis of variance).
+
     Args:
-        scores: a list for each repeat, in it a score for each world; at least two repeats.
+        groups: repeats of one or several trainings, at least two of each, in equally many worlds.
 
     Returns:
         The standard deviation of one score within its world, and the half-width of the 95 %
@@ -49,7 +67,9 @@ def noise_of(scores: Sequence[Sequence[float]]) -> tuple[float, float]:
     """
     from scipy.stats import t
 
-    worlds = list(zip(*scores, strict=True))
-    own = fmean(variance(world) for world in worlds)
-    freedom = len(worlds) * (len(scores) - 1)
-    return own**0.5, float(t.ppf(0.975, freedom)) * (2 * own / len(worlds)) ** 0.5
+    worlds = [world for group in groups for world in zip(*group, strict=True)]
+    freedom = [len(world) - 1 for world in worlds]
+    squares = [f * variance(world) for f, world in zip(freedom, worlds, strict=True)]
+    own = sum(squares) / sum(freedom)
+    bound = float(t.ppf(0.975, sum(freedom))) * (2 * own / len(groups[0][0])) ** 0.5
+    return own**0.5, bound

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.intervals import interval
-from evidence import looks
+from evidence import looks, repeats
 from evidence.bootstrap import resampled
 from evidence.curves import curve_of
 from evidence.grid import Grid, Table
-from evidence.repeats import sentence_of
 from evidence.result import Result, load_result, path_of
 from evidence.run import planned_minutes, states
 from unime import files
@@ -50,15 +49,6 @@ A cell is made again from nothing and compared with its file by
 `python -m evidence check --table TABLE --row ROW --seed SEED`.
 """
 
-CHANCE = """\
-## What chance does
-
-Rows of a table share their worlds, and each is one training in every world, with batches and negatives of its own draw.
-These rows are one training with other seeds. A difference of two trained rows that is no larger than theirs says
-nothing, even where its interval leaves out 0.
-
-"""
-
 
 def write_page(grid: Grid) -> Path:
     """Write the page, and the tables that the front page shows of it; return the page's path."""
@@ -89,9 +79,15 @@ def page(grid: Grid) -> str:
         DataError: when result files contradict each other or the grid.
     """
     minutes = planned_minutes(grid)
-    parts = [INTRODUCTION.format(dev=grid.dev), *_chance(grid), _budget(grid, minutes)]
+    found = {name: results_of(grid, name) for name in grid.tables}
+    chance = repeats.section(grid, found)
+    parts = [
+        INTRODUCTION.format(dev=grid.dev),
+        *([chance] if chance else []),
+        _budget(grid, minutes),
+    ]
     for name in grid.tables:
-        parts.append(_section(grid, name))
+        parts.append(_section(grid, name, found[name]))
     return "\n".join([*parts, _did_not_work(grid)])
 
 
@@ -140,17 +136,8 @@ def difference(
     return mean, 100 * low, 100 * high
 
 
-def _chance(grid: Grid) -> list[str]:
-    """Return the section on rows that are repeats of one another, once there are some."""
-    repeated = [name for name, table in grid.tables.items() if table.repeats]
-    said = [sentence_of(grid.tables[name], results_of(grid, name)) for name in repeated]
-    lines = [f"- {sentence}\n" for sentence in said if sentence is not None]
-    return [CHANCE + "".join(lines)] if lines else []
-
-
-def _section(grid: Grid, name: str) -> str:
+def _section(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> str:
     table = grid.tables[name]
-    found = results_of(grid, name)
     parts = [
         f"## {table.title}",
         "",

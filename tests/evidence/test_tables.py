@@ -110,12 +110,13 @@ def test_the_page_says_what_chance_does_once_all_repeats_are_there(tmp_path: Pat
     assert "What chance does" not in page(grid)
     run_cells(grid, grid.cells("t", "b"), FakeStages())
     rows = results_of(grid, "t")
-    own, bound = noise_of([[r.score("overall") for r in rows[row]] for row in ("a", "b")])
+    own, bound = noise_of([[[r.score("overall") for r in rows[row]] for row in ("a", "b")]])
     found = difference(rows["a"], rows["b"], "overall")
     assert found is not None
     text = page(grid)
-    assert f"plain; noisy. Overall lies up to {abs(found[0]):.1f} apart." in text
-    assert f"deviation of {own:.2f}, so two rows differ by up to {bound:.1f} (95 %)" in text
+    assert f"- Table A table: plain; noisy. Up to {abs(found[0]):.1f} apart." in text
+    assert f"deviation of {own:.2f} in overall" in text
+    assert f"up to {bound:.1f} (95 %) by chance" in text
     for repeats, message in ((["a"], "names 'a' alone"), (["a", "c"], "row of repeats: 'c'")):
         with pytest.raises(RecipeError, match=message):
             small_grid(tmp_path, {"tables": {"t": {"repeats": repeats}}})
@@ -123,10 +124,11 @@ def test_the_page_says_what_chance_does_once_all_repeats_are_there(tmp_path: Pat
 
 def test_rows_that_differ_by_chance_alone_stay_within_its_bound_in_95_of_100_cases():
     rng = np.random.default_rng(0)
-    # Three worlds of unlike levels, five trainings in each: three repeats, and two more rows.
-    scores = 37 + rng.normal(0, 5, (4000, 1, 3)) + rng.normal(0, 0.7, (4000, 5, 3))
-    noise = [noise_of(draw[:3]) for draw in scores.tolist()]
-    apart = np.abs(scores[:, 3].mean(axis=-1) - scores[:, 4].mean(axis=-1))
+    # Three worlds of unlike levels: three repeats of one training, two of another, and two rows.
+    levels = rng.normal(37, 5, (4000, 2, 1, 3))
+    scores = levels + rng.normal(0, 0.7, (4000, 2, 5, 3))
+    noise = [noise_of([one[:3], two[:2]]) for one, two in scores.tolist()]
+    apart = np.abs(scores[:, 0, 3].mean(axis=-1) - scores[:, 0, 4].mean(axis=-1))
     assert np.mean([own**2 for own, _ in noise]) == pytest.approx(0.7**2, rel=0.03)
     assert np.mean(apart <= [bound for _, bound in noise]) == pytest.approx(0.95, abs=0.01)
 
