@@ -27,8 +27,8 @@ leaves out 0.
 """
 
 
-def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> str | None:
-    """Return the page's section on repeated rows; None while none are there at all test seeds.
+def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> list[str]:
+    """Return the page's section on repeated rows; nothing while none are there at all test seeds.
 
     Args:
         grid: its tables name the rows that are repeats of one another.
@@ -45,11 +45,10 @@ def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> 
         titles = "; ".join(table.rows[row].title for row in table.repeats)
         lines.append(f"- Table {table.title}: {titles}. Up to {max(means) - min(means):.1f} apart.")
     if not groups:
-        return None
+        return []
     own, bound = noise_of(groups)
-    return SECTION.format(
-        lines="\n".join(lines), own=own, measure=MEASURE, worlds=len(grid.seeds), bound=bound
-    )
+    facts = {"own": own, "measure": MEASURE, "worlds": len(grid.seeds), "bound": bound}
+    return [SECTION.format(lines="\n".join(lines), **facts)]
 
 
 def noise_of(groups: Sequence[Scores]) -> tuple[float, float]:

@@ -81,11 +81,7 @@ def page(grid: Grid) -> str:
     minutes = planned_minutes(grid)
     found = {name: results_of(grid, name) for name in grid.tables}
     chance = repeats.section(grid, found)
-    parts = [
-        INTRODUCTION.format(dev=grid.dev),
-        *([chance] if chance else []),
-        _budget(grid, minutes),
-    ]
+    parts = [INTRODUCTION.format(dev=grid.dev), *chance, _budget(grid, minutes)]
     for name in grid.tables:
         parts.append(_section(grid, name, found[name]))
     return "\n".join([*parts, _did_not_work(grid)])
