@@ -153,8 +153,8 @@ class Grid(Recipe):
     """The page that shows the tables."""
     front: str | None = None
     """A page on which some rows are marked to be shown; see `evidence.tables.filled`."""
-    did_not_work: str
-    """A hand-written section of that page."""
+    texts: list[str]
+    """Written sections at the end of that page; see `evidence.prose` for their numbers."""
     baselines: str
     """What `python -m world baselines` wrote, for the floor of every table."""
     dev: int = 0

@@ -34,21 +34,27 @@ def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> 
         grid: its tables name the rows that are repeats of one another.
         found: by table and row, results at the test seeds in order.
     """
-    groups: list[Scores] = []
-    lines = []
-    for name, table in grid.tables.items():
-        results = [found[name].get(row, []) for row in table.repeats]
-        if not results or any([r.seed for r in row] != grid.seeds for row in results):
-            continue
-        groups.append([[result.score(MEASURE) for result in row] for row in results])
-        means = [fmean(row) for row in groups[-1]]
-        titles = "; ".join(table.rows[row].title for row in table.repeats)
-        lines.append(f"- Table {table.title}: {titles}. Up to {max(means) - min(means):.1f} apart.")
+    groups = groups_of(grid, found)
     if not groups:
         return []
-    own, bound = noise_of(groups)
+    lines = []
+    for name, rows in groups.items():
+        table, means = grid.tables[name], [fmean(row) for row in rows]
+        titles = "; ".join(table.rows[row].title for row in table.repeats)
+        lines.append(f"- Table {table.title}: {titles}. Up to {max(means) - min(means):.1f} apart.")
+    own, bound = noise_of([*groups.values()])
     facts = {"own": own, "measure": MEASURE, "worlds": len(grid.seeds), "bound": bound}
     return [SECTION.format(lines="\n".join(lines), **facts)]
+
+
+def groups_of(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> dict[str, Scores]:
+    """Return the scores of the rows that are repeats, by table, where all test seeds are there."""
+    groups: dict[str, Scores] = {}
+    for name, table in grid.tables.items():
+        results = [found[name].get(row, []) for row in table.repeats]
+        if results and all([r.seed for r in row] == grid.seeds for row in results):
+            groups[name] = [[result.score(MEASURE) for result in row] for row in results]
+    return groups
 
 
 def noise_of(groups: Sequence[Scores]) -> tuple[float, float]:

@@ -163,16 +163,24 @@ def read_figure(folder: Path, figure: str) -> float | None:
         DataError: when there is no such number.
     """
     file, _, key = figure.partition("/")[2].partition(":")
-    path = folder / file
+    return number_at(folder / file, key)
+
+
+def number_at(path: Path, key: str) -> float | None:
+    """Return the number under a dotted key of a JSON file; None where it is null.
+
+    Raises:
+        DataError: when there is no such number.
+    """
     if not path.is_file():
-        raise DataError(f"figure '{figure}': {path} is missing")
+        raise DataError(f"a figure is '{key}' of {path}, which is missing")
     value: Any = files.read_json(path)
     for part in key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise DataError(f"figure '{figure}': {path} has no '{key}' (at '{part}')")
+            raise DataError(f"a figure is '{key}' of {path}, which has no such key (at '{part}')")
         value = value[part]
     if value is not None and not isinstance(value, int | float):
-        raise DataError(f"figure '{figure}': expected a number, {path} has {value!r}")
+        raise DataError(f"a figure is '{key}' of {path}: expected a number, got {value!r}")
     return None if value is None else float(value)
 
 

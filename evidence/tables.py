@@ -7,12 +7,12 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.intervals import interval
 from evidence import looks, repeats
-from evidence.bootstrap import resampled
+from evidence.compare import results_of, said
 from evidence.curves import curve_of
 from evidence.grid import Grid, Table
-from evidence.result import Result, load_result, path_of
+from evidence.prose import filled_texts
+from evidence.result import Result
 from evidence.run import planned_minutes, states
 from unime import files
 from unime.errors import DataError
@@ -84,52 +84,7 @@ def page(grid: Grid) -> str:
     parts = [INTRODUCTION.format(dev=grid.dev), *chance, _budget(grid, minutes)]
     for name in grid.tables:
         parts.append(_section(grid, name, found[name]))
-    return "\n".join([*parts, _did_not_work(grid)])
-
-
-def results_of(grid: Grid, table: str) -> dict[str, list[Result]]:
-    """Return a table's results at its test seeds by row, seeds in order.
-
-    A result that another chain has made than the grid's today is left out: its number would stand
-    beside words that say something else.
-    """
-    found: dict[str, list[Result]] = {}
-    for one in states(grid, grid.cells(table)):
-        if one.state == "done":
-            result = load_result(path_of(grid, one.cell))
-            found.setdefault(one.cell.row, []).append(result)
-    return found
-
-
-def difference(
-    row: Sequence[Result], other: Sequence[Result], measure: str
-) -> tuple[float, float, float] | None:
-    """Return the mean difference row - other at the seeds both have, and its 95 % interval.
-
-    In percent; None without a common seed.
-
-    Raises:
-        DataError: when the two were not evaluated on the same queries.
-    """
-    by_seed = {result.seed: result for result in other}
-    pairs = [(one, by_seed[one.seed]) for one in row if one.seed in by_seed]
-    if not pairs:
-        return None
-    values = []
-    for one, two in pairs:
-        sets = one.members(measure)
-        counts = [[r.outcomes[s].n for s in r.members(measure)] for r in (one, two)]
-        if sets != two.members(measure) or counts[0] != counts[1]:
-            raise DataError(
-                f"table '{one.table}', seed {one.seed}: rows '{one.row}' and '{two.row}' were not "
-                f"evaluated on the same queries of '{measure}'; give both the same limits"
-            )
-        values.append(
-            {s: one.outcomes[s].hits().astype(float) - two.outcomes[s].hits() for s in sets}
-        )
-    mean = sum(one.score(measure) - two.score(measure) for one, two in pairs) / len(pairs)
-    low, high = interval(resampled(values))
-    return mean, 100 * low, 100 * high
+    return "\n".join([*parts, *filled_texts(grid, found)])
 
 
 def _section(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> str:
@@ -186,7 +141,7 @@ def _rows(
                 row.title,
                 *(_mean([r.score(m) if r.has(m) else None for r in results]) for m in measures),
                 *(
-                    _difference(results, found[of[name]], measure) if name in of else ""
+                    said(results, found[of[name]], measure) if name in of else ""
                     for _, of, measure in compared
                 ),
                 *(_figure([r.figures.get(figure) for r in results]) for figure in figures),
@@ -243,8 +198,7 @@ def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
     for row in rows:
         results = found[row]
         differences = [
-            _difference(results, found[of[row]], measure) if row in of else ""
-            for measure in measures
+            said(results, found[of[row]], measure) if row in of else "" for measure in measures
         ]
         means = [_mean([result.score(measure) for result in results]) for measure in measures]
         lines.append([table.rows[row].title, *means, *differences, str(len(results))])
@@ -304,13 +258,6 @@ def _budget_line(title: str, row: Sequence[float]) -> str:
     return f"| {title} | {cells:.0f} | {done:.0f} | {allowed:.0f} | {planned:.0f} |"
 
 
-def _did_not_work(grid: Grid) -> str:
-    path = Path(grid.did_not_work)
-    if not path.is_file():
-        raise DataError(f"{path} is missing; it holds the section about what did not work")
-    return path.read_text(encoding="utf-8")
-
-
 def _joined(lines: Sequence[Sequence[str]]) -> str:
     """Return a table whose first line is its header."""
     header, *rest = lines
@@ -321,14 +268,6 @@ def _joined(lines: Sequence[Sequence[str]]) -> str:
 def _against(title: str, measure: str) -> str:
     what = "" if measure == "overall" else f"{COLUMNS.get(measure, measure)} "
     return f"{what}minus {title}"
-
-
-def _difference(row: Sequence[Result], other: Sequence[Result], measure: str) -> str:
-    found = difference(row, other, measure)
-    if found is None:
-        return "-"
-    mean, low, high = found
-    return f"{mean:+.1f} ({low:+.1f} to {high:+.1f})"
 
 
 def _average(values: Sequence[float]) -> float | None:

@@ -16,11 +16,12 @@ import numpy as np
 
 from judge.auditing import findings, injections
 from judge.auditing.findings import Finding, Scores
-from judge.auditing.page import Page, Shown, write_page
+from judge.auditing.page import Page, Shown, facts_of, write_page
 from judge.auditing.probes import Probe, Sampler
 from judge.engine import Request, StreamingEngine, Truth
 from judge.score import ScoreRecipe, Work
 from judge.store import ScoreStore
+from unime import files
 from unime.config import load_recipe
 from unime.errors import DataError, RecipeError
 
@@ -83,7 +84,8 @@ def audit_recipe(
     Args:
         recipe_path: the judge's recipe.
         overrides: `dotted.key=value`.
-        output: the HTML page; `audit.html` in the recipe's output unless given.
+        output: the HTML page; `audit.html` in the recipe's output unless given. Its figures go
+            beside it, as `.json`.
         second: another judge's recipe, to compare with.
         sample: how many queries are looked at.
     """
@@ -105,6 +107,8 @@ def audit_recipe(
     page = _page(recipe, work, audited, tables)
     path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
+    of = {"recipe": recipe.model_dump(mode="json"), "judge": work.job.fingerprint, "sample": sample}
+    files.write_json(path.with_suffix(".json"), of | facts_of(page))
     lines = [f"{finding.fault}: {finding.sentence}" for finding in page.findings]
     lines = lines or ["no fault found"]
     return "\n".join([*lines, *injections.described(tables.get(INJECTED, [])), f"page: {path}"])

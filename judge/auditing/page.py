@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -59,6 +60,22 @@ def write_page(path: Path, page: Page) -> None:
     histograms = {name: _bars(scores) for name, scores in page.histograms.items() if len(scores)}
     text = template.render(page=page, histograms=histograms, picture=_picture)
     files.write_text(path, text)
+
+
+def facts_of(page: Page) -> dict[str, Any]:
+    """Return what the page says without its pictures, for JSON; NaN is null."""
+    return {
+        "findings": {finding.fault: finding.sentence for finding in page.findings},
+        "measures": dict(page.measures),
+        "tables": {
+            name: [{key: _plain(value) for key, value in row.items()} for row in rows]
+            for name, rows in page.tables.items()
+        },
+    }
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _bars(scores: Scores) -> dict[str, Any]:

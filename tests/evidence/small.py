@@ -31,7 +31,7 @@ def small_grid(folder: Path, change: dict[str, Any] | None = None) -> Grid:
         "output": str(folder / "results"),
         "runs": str(folder / "runs"),
         "readme": str(folder / "README.md"),
-        "did_not_work": str(folder / "did_not_work.md"),
+        "texts": [str(folder / "did_not_work.md")],
         "baselines": str(folder / "baselines.json"),
         "seeds": [1, 2, 3],
         "steps": {

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from evidence.bootstrap import resampled
+from evidence.compare import difference, results_of
 from evidence.grid import GRID, Cell, Grid, load_grid
 from evidence.repeats import noise_of
 from evidence.result import load_result, path_of
 from evidence.run import interval_of, run_cells
-from evidence.tables import difference, filled, page, results_of, write_page
+from evidence.tables import filled, page, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
 from unime.errors import DataError, RecipeError
