@@ -167,7 +167,7 @@ def read_figure(folder: Path, figure: str) -> float | None:
 
 
 def number_at(path: Path, key: str) -> float | None:
-    """Return the number under a dotted key of a JSON file; None where it is null.
+    """Return the number under a dotted key of a JSON file, lists by place; None where it is null.
 
     Raises:
         DataError: when there is no such number.
@@ -176,6 +176,8 @@ def number_at(path: Path, key: str) -> float | None:
         raise DataError(f"a figure is '{key}' of {path}, which is missing")
     value: Any = files.read_json(path)
     for part in key.split("."):
+        if isinstance(value, list):
+            value = dict(zip(map(str, range(len(value))), value, strict=True))
         if not isinstance(value, dict) or part not in value:
             raise DataError(f"a figure is '{key}' of {path}, which has no such key (at '{part}')")
         value = value[part]

@@ -34,7 +34,8 @@ class State(NamedTuple):
     cell: Cell
     chain: list[Step]
     state: str
-    """"done", "stale" (made from another chain than the grid's present one) or "to do"."""
+    """"done", "stale" (made from another chain than the grid's present one, or without a figure
+    that the row has got since) or "to do"."""
 
 
 def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
@@ -44,7 +45,9 @@ def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
         chain, path = chain_of(grid, cell), path_of(grid, cell)
         state = "to do"
         if path.is_file():
-            state = "done" if load_result(path).chain == hash_of(chain) else "stale"
+            result, row = load_result(path), grid.change(cell.table, cell.row)
+            same = result.chain == hash_of(chain) and row.figures.keys() <= result.figures.keys()
+            state = "done" if same else "stale"
         found.append(State(cell, chain, state))
     return found
 

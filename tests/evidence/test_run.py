@@ -159,6 +159,19 @@ def test_a_changed_grid_makes_results_stale(tmp_path: Path):
     assert [name.partition("-")[0] for name in stages.ran] == ["train", "eval"]
 
 
+def test_a_figure_that_a_row_gets_later_is_read_from_its_finished_steps(tmp_path: Path):
+    grid = small_grid(tmp_path)
+    (cell,) = grid.cells("t", "a", [1])
+    run_cells(grid, [cell], FakeStages())
+    figures = {"rate": "train/manifest.json:facts.rate"}
+    grown = small_grid(tmp_path, {"tables": {"t": {"rows": {"a": {"figures": figures}}}}})
+    assert [one.state for one in states(grown, [cell])] == ["stale"]
+    again = FakeStages()
+    run_cells(grown, [cell], again)
+    assert again.ran == []
+    assert load_result(path_of(grown, cell)).figures == {"rate": 0.5}
+
+
 def test_looks_at_test_seeds_are_counted(tmp_path: Path):
     grid = small_grid(tmp_path)
     run_cells(grid, grid.cells("t", seeds=[grid.dev]), FakeStages())
