@@ -9,7 +9,7 @@ unime() { .venv/bin/python -m unime "$@"; }
 # 0_world    pictures, texts and tasks with known truth, in MMEB's and SugarCrepe's file layouts
 # 0_base     the tiny Qwen3-VL, shipped trained in assets/student
 # 0_data     read, check, identify: items and pairs
-# 1_distill  stage 1: the teacher's text similarities
+# 1_distill  stage 1: the teacher's text similarities; by itself, for 2_warmup is better off without it
 # 2_warmup   in-batch contrast: the miner
 # 3_mine     each query's 50 nearest candidates
 # 4_judge    P(relevant) of each candidate
