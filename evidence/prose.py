@@ -25,6 +25,8 @@ from unime.errors import DataError, UnimeError, lookup
 
 FIGURE = re.compile(r"\{([^{}:]+):\s+([^{}|]+?)(?:\s+\|\s+([^{}]+))?\}")
 
+RUN = "row (of those that are run at all test seeds):"
+
 Found = Mapping[str, Mapping[str, Sequence[Result]]]
 """By table and row, results at the test seeds in order."""
 
@@ -52,7 +54,12 @@ def filled_text(grid: Grid, found: Found, path: Path) -> str:
                 own, bound = noise_of([*groups_of(grid, found).values()])
                 known = {"deviation": own, "bound": bound}
                 return _shown([lookup(known, what, "figure of chance:")], form or ".2g")
-            return _of_table(lookup(found, source, "table:"), what, form)
+            whole = {
+                name: row
+                for name, row in lookup(found, source, "table:").items()
+                if [result.seed for result in row] == grid.test_seeds(source)
+            }
+            return _of_table(whole, what, form)
         except (UnimeError, ValueError) as error:
             raise DataError(f"{path} asks for {match[0]}: {error}") from error
 
@@ -62,9 +69,9 @@ def filled_text(grid: Grid, found: Found, path: Path) -> str:
 def _of_table(table: Mapping[str, Sequence[Result]], what: str, form: str | None) -> str:
     rows, _, measure = what.partition(", ")
     name, _, other = rows.partition(" - ")
-    row = lookup(table, name, "row (of those that are run):")
+    row = lookup(table, name, RUN)
     if other:
-        return said(row, lookup(table, other, "row (of those that are run):"), measure or "overall")
+        return said(row, lookup(table, other, RUN), measure or "overall")
     if measure in row[0].figures:
         return _shown([result.figures[measure] for result in row], form or ".3g")
     return _shown([result.score(measure or "overall") for result in row], form or ".1f")

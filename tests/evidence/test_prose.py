@@ -32,6 +32,7 @@ def text_of(grid: Grid, text: str) -> str:
 def done(tmp_path: Path) -> Grid:
     grid = small_grid(tmp_path, {"tables": {"t": {"repeats": ["a", "b"]}}})
     run_cells(grid, [*grid.cells("t", "a"), *grid.cells("t", "b")], FakeStages())
+    run_cells(grid, grid.cells("t", "both", [1, 2]), FakeStages())
     return grid
 
 
@@ -55,7 +56,7 @@ def test_a_text_has_the_numbers_of_the_tables_and_of_other_files(done: Grid, tmp
     ("asked", "message"),
     [
         ("{tt: b}", "unknown table: 'tt'"),
-        ("{t: both}", r"unknown row \(of those that are run\): 'both'"),
+        ("{t: both}", r"unknown row \(of those that are run at all test seeds\): 'both'"),
         ("{t: b, cows}", "was not evaluated on 'cows'"),
         ("{none.json: a}", "none.json, which is missing"),
         ("{t: b | .0q}", "Unknown format code"),
