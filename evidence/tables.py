@@ -98,17 +98,22 @@ def _section(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> str:
     ]
     parts.append(f"(looks at its test seeds: {looks.count(grid, name)})")
     if found:
-        names = {row: list(grid.change(name, row).figures) for row in found}
-        every = list(dict.fromkeys(figure for own in names.values() for figure in own))
-        # What most rows lack would be columns of dashes.
-        columns = [f for f in every if 2 * sum(f in own for own in names.values()) >= len(found)]
+        columns = _columns(grid, name, found)
         parts += ["", _rows(grid, table, found, columns)]
         if table.curve is not None:
             parts += curve_of(table, table.curve, found)
-        for row, own in names.items():
+        for row in found:
+            own = grid.change(name, row).figures
             if rest := [figure for figure in own if figure not in columns]:
                 parts += ["", *_by_seed(table.rows[row].title, rest, found[row])]
     return "\n".join([*parts, "", *_not_there(grid, name, found), ""])
+
+
+def _columns(grid: Grid, name: str, found: Mapping[str, list[Result]]) -> list[str]:
+    """Return the figures that most rows have: what most lack would be columns of dashes."""
+    names = [list(grid.change(name, row).figures) for row in found]
+    every = dict.fromkeys(figure for own in names for figure in own)
+    return [figure for figure in every if 2 * sum(figure in own for own in names) >= len(found)]
 
 
 def _rows(
@@ -185,7 +190,7 @@ def _short(grid: Grid, name: str, rows: Sequence[str]) -> str:
     """Return some rows of a table and their differences: from the first one, or the row above."""
     table, found = grid.tables[name], results_of(grid, name)
     if not rows:
-        return _rows(grid, table, found, brief=True)
+        return _rows(grid, table, found, _columns(grid, name, found), brief=True)
     if missing := [row for row in rows if row not in found]:
         raise DataError(f"{grid.front} shows rows of table '{name}' that are not run: {missing}")
     if table.above:
