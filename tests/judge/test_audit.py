@@ -18,6 +18,7 @@ from judge.auditing.probes import Probe
 from judge.engine import Content, Request
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
+from unime import files
 from world.scene import Thing, ThingSpec
 from world.truth import PLANTED, TRUTH, Truth, to_json
 
@@ -72,6 +73,9 @@ def test_planted_faults_are_named(recipe, tmp_path, options, faults):
     assert page == f"page: {tmp_path / 'audit.html'}"
     html = (tmp_path / "audit.html").read_text()
     assert all(fault in html for fault in faults)
+    figures = files.read_json(tmp_path / "audit.json")
+    assert list(figures["findings"]) == faults
+    assert figures["recipe"]["engine"] == "oracle" and figures["tables"]["Soft labels"]
 
 
 def test_the_page_is_one_file_and_shows_text_as_text(recipe, tmp_path):
