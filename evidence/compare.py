@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from eval.intervals import interval
 from evidence.bootstrap import resampled
@@ -10,6 +10,9 @@ from evidence.grid import Grid
 from evidence.result import Result, load_result, path_of
 from evidence.run import states
 from unime.errors import DataError
+
+Found = Mapping[str, Mapping[str, Sequence[Result]]]
+"""By table and row, results at the test seeds in order."""
 
 
 def results_of(grid: Grid, table: str) -> dict[str, list[Result]]:

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from evidence.compare import said
+from evidence.compare import Found, said
 from evidence.grid import Grid
 from evidence.repeats import groups_of, noise_of
 from evidence.result import Result, number_at
@@ -26,9 +26,6 @@ from unime.errors import DataError, UnimeError, lookup
 FIGURE = re.compile(r"\{([^{}:]+):\s+([^{}|]+?)(?:\s+\|\s+([^{}]+))?\}")
 
 RUN = "row (of those that are run at all test seeds):"
-
-Found = Mapping[str, Mapping[str, Sequence[Result]]]
-"""By table and row, results at the test seeds in order."""
 
 
 def filled_texts(grid: Grid, found: Found) -> list[str]:
@@ -51,7 +48,10 @@ def filled_text(grid: Grid, found: Found, path: Path) -> str:
             if source.endswith(".json"):
                 return _shown([number_at(Path(source), what)], form or ".3g")
             if source == "chance":
-                own, bound = noise_of([*groups_of(grid, found).values()])
+                groups = groups_of(grid, found)
+                if not groups:
+                    raise DataError("no repeated rows are run at all test seeds")
+                own, bound = noise_of([*groups.values()])
                 known = {"deviation": own, "bound": bound}
                 return _shown([lookup(known, what, "figure of chance:")], form or ".2g")
             whole = {

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from statistics import fmean, variance
 
+from evidence.compare import Found
 from evidence.grid import Grid
-from evidence.result import Result
 
 MEASURE = "overall"
 
@@ -27,12 +27,12 @@ leaves out 0.
 """
 
 
-def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> list[str]:
+def section(grid: Grid, found: Found) -> list[str]:
     """Return the page's section on repeated rows; nothing while none are there at all test seeds.
 
     Args:
         grid: its tables name the rows that are repeats of one another.
-        found: by table and row, results at the test seeds in order.
+        found: what there is.
     """
     groups = groups_of(grid, found)
     if not groups:
@@ -47,7 +47,7 @@ def section(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> 
     return [SECTION.format(lines="\n".join(lines), **facts)]
 
 
-def groups_of(grid: Grid, found: Mapping[str, Mapping[str, Sequence[Result]]]) -> dict[str, Scores]:
+def groups_of(grid: Grid, found: Found) -> dict[str, Scores]:
     """Return the scores of the rows that are repeats, by table, where all test seeds are there."""
     groups: dict[str, Scores] = {}
     for name, table in grid.tables.items():

@@ -107,8 +107,13 @@ def audit_recipe(
     page = _page(recipe, work, audited, tables)
     path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
-    of = {"recipe": recipe.model_dump(mode="json"), "judge": work.job.fingerprint, "sample": sample}
-    files.write_json(path.with_suffix(".json"), of | facts_of(page))
+    facts = {
+        "recipe": recipe.model_dump(mode="json"),
+        "judge": work.job.fingerprint,
+        "sample": sample,
+        **facts_of(page),
+    }
+    files.write_json(path.with_suffix(".json"), facts)
     lines = [f"{finding.fault}: {finding.sentence}" for finding in page.findings]
     lines = lines or ["no fault found"]
     return "\n".join([*lines, *injections.described(tables.get(INJECTED, [])), f"page: {path}"])

@@ -69,6 +69,12 @@ def test_a_number_that_no_file_has_stops_the_page(done: Grid, asked: str, messag
         text_of(done, asked)
 
 
+def test_what_chance_does_needs_repeats(tmp_path: Path):
+    grid = small_grid(tmp_path)
+    with pytest.raises(DataError, match="no repeated rows are run at all test seeds"):
+        text_of(grid, "{chance: bound}")
+
+
 def test_no_measured_number_is_typed_by_hand(monkeypatch: pytest.MonkeyPatch):
     """Numbers with a point are what measures and intervals look like in these texts."""
     monkeypatch.chdir(ROOT)
@@ -78,5 +84,5 @@ def test_no_measured_number_is_typed_by_hand(monkeypatch: pytest.MonkeyPatch):
     front = re.sub(r"```.*?```|<!-- \w+: .*?<!-- end -->|`.*?`|\(http\S+\)", "", Path(grid.front).read_text(), flags=re.DOTALL)  # fmt: skip
     texts[grid.front] = front.replace("Python 3.11", "").replace("Apache-2.0", "")
     for path, text in texts.items():
-        typed = set(re.findall(r"(?<![\w.])\d+\.\d+(?![\w.])", text)) - SETTINGS
+        typed = set(re.findall(r"(?<![\w.])\d+\.\d+(?!\.?\w)", text)) - SETTINGS
         assert not typed, f"{path} has numbers of no file: {sorted(typed)}"
