@@ -19,11 +19,12 @@ from judge.auditing.findings import Finding, Scores
 from judge.auditing.page import Page, Shown, facts_of, write_page
 from judge.auditing.probes import Probe, Sampler
 from judge.engine import Request, StreamingEngine, Truth
-from judge.score import ScoreRecipe, Work
+from judge.score import ScoreRecipe, Work, inputs
 from judge.store import ScoreStore
 from unime import files
 from unime.config import load_recipe
 from unime.errors import DataError, RecipeError
+from unime.provenance import plan_of
 
 KINDS = ("positive", "mined", "random", "colour", "image")
 PARAPHRASE = "judge/match.v1"
@@ -108,7 +109,7 @@ def audit_recipe(
     path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
     facts = {
-        "recipe": recipe.model_dump(mode="json"),
+        "manifest": plan_of(recipe.model_dump(mode="json"), inputs(recipe)),
         "judge": work.job.fingerprint,
         "sample": sample,
         **facts_of(page),

@@ -14,6 +14,7 @@ import resource
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -99,22 +100,18 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
             an input is missing or unfinished.
     """
     path = Path(recipe.output)
-    plan = {
-        "format": FORMAT,
-        "recipe": recipe.model_dump(mode="json"),
-        "inputs": {name: fingerprint(place) for name, place in sorted(inputs.items())},
-    }
+    plan = plan_of(recipe.model_dump(mode="json"), inputs)
     if restart and path.exists():
         _move_aside(path)
     finished = _read_if_there(path / "manifest.json")
     if finished is not None:
-        _check_same(path, _plan_of(finished, recipe), plan, "holds a finished output")
+        _check_same(path, _known_plan(finished, recipe), plan, "holds a finished output")
         # Killed between the manifest and the end of `finish`.
         (path / "plan.json").unlink(missing_ok=True)
         return Output(path, plan, up_to_date=True)
     begun = _read_if_there(path / "plan.json")
     if begun is not None:
-        _check_same(path, _plan_of(begun, recipe), plan, "holds an unfinished output")
+        _check_same(path, _known_plan(begun, recipe), plan, "holds an unfinished output")
         files.sweep_partials(path)
         return Output(path, plan, resumed=True)
     if path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
@@ -125,6 +122,19 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     path.mkdir(parents=True, exist_ok=True)
     files.write_json(path / "plan.json", plan)
     return Output(path, plan)
+
+
+def plan_of(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
+    """Return what makes a result what it is: the resolved recipe, and a hash of each input.
+
+    Raises:
+        OutputError: for an input that is missing or unfinished.
+    """
+    return {
+        "format": FORMAT,
+        "recipe": dict(recipe),
+        "inputs": {name: fingerprint(place) for name, place in sorted(inputs.items())},
+    }
 
 
 def fingerprint(place: Path) -> str:
@@ -185,7 +195,7 @@ def commit() -> str | None:
     return done.stdout.strip() or None
 
 
-def _plan_of(manifest: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
+def _known_plan(manifest: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     """Return the plan that a folder was filled by, as this version would have written it.
 
     A key that an older version did not know stands at its default: that version did what the

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from unime import console, files
-from unime.provenance import fingerprint
+from unime.provenance import plan_of
 from unime.readers import Job, Source, read, read_eval
 from unime.readers.instructions import Instructions, known_tasks
 from unime.records import Item
@@ -72,9 +72,8 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     rows[1]["compositional"] = text_only_accuracy(pairs)
     problems = gate({row["name"]: row for row in rows})
     if output is not None:
-        inputs = {"world": fingerprint(root), "student": fingerprint(Path(student))}
         recipe = {"folder": folder, "student": student, "seed": seed, "epochs": epochs}
-        manifest = {"recipe": recipe, "inputs": inputs}
+        manifest = plan_of(recipe, {"world": root, "student": Path(student)})
         files.write_json(output, {"manifest": manifest, "rows": rows, "problems": problems})
     return "\n".join([_table(rows), *(problems or ["the gate holds"])])
 

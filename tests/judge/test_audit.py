@@ -75,7 +75,9 @@ def test_planted_faults_are_named(recipe, tmp_path, options, faults):
     assert all(fault in html for fault in faults)
     figures = files.read_json(tmp_path / "audit.json")
     assert list(figures["findings"]) == faults
-    assert figures["recipe"]["engine"] == "oracle" and figures["tables"]["Soft labels"]
+    assert figures["manifest"]["recipe"]["engine"] == "oracle"
+    assert figures["manifest"]["inputs"].keys() == {"data", "mined", "truth"}
+    assert figures["tables"]["Soft labels"]
 
 
 def test_the_page_is_one_file_and_shows_text_as_text(recipe, tmp_path):
