@@ -167,7 +167,9 @@ def read_figure(folder: Path, figure: str) -> float | None:
 
 
 def number_at(path: Path, key: str) -> float | None:
-    """Return the number under a dotted key of a JSON file, lists by place; None where it is null.
+    """Return the number under a dotted key of a JSON file; None where it is null.
+
+    What a list holds is found by its place, or by its `name` where it has one.
 
     Raises:
         DataError: when there is no such number.
@@ -177,7 +179,8 @@ def number_at(path: Path, key: str) -> float | None:
     value: Any = files.read_json(path)
     for part in key.split("."):
         if isinstance(value, list):
-            value = dict(zip(map(str, range(len(value))), value, strict=True))
+            named = {one["name"]: one for one in value if isinstance(one, dict) and "name" in one}
+            value = {str(place): one for place, one in enumerate(value)} | named
         if not isinstance(value, dict) or part not in value:
             raise DataError(f"a figure is '{key}' of {path}, which has no such key (at '{part}')")
         value = value[part]

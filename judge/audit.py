@@ -92,6 +92,7 @@ def audit_recipe(
     """
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     work = Work.of(recipe)
+    manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
     probes = Sampler(work.job, made_up=recipe.engine not in ("oracle", "fake")).draw(sample)
     if not probes:
         raise RecipeError(f"{recipe.mined} has no pairs to look at")
@@ -109,7 +110,7 @@ def audit_recipe(
     path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
     facts = {
-        "manifest": plan_of(recipe.model_dump(mode="json"), inputs(recipe)),
+        "manifest": manifest,
         "judge": work.job.fingerprint,
         "sample": sample,
         **facts_of(page),

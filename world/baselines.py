@@ -49,6 +49,8 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
         output: where to write the scores as JSON; nowhere if None.
     """
     root = Path(folder)
+    recipe = {"folder": folder, "student": student, "seed": seed, "epochs": epochs}
+    manifest = plan_of(recipe, {"world": root, "student": Path(student)})
     torch.manual_seed(seed)
     tasks = read_training(root)
     evaluation = {p.parent.name: read_lists(p.parent, root) for p in _tests(root)}
@@ -72,8 +74,6 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     rows[1]["compositional"] = text_only_accuracy(pairs)
     problems = gate({row["name"]: row for row in rows})
     if output is not None:
-        recipe = {"folder": folder, "student": student, "seed": seed, "epochs": epochs}
-        manifest = plan_of(recipe, {"world": root, "student": Path(student)})
         files.write_json(output, {"manifest": manifest, "rows": rows, "problems": problems})
     return "\n".join([_table(rows), *(problems or ["the gate holds"])])
 

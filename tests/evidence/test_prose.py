@@ -46,8 +46,9 @@ def test_a_text_has_the_numbers_of_the_tables_and_of_other_files(done: Grid, tmp
     assert text_of(done, "{t:\n  b - a,\n  dogs}") == said(rows["b"], rows["a"], "dogs")
     assert text_of(done, "{t: b, rate} {t: b, rate | .0%}") == "0.5 50 %"
     file = tmp_path / "f.json"
-    files.write_json(file, {"all of it": [{"rows": 1}, {"rows": 12345}]})
+    files.write_json(file, {"all of it": [{"rows": 1}, {"rows": 12345, "name": "the last"}]})
     assert text_of(done, f"{{{file}: all of it.1.rows | ,.0f}} rows") == "12,345 rows"
+    assert text_of(done, f"{{{file}: all of it.the last.rows | .0f}}") == "12345"
     bound = text_of(done, "{chance: bound | .1f}")
     assert f"up to {bound} (95 %) by chance" in page(done)
 
