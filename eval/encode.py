@@ -117,8 +117,14 @@ def _in_processes(work: _Work, missing: np.ndarray, processes: int) -> None:
         arguments = (work, blocks[number::processes], device, threads, failures)
         workers.append(context.Process(target=_worker, args=arguments))
         workers[-1].start()
-    for worker in workers:
-        worker.join()
+    try:
+        for worker in workers:
+            worker.join()
+    except BaseException:
+        # The interpreter would wait for them at its end.
+        for worker in workers:
+            worker.terminate()
+        raise
     if not failures.empty():
         raise ModelError(failures.get())
     broken = [worker.exitcode for worker in workers if worker.exitcode]

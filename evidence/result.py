@@ -20,6 +20,7 @@ from evidence.grid import END, Cell, Change, Grid, step_of
 from unime import files
 from unime.config import Section
 from unime.errors import DataError, OutputError
+from unime.hashes import sha256
 
 MODEL = "model"
 """What the model under evaluation is called in recipes/evidence/9_eval.yaml."""
@@ -149,7 +150,7 @@ def check_chain(steps: Mapping[str, Step]) -> None:
         read = set(files.read_json(step.folder / "manifest.json")["inputs"].values())
         for name in step.reads:
             written = steps[name].folder / "manifest.json"
-            if f"manifest:{files.sha256_file(written)}" not in read:
+            if f"manifest:{sha256(written)}" not in read:
                 raise OutputError(
                     f"{step.folder} was made from another output than the one now in "
                     f"{steps[name].folder}; move {step.folder} away and run the cell again"
@@ -238,7 +239,7 @@ def _ran(step: Step) -> Ran:
     return Ran(
         name=step.name,
         command=step.command,
-        manifest=files.sha256_file(manifest),
+        manifest=sha256(manifest),
         recipe=files.read_json(manifest)["recipe"],
         commit=ran["commit"],
         seconds=ran["seconds"],

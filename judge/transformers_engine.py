@@ -24,8 +24,8 @@ from pydantic import Field
 
 from judge.engine import Content, Request, Truth
 from unime.config import ModelConfig, Section
+from unime.contents import fingerprint
 from unime.prompts import load_judge_prompt
-from unime.provenance import fingerprint
 from unime.records import Score
 
 if TYPE_CHECKING:

@@ -30,9 +30,9 @@ from judge.endpoint import (
 from judge.engine import EngineError, Request, Truth, Usage
 from judge.transformers_engine import JudgeModel
 from unime.config import Section
+from unime.contents import fingerprint
 from unime.errors import DataError
 from unime.prompts import load_judge_prompt
-from unime.provenance import fingerprint
 from unime.records import Score
 
 COMMIT_SECONDS = 0.1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +20,8 @@ settings.load_profile("unime")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Tests leave nothing in the home folder. Workers of pytest-xdist share their parent's environment.
+os.environ.setdefault("UNIME_CACHE", tempfile.mkdtemp(prefix="unime-cache-"))
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from unime import files
 from unime.config import Recipe
+from unime.contents import fingerprint, hash_listing
 from unime.errors import OutputError
-from unime.provenance import differences, fingerprint, open_output
+from unime.provenance import differences, open_output
 
 
 class Toy(Recipe):
@@ -43,15 +44,45 @@ def test_differences_name_the_place_and_both_values() -> None:
     ]
 
 
-def test_a_file_is_its_bytes_and_a_folder_its_listing(tmp_path: Path) -> None:
+def test_a_file_and_a_model_folder_are_their_bytes(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/a.txt").write_text("one")
     file, folder = fingerprint(tmp_path / "deep/a.txt"), fingerprint(tmp_path)
+    assert fingerprint(tmp_path) == folder
     (tmp_path / "deep/a.txt").write_text("two")
     assert fingerprint(tmp_path / "deep/a.txt") != file
-    assert fingerprint(tmp_path) == folder  # same names and sizes
-    (tmp_path / "deep/a.txt").write_text("three")
-    assert fingerprint(tmp_path) != folder
+    assert fingerprint(tmp_path) != folder  # same name, same size
+    changed = fingerprint(tmp_path)
+    (tmp_path / "deep/a.txt").rename(tmp_path / "deep/b.txt")
+    assert fingerprint(tmp_path) != changed
+
+
+def test_a_folder_of_pictures_is_names_and_sizes_of_these_and_the_bytes_of_the_rest(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.PNG").write_bytes(b"one")
+    (tmp_path / "rows.json").write_text("[1]")
+    before = fingerprint(tmp_path)
+    (tmp_path / "a.PNG").write_bytes(b"two")
+    assert fingerprint(tmp_path) == before
+    (tmp_path / "rows.json").write_text("[2]")
+    assert fingerprint(tmp_path) != before
+
+
+def test_an_output_of_before_folders_were_bytes_is_still_up_to_date(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    recipe, inputs = Toy(stage="toy", output=str(tmp_path / "out")), {"model": model}
+    open_output(recipe, inputs).finish()
+    manifest = files.read_json(tmp_path / "out/manifest.json")
+    del manifest["files"], manifest["checksum"]
+    manifest["inputs"]["model"] = f"listing:{hash_listing(model)}"
+    files.write_json(tmp_path / "out/manifest.json", manifest)
+    assert open_output(recipe, inputs).up_to_date
+    (model / "config.json").write_text("{ }")
+    with pytest.raises(OutputError, match="inputs.model: 'listing:.* there, 'tree:.* now"):
+        open_output(recipe, inputs)
 
 
 def test_a_finished_output_is_its_manifest_and_covers_its_model_folder(tmp_path: Path) -> None:
@@ -78,6 +109,7 @@ def test_an_unfinished_input_is_an_error_and_a_hub_id_is_its_name(tmp_path: Path
 def test_an_output_of_before_a_key_was_new_stands_at_its_default(tmp_path: Path) -> None:
     finish(tmp_path)
     manifest = files.read_json(tmp_path / "manifest.json")
+    del manifest["files"], manifest["checksum"]  # an older version's
     assert manifest["recipe"].pop("value") == 1
     files.write_json(tmp_path / "manifest.json", manifest)
     assert open_output(Toy(stage="toy", output=str(tmp_path)), {}).up_to_date

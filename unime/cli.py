@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,8 +12,8 @@ from typing import Annotated
 import typer
 
 from unime import stage as stages
-from unime.console import start_logging
-from unime.errors import DataError, UnimeError
+from unime.console import log, start_logging
+from unime.errors import DataError, Terminated, UnimeError, sentence_of
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -128,15 +130,24 @@ def estimate(
 
 @app.command()
 def verify(
-    folder: Annotated[Path, typer.Argument(help="An exported model.")],
+    folder: Annotated[Path, typer.Argument(help="An exported model; with --files any output.")],
     server: Annotated[
         str | None, typer.Option(help="A vLLM server of it, such as http://127.0.0.1:8000.")
     ] = None,
+    files: Annotated[
+        bool,
+        typer.Option("--files", help="Only read every byte of every output below FOLDER."),
+    ] = False,
     python: Annotated[
         str | None, typer.Option(help="The interpreter of another environment to load it in.")
     ] = None,
 ) -> None:
-    """Compare an exported model's embeddings over every way of loading it."""
+    """Compare an exported model's embeddings over every way of loading it; or check files."""
+    if files:
+        from unime.contents import verify_files
+
+        typer.echo(verify_files(folder))
+        return
     from unime.verify import verify_folder
 
     typer.echo(verify_folder(folder, server, python))
@@ -204,10 +215,27 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
 
 
 def main(application: typer.Typer = app) -> None:
-    """Run a command; a user's mistake is one sentence and exit code 2."""
+    """Run a command; a user's mistake, or a disk's, is one sentence and exit code 2.
+
+    UNIME_TRACEBACK=1 shows where it was raised. SIGTERM ends any command with exit code 143.
+    """
     start_logging()
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         application()
-    except UnimeError as error:
-        typer.echo(f"error: {error}", err=True)
+    except Terminated:
+        log("stopped by SIGTERM")
+        raise
+    except (UnimeError, OSError) as error:
+        if os.environ.get("UNIME_TRACEBACK") == "1":
+            raise
+        typer.echo(f"error: {sentence_of(error)}", err=True)
         sys.exit(2)
+
+
+def _terminate(number: int, frame: object) -> None:
+    """End the command as an exception does: what was begun is closed properly."""
+    del number, frame
+    # Once: process groups and parents that pass it on send it twice.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise Terminated

@@ -3,6 +3,7 @@
 UnimeError
  |- RecipeError   a recipe, option or name is wrong
  |- DataError     input data cannot be used
+ |   `- DamagedError  a file that unime wrote has other contents now
  |- PromptError   a prompt file or one of its fields is wrong
  |- ModelError    a model cannot be loaded or does not fit the request
  `- OutputError   an output folder holds something else
@@ -11,11 +12,16 @@ UnimeError
 from __future__ import annotations
 
 import difflib
+import errno
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeVar
 
 T = TypeVar("T")
+
+TERMINATED = 143
+"""Exit code of a command that SIGTERM ended: 128 + 15."""
 
 
 class UnimeError(Exception):
@@ -30,6 +36,10 @@ class DataError(UnimeError):
     """Input data cannot be used."""
 
 
+class DamagedError(DataError):
+    """A file that this project wrote has other contents now."""
+
+
 class PromptError(UnimeError):
     """A prompt file, or a field asked of it, is wrong."""
 
@@ -42,8 +52,29 @@ class OutputError(UnimeError):
     """An output folder holds something this command must not overwrite."""
 
 
-class Preempted(Exception):  # noqa: N818
-    """Training was told to stop (SIGTERM) and has written a checkpoint: no error."""
+class Terminated(SystemExit):
+    """The process was told to stop (SIGTERM) and ends with exit code 143, as schedulers expect.
+
+    No `Exception`: nothing that handles errors may take it for one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(TERMINATED)
+
+
+def sentence_of(error: UnimeError | OSError) -> str:
+    """Return an error as one sentence; what the system refused is said with its file and a way on."""
+    if isinstance(error, UnimeError):
+        return str(error)
+    where = f"{error.filename}: " if error.filename is not None else ""
+    reason = error.strerror or str(error) or type(error).__name__
+    advice = {
+        errno.ENOSPC: "; free some space, then the same command carries on",
+        errno.EDQUOT: "; free some space, then the same command carries on",
+        errno.EACCES: f"; this process runs as user {os.getuid() if hasattr(os, 'getuid') else '?'}",
+        errno.EROFS: "; choose another place with output=FOLDER",
+    }
+    return f"{where}{reason}{advice.get(error.errno or 0, '')}"
 
 
 def cannot_load(what: str, model: str, error: Exception) -> ModelError:

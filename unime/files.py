@@ -1,12 +1,12 @@
 """Every durable change to disk: whole files by rename, logs by whole appended lines.
 
 Nothing else in the project renames or appends, so a test that stops the process at each call of
-`on_commit` has visited every state a killed run can leave behind.
+`on_commit` has visited every state a killed run can leave behind. Changes below a folder that
+`keep_journal` was called for are noted in its journal (see `unime.journal`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import uuid
@@ -14,6 +14,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from unime.errors import DamagedError
+from unime.journal import Journal
+
+_journals: dict[Path, Journal] = {}
+"""The journals of the outputs that this process fills."""
 
 on_commit: Callable[[str], None] | None = None
 """Called with "before NAME" and "after NAME" around every rename and append; for fault tests."""
@@ -30,10 +36,11 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
-        _announce("before", path)
-        temporary.replace(path)
-        _sync_folder(path.parent)
-        _announce("after", path)
+        with _noted(path, lambda journal, name: journal.begin_file(name, temporary)):
+            _announce("before", path)
+            temporary.replace(path)
+            _sync_folder(path.parent)
+            _announce("after", path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -50,12 +57,13 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
-        _announce("before", path)
-        if path.exists():
-            remove_folder(path)
-        temporary.rename(path)
-        _sync_folder(path.parent)
-        _announce("after", path)
+        with _noted(path, lambda journal, name: journal.begin_folder(name, temporary)):
+            _announce("before", path)
+            if path.exists():
+                _remove(path)
+            temporary.rename(path)
+            _sync_folder(path.parent)
+            _announce("after", path)
     finally:
         if temporary.exists():
             remove_folder(temporary)
@@ -63,6 +71,18 @@ def atomic_folder(path: Path | str) -> Iterator[Path]:
 
 def remove_folder(path: Path) -> None:
     """Remove a folder that this project wrote, under a temporary name first."""
+    with _noted(path, Journal.begin_removal):
+        _remove(path)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that this project wrote, if it is there."""
+    if path.exists():
+        with _noted(path, Journal.begin_removal):
+            path.unlink()
+
+
+def _remove(path: Path) -> None:
     import shutil
 
     doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
@@ -90,6 +110,9 @@ def append_lines(path: Path | str, lines: Iterable[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(f"{line}\n" for line in lines).encode()
+    for journal in list(_journals.values()):
+        if (name := journal.name_of(path)) is not None:
+            journal.forget(name)
     with path.open("ab+") as handle:
         _cut_torn_line(handle)
         _announce("before", path)
@@ -109,7 +132,7 @@ def read_lines(path: Path | str) -> list[str]:
 
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON with sorted keys: equal values give equal bytes."""
-    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=_plain)
+    text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=plain)
     write_text(path, text + "\n")
 
 
@@ -120,14 +143,45 @@ def write_text(path: Path | str, text: str) -> None:
 
 
 def read_json(path: Path | str) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """Read a JSON file that this project wrote.
+
+    Raises:
+        DamagedError: when it is not JSON any more.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise DamagedError(f"{path} is damaged, it is not JSON: {error}") from None
 
 
-def sha256_file(path: Path | str) -> str:
-    """Return the sha256 of a file as hex."""
-    with Path(path).open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
+def keep_journal(folder: Path, apart: Iterable[str] = ()) -> Journal:
+    """Note every change below a folder in its journal from now on.
+
+    Args:
+        folder: an unfinished output.
+        apart: names of folders in it that have checks of their own.
+    """
+    journal = Journal(folder, apart)
+    _journals[journal.folder] = journal
+    return journal
+
+
+def end_journal(folder: Path) -> None:
+    """Note no more changes below a folder."""
+    _journals.pop(Path(os.path.abspath(folder)), None)  # noqa: PTH100
+
+
+@contextmanager
+def _noted(path: Path, begin: Callable[[Journal, str], str]) -> Iterator[None]:
+    """Note a change before and after it, in the journal of the output that it is in."""
+    changes = [
+        (journal, begin(journal, name))
+        for journal in list(_journals.values())
+        if (name := journal.name_of(path)) is not None
+    ]
+    yield
+    for journal, change in changes:
+        journal.done(change)
 
 
 def _announce(moment: str, path: Path) -> None:
@@ -156,7 +210,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Turn paths and numpy numbers into what JSON knows."""
     if isinstance(value, Path):
         return value.as_posix()

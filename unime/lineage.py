@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unime import files
+from unime.hashes import sha256
 
 
 def manifest_chain(model: Path) -> list[dict[str, Any]]:
@@ -15,7 +16,7 @@ def manifest_chain(model: Path) -> list[dict[str, Any]]:
     while (path := model.parent / "manifest.json").is_file() and path not in seen:
         seen.add(path)
         manifest = files.read_json(path)
-        chain.append({"folder": model.parent.name, "sha256": files.sha256_file(path), **manifest})
+        chain.append({"folder": model.parent.name, "sha256": sha256(path), **manifest})
         model = Path(str(manifest.get("recipe", {}).get("model", {}).get("id", "")))
     return chain
 

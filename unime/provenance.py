@@ -3,7 +3,10 @@
 `manifest.json` is deterministic: the resolved recipe, hashes of the inputs, and facts such as
 prompt hashes and preprocessing. Its presence marks a finished output. `run.json` holds what
 differs from run to run: host, versions, times, memory. `plan.json` marks an unfinished output
-and says which recipe it belongs to.
+and says which recipe it belongs to, `journal.jsonl` which files it has so far.
+
+Both list the files of the output with size and hash: the manifest those that equal runs write alike,
+run.json the others. Whoever reads a finished output checks them first (`fingerprint`).
 """
 
 from __future__ import annotations
@@ -23,13 +26,27 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unime import files
+from unime import files, journal, locks
 from unime.config import Recipe
+from unime.contents import (
+    Contents,
+    check_contents,
+    checksum,
+    fingerprint,
+    hash_listing,
+    is_volatile,
+    names_in,
+    read_manifest,
+    state_of,
+)
 from unime.errors import OutputError, UnimeError
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets")
-MARKS = ("manifest.json", "run.json", "plan.json")
+PLAN = "plan.json"
+UNFINISHED = (PLAN, journal.NAME, locks.NAME)
+SELF_CHECKED = ("checkpoints",)
+"""Folders of an unfinished output that have hashes of their own (`unime.train.checkpoints`)."""
 
 
 @dataclass
@@ -61,9 +78,32 @@ class Output:
     def finish(self) -> None:
         """Write run.json, then manifest.json: from here on the output is finished."""
         files.sweep_partials(self.path)
+        contents = self._contents()
+        stable = {name: state for name, state in contents.items() if not is_volatile(name)}
+        self.note(files={name: contents[name] for name in contents.keys() - stable.keys()})
         files.write_json(self.file("run.json"), self._run_facts())
-        files.write_json(self.file("manifest.json"), {**self.plan, "facts": self._facts})
-        self.file("plan.json").unlink(missing_ok=True)
+        manifest = {**self.plan, "facts": self._facts, "files": stable}
+        files.write_json(self.file("manifest.json"), {**manifest, "checksum": checksum(manifest)})
+        _remove_marks(self.path)
+        self.close()
+
+    def keep_journal(self) -> journal.Journal:
+        """Note what this process writes here; each of several processes is to call it."""
+        return files.keep_journal(self.path, SELF_CHECKED)
+
+    def close(self) -> None:
+        """Stop writing here: another process may go on."""
+        files.end_journal(self.path)
+        locks.unlock_folder(self.path)
+
+    def _contents(self) -> Contents:
+        """Return size and hash of every file: as it was written, where the journal knows."""
+        written = journal.Journal(self.path, SELF_CHECKED).written()
+        found: Contents = {}
+        for name in sorted(names_in(self.path)):
+            known, path = written.get(name), self.path / name
+            found[name] = known if known and known[0] == path.stat().st_size else state_of(path)
+        return found
 
     def _run_facts(self) -> dict[str, Any]:
         before = _read_if_there(self.file("run.json")) or {}
@@ -101,27 +141,73 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     """
     path = Path(recipe.output)
     plan = plan_of(recipe.model_dump(mode="json"), inputs)
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
     if restart and path.exists():
         _move_aside(path)
-    finished = _read_if_there(path / "manifest.json")
-    if finished is not None:
-        _check_same(path, _known_plan(finished, recipe), plan, "holds a finished output")
-        # Killed between the manifest and the end of `finish`.
-        (path / "plan.json").unlink(missing_ok=True)
-        return Output(path, plan, up_to_date=True)
-    begun = _read_if_there(path / "plan.json")
-    if begun is not None:
-        _check_same(path, _known_plan(begun, recipe), plan, "holds an unfinished output")
-        files.sweep_partials(path)
-        return Output(path, plan, resumed=True)
-    if path.exists() and any(not p.name.startswith(".") for p in path.iterdir()):
+    if (path / "manifest.json").is_file():
+        return _finished(path, plan, recipe, inputs)
+    _check_ours(path)
+    path.mkdir(parents=True, exist_ok=True)
+    locks.lock_folder(path)
+    try:
+        return _begun(path, plan, recipe, inputs)
+    except BaseException:
+        locks.unlock_folder(path)
+        raise
+
+
+def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str, Path]) -> Output:
+    """Open an output that is not finished; this process is its only writer."""
+    # Another process may have finished between the caller's look and the lock.
+    if (path / "manifest.json").is_file():
+        locks.unlock_folder(path)
+        return _finished(path, plan, recipe, inputs)
+    _check_ours(path)
+    begun = _read_if_there(path / PLAN)
+    if begun is None:
+        files.write_json(path / PLAN, plan)
+        return Output(path, plan)
+    _check_same(path, begun, plan, "holds an unfinished output", recipe, inputs)
+    files.sweep_partials(path)
+    journal.Journal(path, SELF_CHECKED).check()
+    return Output(path, plan, resumed=True)
+
+
+def _finished(
+    path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str, Path]
+) -> Output:
+    manifest = read_manifest(path)
+    _check_same(path, manifest, plan, "holds a finished output", recipe, inputs)
+    check_contents(path, manifest)
+    _remove_leftovers(path)
+    return Output(path, plan, up_to_date=True)
+
+
+def _remove_leftovers(path: Path) -> None:
+    """Remove what a run left that was killed between the manifest and the end of `finish`."""
+    if not any((path / name).exists() for name in UNFINISHED):
+        return
+    with suppress(OutputError):  # its writer lives, and does it
+        locks.lock_folder(path)
+        _remove_marks(path)
+        locks.unlock_folder(path)
+
+
+def _check_ours(path: Path) -> None:
+    """Refuse a folder that this project did not begin."""
+    is_new = not path.exists() or (path / PLAN).is_file()
+    if not is_new and any(not p.name.startswith(".") for p in path.iterdir()):
         raise OutputError(
             f"{path} exists and was not written by unime (no manifest.json); "
             "choose another folder with output=FOLDER"
         )
-    path.mkdir(parents=True, exist_ok=True)
-    files.write_json(path / "plan.json", plan)
-    return Output(path, plan)
+
+
+def _remove_marks(path: Path) -> None:
+    """Remove what only an unfinished output has."""
+    for name in (journal.NAME, PLAN):
+        (path / name).unlink(missing_ok=True)
 
 
 def plan_of(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, Any]:
@@ -135,29 +221,6 @@ def plan_of(recipe: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, 
         "recipe": dict(recipe),
         "inputs": {name: fingerprint(place) for name, place in sorted(inputs.items())},
     }
-
-
-def fingerprint(place: Path) -> str:
-    """Return what identifies an input: hash of a finished output's manifest, or of a file.
-
-    A folder that this project did not write is identified by its files' names and sizes; a name
-    that is no path (a Hub id) by itself.
-    """
-    # A trained model lies in a stage's output (2_warmup/model): the stage's manifest names it.
-    for folder in (place, place.parent):
-        if (folder / "manifest.json").is_file():
-            return f"manifest:{files.sha256_file(folder / 'manifest.json')}"
-        if (folder / "plan.json").is_file():
-            raise OutputError(f"{folder} is unfinished; run its stage again, it will be resumed")
-    if place.is_file():
-        return f"sha256:{files.sha256_file(place)}"
-    if place.is_dir():
-        return f"listing:{_hash_listing(place)}"
-    if place.is_absolute() or place.parts[:1] in {("runs",), (".",), ("..",)}:
-        raise OutputError(
-            f"{place} is missing (working directory {Path.cwd()}); run its stage first"
-        )
-    return f"name:{place.as_posix()}"
 
 
 def differences(old: Any, new: Any, name: str = "") -> list[str]:
@@ -208,8 +271,26 @@ def _known_plan(manifest: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     return plan
 
 
-def _check_same(path: Path, old: dict[str, Any], new: dict[str, Any], what: str) -> None:
-    lines = differences(old, new)
+def _check_same(
+    path: Path,
+    found: dict[str, Any],
+    new: dict[str, Any],
+    what: str,
+    recipe: Recipe,
+    inputs: Mapping[str, Path],
+) -> None:
+    """Refuse an output of another recipe or other inputs, with the difference.
+
+    Args:
+        path: the output.
+        found: its manifest or plan.
+        new: the plan of this run.
+        what: how it is described.
+        recipe: of this run.
+        inputs: of this run.
+    """
+    old = _known_plan(found, recipe)
+    lines = differences({**old, "inputs": _as_then(old["inputs"], new["inputs"], inputs)}, new)
     if lines:
         raise OutputError(
             "\n  ".join([f"{path} {what} of another recipe:", *lines])
@@ -217,24 +298,33 @@ def _check_same(path: Path, old: dict[str, Any], new: dict[str, Any], what: str)
         )
 
 
+def _as_then(old: Any, new: Mapping[str, str], inputs: Mapping[str, Path]) -> Any:
+    """Return old inputs, those by names and sizes (as outputs once had it) in today's form."""
+    if not isinstance(old, dict):
+        return old
+    return {
+        name: new[name]
+        if str(value).startswith("listing:")
+        and new.get(name, "").startswith("tree:")
+        and value == f"listing:{hash_listing(inputs[name])}"
+        else value
+        for name, value in old.items()
+    }
+
+
 def _move_aside(path: Path) -> None:
     number = 1
     while (aside := path.with_name(f"{path.name}.old{number}")).exists():
         number += 1
+    if path.is_dir():
+        locks.lock_folder(path)
     shutil.move(path, aside)
+    locks.unlock_folder(path)
+    (aside / locks.NAME).unlink(missing_ok=True)
 
 
 def _read_if_there(path: Path) -> dict[str, Any] | None:
     return files.read_json(path) if path.is_file() else None
-
-
-def _hash_listing(folder: Path) -> str:
-    import hashlib
-
-    hasher = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        hasher.update(f"{path.relative_to(folder).as_posix()}\0{path.stat().st_size}\n".encode())
-    return hasher.hexdigest()
 
 
 def _version(package: str) -> str | None:

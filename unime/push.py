@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from unime import files
 from unime.errors import ModelError, OutputError
+from unime.hashes import sha256
 from unime.verify import SEAL, hashes
 
 if TYPE_CHECKING:
@@ -132,7 +133,7 @@ def _same(path: Path, entry: object) -> bool:
     """Compare by content: sha256 for large files, git's own hash for the others."""
     lfs = getattr(entry, "lfs", None)
     if lfs is not None:
-        return files.sha256_file(path) == lfs.sha256
+        return sha256(path) == lfs.sha256
     data = path.read_bytes()
     blob = hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False)
     return blob.hexdigest() == getattr(entry, "blob_id", None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from unime import console
-from unime.errors import RecipeError, UnimeError, lookup
+from unime.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
 from unime.stage import PROGRAMS, command_of, stage_of
 
 ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
@@ -65,13 +66,29 @@ def run_folder(
             )
         words = [sys.executable, "-m", *command_of(stage), str(recipe), *shares[recipe.stem]]
         console.log(f"[{number}/{len(recipes)}] {recipe.name}")
-        done = subprocess.run([*words, *(["--dry-run"] if dry_run else [])], check=False)
-        if done.returncode != 0:
+        code = _run([*words, *(["--dry-run"] if dry_run else [])])
+        if code in (TERMINATED, -signal.SIGTERM):
+            console.log(f"{recipe.name} was stopped; the same command resumes it")
+            raise Terminated
+        if code != 0:
             raise UnimeError(
-                f"{recipe.name} ended with exit code {done.returncode}; "
-                "the same command carries on from there"
+                f"{recipe.name} ended with exit code {code}; the same command carries on from there"
             )
     console.log(f"{folder}: all {len(recipes)} recipes done in {time.monotonic() - start:.0f} s")
+
+
+def _run(words: Sequence[str]) -> int:
+    """Run a command; a SIGTERM to this process goes on to it. Return its exit code."""
+    process = subprocess.Popen(words)
+    try:
+        return process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # The terminal has sent it the same.
+        raise
+    except Terminated:
+        process.terminate()
+        process.wait()
+        raise
 
 
 def _order(path: Path) -> tuple[int, int, str]:

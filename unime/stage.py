@@ -15,7 +15,7 @@ import yaml
 
 from unime import console, processes
 from unime.config import Recipe, load_recipe, read_values
-from unime.errors import Preempted, RecipeError, did_you_mean
+from unime.errors import RecipeError, Terminated, did_you_mean
 from unime.provenance import Output, open_output
 
 STAGES = {
@@ -94,14 +94,19 @@ def execute(
     if out.up_to_date:
         console.log(f"{recipe.stage}: {out.path} is up to date")
         return
+    out.keep_journal()
     console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
     try:
         stage.run(recipe, out)
-    except Preempted as stop:
-        console.log(f"{recipe.stage}: stopped as told; {stop}")
-        return
-    if processes.is_main():
-        out.finish()
+        if processes.is_main():
+            out.finish()
+    except Terminated:
+        console.log(
+            f"{recipe.stage}: stopped by SIGTERM, {out.path} is unfinished; the same command resumes it"
+        )
+        raise
+    finally:
+        out.close()
     console.log(f"{recipe.stage}: finished {out.path}")
 
 

@@ -69,8 +69,8 @@ def train(recipe: BaseRecipe, out: Output) -> None:
     save_student(state.average, tokenizer, out.path)
     files.write_json(out.file("figures.json"), figures)
     out.facts(figures=figures, parameters=sum(p.numel() for p in model.parameters()))
-    place.unlink()
-    out.file("tokenizer.partial.json").unlink()
+    files.remove_file(place)
+    files.remove_file(out.file("tokenizer.partial.json"))
 
 
 def _go_on_from(start: str, model: Qwen3VLForConditionalGeneration) -> None:

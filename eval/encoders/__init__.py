@@ -23,8 +23,8 @@ from eval.encoders.sentence_transformers import SentenceTransformersConfig, load
 from eval.encoders.trained import TrainedConfig, load_trained
 from eval.rerank import RerankerChoice
 from unime.config import ModelConfig, Section
+from unime.contents import fingerprint
 from unime.errors import RecipeError
-from unime.provenance import fingerprint
 
 if TYPE_CHECKING:
     from unime.models import Encode

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from unime import files
+from unime.hashes import sha256
 
 BINS = np.linspace(0.0, 1.0, 41)
 
@@ -63,7 +64,7 @@ def stages_of(run: Path) -> list[Stage]:
                 folder=path.parent,
                 manifest=files.read_json(path),
                 host=files.read_json(host) if host.is_file() else {},
-                hash=files.sha256_file(path),
+                hash=sha256(path),
             )
         )
     return found

@@ -16,7 +16,7 @@ from eval.task_file import save_task
 from evidence.grid import Grid, load_grid
 from unime import files
 from unime.config import _merge
-from unime.provenance import fingerprint
+from unime.contents import fingerprint
 
 TASKS = {"cats": ("overall", "classification", "ind"), "dogs": ("overall", "retrieval", "ood"), "swap_obj": ("compositional", "swap", None)}  # fmt: skip
 QUERIES = 40

@@ -23,6 +23,7 @@ from evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
 from unime import files
 from unime.errors import DataError, OutputError, UnimeError
+from unime.hashes import sha256
 
 
 def test_shared_steps_run_once_and_finished_cells_never_again(tmp_path: Path):
@@ -128,7 +129,7 @@ def test_a_result_says_where_it_comes_from(tmp_path: Path):
     assert [step.name for step in result.steps] == ["world", "train", "eval"]
     assert result.figures == {"rate": 0.5}
     for step, ran in zip(chain_of(grid, cell), result.steps, strict=True):
-        assert ran.manifest == files.sha256_file(step.folder / "manifest.json")
+        assert ran.manifest == sha256(step.folder / "manifest.json")
         assert ran.command == step.command
     hits = {name: outcomes.hits() for name, outcomes in result.outcomes.items()}
     assert result.score("overall") == 50 * (hits["cats"].mean() + hits["dogs"].mean())

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unime import files
 from unime.console import log
 from unime.errors import OutputError
+from unime.hashes import sha256
 from unime.processes import is_main, wait
 
 MARK = "complete.json"
@@ -27,7 +28,7 @@ BEST = "best.safetensors"
 
 def commit(folder: Path) -> None:
     """Mark a checkpoint as complete."""
-    hashes = {name: files.sha256_file(folder / name) for name in _content(folder)}
+    hashes = {name: sha256(folder / name) for name in _content(folder)}
     files.write_json(folder / MARK, hashes)
 
 
@@ -47,7 +48,7 @@ def is_intact(folder: Path) -> bool:
         return False
     hashes = files.read_json(folder / MARK)
     return set(_content(folder)) == set(hashes) and all(
-        files.sha256_file(folder / name) == value for name, value in hashes.items()
+        sha256(folder / name) == value for name, value in hashes.items()
     )
 
 

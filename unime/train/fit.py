@@ -8,7 +8,7 @@ from typing import Any
 
 from unime import files
 from unime.console import log
-from unime.errors import Preempted
+from unime.errors import Terminated
 from unime.losses import LossFunction
 from unime.models import LoraSection
 from unime.models.adapters import train_parts
@@ -41,7 +41,7 @@ def train_once(out: Output, training: TrainingSection, train: Callable[[], dict[
     if out.file(CHECKPOINTS).exists():
         files.remove_folder(out.file(CHECKPOINTS))
     for name in (checkpoints.BEST, LAST):
-        out.file(name).unlink(missing_ok=True)
+        files.remove_file(out.file(name))
 
 
 def keep(path: Path, compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
@@ -99,9 +99,7 @@ def fit(
         training=training,
     )
     if not trainer.run():
-        raise Preempted(
-            f"{out.path} is unfinished; the same command carries on from its checkpoint"
-        )
+        raise Terminated
     best = _save(embedder, tune, out)
     return {"steps": steps, "best": best, "preprocessing": embedder.preprocessing}
 

@@ -21,6 +21,7 @@ from unime import files
 from unime.config import Section
 from unime.console import progress
 from unime.errors import ModelError
+from unime.hashes import sha256
 
 PART = 4096
 """Texts in one file of embeddings."""
@@ -135,7 +136,7 @@ def check_weights(folder: Path, prefix: str, file: str = FILE) -> None:
     path = folder / file
     if not path.is_file():
         raise ModelError(f"{path} is missing; the recipe expects its sha256 to begin with {prefix}")
-    found = files.sha256_file(path)
+    found = sha256(path)
     if not found.startswith(prefix):
         raise ModelError(
             f"{path} has sha256 {found[:16]}..., expected one that begins with {prefix}; "

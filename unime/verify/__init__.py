@@ -18,6 +18,7 @@ import numpy as np
 
 from unime import files, short_vectors
 from unime.errors import ModelError
+from unime.hashes import sha256
 from unime.models.exported import load_exported
 from unime.verify import checks, elsewhere
 from unime.verify.probes import probes
@@ -111,7 +112,7 @@ def hashes(folder: Path) -> dict[str, str]:
     """Return the sha256 of every file that decides an embedding, by name: all but the words."""
     found = {p.relative_to(folder).as_posix(): p for p in folder.rglob("*") if p.is_file()}
     return {
-        name: files.sha256_file(path)
+        name: sha256(path)
         for name, path in sorted(found.items())
         if name not in (SEAL, "README.md") and not name.startswith(".")
     }
