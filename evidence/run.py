@@ -6,6 +6,7 @@ the grid's present chain is done. A killed run carries on where it was, by the s
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -19,7 +20,7 @@ from evidence.chain import Step, chain_of, hash_of
 from evidence.grid import Cell, Grid
 from evidence.result import Result, gather, load_result, path_of
 from unime import console, files
-from unime.errors import DataError, UnimeError
+from unime.errors import TERMINATED, DataError, Terminated, UnimeError
 
 SAME_FIGURE = 0.05
 """Share by which a figure that has no queries may differ when it is made again."""
@@ -217,6 +218,8 @@ def _run_step(step: Step, start: Launch) -> None:
         return
     console.log(step.command)
     code = start(step.words)
+    if code in (TERMINATED, -signal.SIGTERM):
+        raise Terminated
     if code != 0:
         raise UnimeError(
             f"step '{step.name}' ended with exit code {code}: {step.command}\n"

@@ -13,20 +13,26 @@ import os
 import shutil
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from unime import files
+from unime.errors import UnimeError
 from unime.stage import execute
 
 KILLED = 137
+REFUSED = 2
 DIFFERS = {"run.json", "timing.json", "speed.jsonl"}
 """Files that no two runs write alike: times, host, memory."""
 COSTS = {"seconds", "peak_gb"}
 
 
-def run(module: str, recipe: str, stop_at: int = 0) -> int:
-    """Run the recipe in a fork that dies at its n-th durable change; return its exit code."""
+def run(module: str, recipe: str, stop_at: int = 0, overrides: Sequence[str] = ()) -> int:
+    """Run the recipe in a fork that dies at its n-th durable change; return its exit code.
+
+    As for a command, 2 is a user's error, said in one sentence.
+    """
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -40,7 +46,10 @@ def run(module: str, recipe: str, stop_at: int = 0) -> int:
 
     files.on_commit = stop
     try:
-        execute(module, recipe)
+        execute(module, recipe, overrides)
+    except UnimeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        os._exit(REFUSED)
     except BaseException:
         traceback.print_exc()
         os._exit(1)

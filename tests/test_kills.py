@@ -17,11 +17,12 @@ from tests.families import build_family
 from tests.kill_everywhere import contents
 from unime import files
 from unime.run import recipes_in
-from unime.stage import command_of, stage_of
+from unime.stage import PROGRAMS, STAGES, command_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"
 KILLS = 3
+DAMAGES = 4
 
 
 @pytest.mark.slow
@@ -43,6 +44,27 @@ def test_three_real_kills_of_every_stage_change_nothing(tmp_path: Path) -> None:
         assert found.keys() == expected.keys(), recipe.name
         for name, value in expected.items():
             assert found[name] == value, f"{recipe.stem}/{name}"
+
+
+@pytest.mark.slow
+def test_a_flipped_byte_in_any_output_of_any_stage_is_an_error_or_changes_nothing(tmp_path: Path):
+    run_program("world", "teacher", "runs/teacher")
+    modules = {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
+    refused = 0
+    for recipe in recipes_in(SMOKE):
+        out = tmp_path / "run" / recipe.stem
+        words = [modules[stage_of(recipe)], str(recipe), str(out), str(DAMAGES)]
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.damage_everywhere", *words, f"run={tmp_path / 'run'}"],
+            cwd=ROOT,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, f"{recipe.name}: {done.stderr[-4000:]}"
+        refused += int(done.stdout.splitlines()[-1])
+    assert refused > 0
 
 
 def run_program(*words: str) -> None:

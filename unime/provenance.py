@@ -167,11 +167,13 @@ def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str
     begun = _read_if_there(path / PLAN)
     if begun is None:
         files.write_json(path / PLAN, plan)
-        return Output(path, plan)
-    _check_same(path, begun, plan, "holds an unfinished output", recipe, inputs)
-    files.sweep_partials(path)
-    journal.Journal(path, SELF_CHECKED).check()
-    return Output(path, plan, resumed=True)
+    out = Output(path, plan, resumed=begun is not None)
+    if begun is not None:
+        _check_same(path, begun, plan, "holds an unfinished output", recipe, inputs)
+        files.sweep_partials(path)
+        journal.Journal(path, SELF_CHECKED).check()
+    out.keep_journal()
+    return out
 
 
 def _finished(

@@ -94,7 +94,8 @@ def execute(
     if out.up_to_date:
         console.log(f"{recipe.stage}: {out.path} is up to date")
         return
-    out.keep_journal()
+    if not processes.is_main():
+        out.keep_journal()
     console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
     try:
         stage.run(recipe, out)

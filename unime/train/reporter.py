@@ -12,6 +12,7 @@ from transformers import TrainerCallback
 
 from unime import files
 from unime.console import SECONDS_BETWEEN_LINES, log
+from unime.errors import DamagedError
 from unime.processes import any_process, is_main
 from unime.train.telemetry import MEASURED
 
@@ -102,6 +103,11 @@ def _append(path: Path, step: int, values: dict[str, float]) -> None:
 def cut_log(path: Path, step: int) -> None:
     """Drop what was logged after the checkpoint: those steps are done again."""
     lines = files.read_lines(path)
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
+    try:
+        kept = [line for line in lines if json.loads(line)["step"] <= step]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DamagedError(
+            f"{path} is damaged ({error}); put it back, or begin anew with --restart"
+        ) from None
     if len(kept) != len(lines):
         files.write_text(path, "".join(f"{line}\n" for line in kept))

@@ -13,7 +13,8 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from unime import files
 from unime.console import log
-from unime.errors import ModelError, RecipeError
+from unime.errors import DamagedError, ModelError, RecipeError
+from unime.hashes import content_hash
 from unime.losses import Combined, ContrastBatch, LossFunction
 from unime.models.adapters import tower_is_frozen
 from unime.processes import is_main, main_decides, ranks, wait
@@ -32,6 +33,8 @@ from unime.train.trainable import Trainable
 
 LOG = "train.jsonl"
 SAMPLER_STATE = "batches.json"
+LOG_STATE = "log.json"
+"""In a checkpoint: the hash of the log, whose lines a resumed run keeps."""
 BAD_BATCH = "bad_batch.json"
 """Which rows gave no number, when training stops for it."""
 
@@ -95,8 +98,20 @@ class CachedTrainer(Trainer):
         if is_main():
             for name in (LOG, SPEED):
                 cut_log(self._out.file(name), self._start // self.args.gradient_accumulation_steps)
+            if checkpoint is not None:
+                self._check_log(checkpoint)
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return not self._preemption.happened or self.state.global_step >= self.args.max_steps
+
+    def _check_log(self, checkpoint: Path) -> None:
+        """Check that the log up to the checkpoint is as it was when that was written."""
+        path, noted = self._out.file(LOG), checkpoint / LOG_STATE
+        found = content_hash(path, fresh=True) if path.is_file() else None
+        if noted.is_file() and files.read_json(noted)["log"] != found:
+            raise DamagedError(
+                f"{path} was changed since {checkpoint.name} was written; put it back, or begin anew "
+                "with --restart"
+            )
 
     def get_train_dataloader(self) -> Any:
         """Return the loader; nothing splits its batches, of which the source makes this share."""
@@ -254,6 +269,9 @@ class CachedTrainer(Trainer):
         wait()
         if is_main():
             files.write_json(folder / SAMPLER_STATE, self._batches.state_dict(number))
+            if self._out.file(LOG).is_file():
+                log_state = {"log": content_hash(self._out.file(LOG), fresh=True)}
+                files.write_json(folder / LOG_STATE, log_state)
             checkpoints.commit(folder)
             checkpoints.rotate(folder.parent, self._keep)
             self._out.save_progress()
