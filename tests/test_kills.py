@@ -22,7 +22,9 @@ from unime.stage import PROGRAMS, STAGES, command_of, stage_of
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"
 KILLS = 3
-DAMAGES = 4
+DAMAGES = int(os.environ.get("UNIME_TEST_DAMAGES", "4"))
+PAIRS = int(os.environ.get("UNIME_TEST_PAIRS", "2"))
+"""Of each stage; by hand with 20."""
 
 
 @pytest.mark.slow
@@ -47,15 +49,19 @@ def test_three_real_kills_of_every_stage_change_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_flipped_byte_in_any_output_of_any_stage_is_an_error_or_changes_nothing(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("program", "times"), [("damage_everywhere", DAMAGES), ("two_writers", PAIRS)]
+)
+def test_every_stage_damaged_and_started_twice(program: str, times: int, tmp_path: Path):
+    """A flipped byte is an error or changes nothing; of two writers one is told who the other is."""
     run_program("world", "teacher", "runs/teacher")
     modules = {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
     refused = 0
     for recipe in recipes_in(SMOKE):
         out = tmp_path / "run" / recipe.stem
-        words = [modules[stage_of(recipe)], str(recipe), str(out), str(DAMAGES)]
+        words = [modules[stage_of(recipe)], str(recipe), str(out), str(times)]
         done = subprocess.run(
-            [sys.executable, "-m", "tests.damage_everywhere", *words, f"run={tmp_path / 'run'}"],
+            [sys.executable, "-m", f"tests.{program}", *words, f"run={tmp_path / 'run'}"],
             cwd=ROOT,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,
@@ -63,6 +69,7 @@ def test_a_flipped_byte_in_any_output_of_any_stage_is_an_error_or_changes_nothin
             check=False,
         )
         assert done.returncode == 0, f"{recipe.name}: {done.stderr[-4000:]}"
+        print(program, recipe.stem, done.stdout.splitlines()[-1], flush=True)  # noqa: T201
         refused += int(done.stdout.splitlines()[-1])
     assert refused > 0
 
