@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from unime import files
 from unime.errors import OutputError
-from unime.journal import NAME, Journal
+from unime.journal import NAME, Journal, add_journal, remove_journal
 
 
 class Killed(BaseException):
@@ -23,14 +23,14 @@ def out(tmp_path: Path) -> Iterator[Path]:
     """An output that is being filled."""
     folder = tmp_path / "out"
     folder.mkdir()
-    files.keep_journal(folder, apart=["checkpoints"])
+    add_journal(folder)
     yield folder
-    files.end_journal(folder)
+    remove_journal(folder)
 
 
 def check(folder: Path) -> None:
     """Resume as another process would."""
-    Journal(folder, ["checkpoints"]).check()
+    Journal(folder).check()
 
 
 def write(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Every durable change to disk: whole files by rename, logs by whole appended lines.
 
 Nothing else in the project renames or appends, so a test that stops the process at each call of
-`on_commit` has visited every state a killed run can leave behind. Changes below a folder that
-`keep_journal` was called for are noted in its journal (see `unime.journal`).
+`on_commit` has visited every state a killed run can leave behind. Changes below an output that
+is being filled are noted in its journal (see `unime.journal`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from unime.errors import DamagedError
-from unime.journal import Journal
-
-_journals: dict[Path, Journal] = {}
-"""The journals of the outputs that this process fills."""
+from unime.journal import Journal, journals
 
 on_commit: Callable[[str], None] | None = None
 """Called with "before NAME" and "after NAME" around every rename and append; for fault tests."""
@@ -110,7 +107,7 @@ def append_lines(path: Path | str, lines: Iterable[str]) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     data = "".join(f"{line}\n" for line in lines).encode()
-    for journal in list(_journals.values()):
+    for journal in journals():
         if (name := journal.name_of(path)) is not None:
             journal.forget(name)
     with path.open("ab+") as handle:
@@ -154,29 +151,12 @@ def read_json(path: Path | str) -> Any:
         raise DamagedError(f"{path} is damaged, it is not JSON: {error}") from None
 
 
-def keep_journal(folder: Path, apart: Iterable[str] = ()) -> Journal:
-    """Note every change below a folder in its journal from now on.
-
-    Args:
-        folder: an unfinished output.
-        apart: names of folders in it that have checks of their own.
-    """
-    journal = Journal(folder, apart)
-    _journals[journal.folder] = journal
-    return journal
-
-
-def end_journal(folder: Path) -> None:
-    """Note no more changes below a folder."""
-    _journals.pop(Path(os.path.abspath(folder)), None)  # noqa: PTH100
-
-
 @contextmanager
 def _noted(path: Path, begin: Callable[[Journal, str], str]) -> Iterator[None]:
     """Note a change before and after it, in the journal of the output that it is in."""
     changes = [
         (journal, begin(journal, name))
-        for journal in list(_journals.values())
+        for journal in journals()
         if (name := journal.name_of(path)) is not None
     ]
     yield

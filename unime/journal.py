@@ -15,7 +15,8 @@ import json
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,44 @@ from unime.hashes import content_hash
 
 NAME = "journal.jsonl"
 
+SELF_CHECKED = ("checkpoints",)
+"""Folders of an unfinished output that have hashes of their own (`unime.train.checkpoints`)."""
+
+VARIABLE = "UNIME_JOURNALS"
+"""The environment variable that lists the outputs being filled, in JSON: worker processes note what they write."""
+
 State = tuple[int, str] | None
 """Size and hash of a file; None where there is none."""
+
+
+def journals() -> list[Journal]:
+    """Return the journals of the outputs that this process, or its parent, fills."""
+    return [_journal(folder) for folder in _folders()]
+
+
+def add_journal(folder: Path) -> None:
+    """Note every change below a folder in its journal from now on, in child processes too."""
+    os.environ[VARIABLE] = json.dumps(list(dict.fromkeys([*_folders(), _absolute(folder)])))
+
+
+def remove_journal(folder: Path) -> None:
+    """Note no more changes below a folder."""
+    left = [other for other in _folders() if other != _absolute(folder)]
+    os.environ[VARIABLE] = json.dumps(left)
+
+
+@lru_cache(maxsize=64)
+def _journal(folder: str) -> Journal:
+    return Journal(Path(folder))
+
+
+def _folders() -> list[str]:
+    return json.loads(os.environ.get(VARIABLE, "[]"))
+
+
+def _absolute(folder: Path) -> str:
+    # Not resolved: files are named by the path they are written by.
+    return os.path.abspath(folder)  # noqa: PTH100
 
 
 class Journal:
@@ -33,13 +70,10 @@ class Journal:
 
     Args:
         folder: the output.
-        apart: names of folders that have checks of their own.
     """
 
-    def __init__(self, folder: Path, apart: Iterable[str] = ()) -> None:
-        # Absolute, not resolved: files are named by the path they are written by.
-        self.folder = Path(os.path.abspath(folder))  # noqa: PTH100
-        self._apart = tuple(apart)
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(_absolute(folder))
         self._forgotten: set[str] = set()
         self._lock = threading.Lock()
 
@@ -50,11 +84,11 @@ class Journal:
 
     def name_of(self, path: Path) -> str | None:
         """Return a path's name in the output; None where it is outside or checked elsewhere."""
-        path = Path(os.path.abspath(path))  # noqa: PTH100
+        path = Path(_absolute(path))
         if not path.is_relative_to(self.folder) or path == self.folder:
             return None
         name = path.relative_to(self.folder)
-        return None if name.parts[0] in self._apart else name.as_posix()
+        return None if name.parts[0] in SELF_CHECKED else name.as_posix()
 
     def begin_file(self, name: str, written: Path) -> str:
         """Note that a file is about to be put at `name`; return the change's id."""

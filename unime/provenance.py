@@ -45,8 +45,6 @@ FORMAT = 1
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets")
 PLAN = "plan.json"
 UNFINISHED = (PLAN, journal.NAME, locks.NAME)
-SELF_CHECKED = ("checkpoints",)
-"""Folders of an unfinished output that have hashes of their own (`unime.train.checkpoints`)."""
 
 
 @dataclass
@@ -87,18 +85,18 @@ class Output:
         _remove_marks(self.path)
         self.close()
 
-    def keep_journal(self) -> journal.Journal:
+    def keep_journal(self) -> None:
         """Note what this process writes here; each of several processes is to call it."""
-        return files.keep_journal(self.path, SELF_CHECKED)
+        journal.add_journal(self.path)
 
     def close(self) -> None:
         """Stop writing here: another process may go on."""
-        files.end_journal(self.path)
+        journal.remove_journal(self.path)
         locks.unlock_folder(self.path)
 
     def _contents(self) -> Contents:
         """Return size and hash of every file: as it was written, where the journal knows."""
-        written = journal.Journal(self.path, SELF_CHECKED).written()
+        written = journal.Journal(self.path).written()
         found: Contents = {}
         for name in sorted(names_in(self.path)):
             known, path = written.get(name), self.path / name
@@ -171,7 +169,7 @@ def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str
     if begun is not None:
         _check_same(path, begun, plan, "holds an unfinished output", recipe, inputs)
         files.sweep_partials(path)
-        journal.Journal(path, SELF_CHECKED).check()
+        journal.Journal(path).check()
     out.keep_journal()
     return out
 

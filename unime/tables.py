@@ -85,7 +85,8 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(path, columns=columns, memory_map=True)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the stage that writes it first") from None
-    except pa.ArrowInvalid as error:
+    # pyarrow says damaged pages as OSError, and a damaged schema in other ways.
+    except (pa.ArrowException, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
 
 

@@ -96,8 +96,12 @@ def _build(parts: list[Part], recipe: WorldRecipe, folder: Path) -> Iterator[Par
         return
     with ProcessPoolExecutor(recipe.workers, get_context("spawn")) as pool:
         futures = [pool.submit(build_part, part, recipe, folder) for part in parts]
-        for future in futures:
-            yield future.result()
+        try:
+            for future in futures:
+                yield future.result()
+        finally:
+            # After SIGTERM the parts that have not begun are left for the next run.
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def build_part(part: Part, recipe: WorldRecipe, folder: Path) -> Part:
