@@ -40,7 +40,10 @@ def test_the_shipped_student_is_what_its_recipe_makes(monkeypatch: pytest.Monkey
     monkeypatch.chdir(ROOT)
     with caplog.at_level(logging.INFO, logger="unime"):
         stages.execute(MODULES["base"], "recipes/mini/0_base.yaml")
-    assert caplog.messages == ["base: assets/student is up to date"]
+    assert caplog.messages == [
+        "assets/student was written before outputs had hashes of their files; they are not checked",
+        "base: assets/student is up to date",
+    ]
 
 
 @pytest.mark.parametrize(
