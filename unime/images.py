@@ -59,6 +59,21 @@ def load_rgb(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> I
     return decode(read_bytes(locate(root, location), location), location, max_pixels)
 
 
+def load_file(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the image file that a user names by its own path, as upright RGB.
+
+    Raises:
+        ImageError: when it is missing, damaged or too large.
+    """
+    try:
+        with inside.open_regular(Path(path)) as handle:
+            data = handle.read()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageError("missing image", f"{str(path)!r} cannot be read: {reason}") from None
+    return decode(data, str(path), max_pixels)
+
+
 def check(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> Checked:
     """Read, hash and decode one image.
 

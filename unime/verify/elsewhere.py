@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unime.errors import ModelError
+from unime.pixels import to_rgb
 from unime.verify.plain import SCRIPT
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def job_of(
         image = None
         if encode.image is not None:
             image = str(temporary / f"{number}.png")
-            encode.image.save(image)
+            to_rgb(encode.image).save(image)
         text = user_text(embedder, encode)
         jobs.append({"name": name, "prompt_name": side_name(encode), "text": text, "image": image})
     return {"folder": str(folder.resolve()), "device": str(embedder.device), "probes": jobs}
@@ -110,7 +111,7 @@ def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     if encode.image is not None:
         buffer = io.BytesIO()
-        encode.image.save(buffer, format="PNG")
+        to_rgb(encode.image).save(buffer, format="PNG")
         address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         content.append({"type": "image_url", "image_url": {"url": address}})
     if text := user_text(embedder, encode):
