@@ -55,8 +55,8 @@ def find(root: Path | str, name: str) -> Found:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or not pure.name:
         raise FileError("outside the data root", f"{name!r} is no path below it")
-    real_root = _real(str(root))
-    path = _real(str(Path(root) / pure.parent)) / pure.name
+    real_root = real(str(root))
+    path = real(str(Path(root) / pure.parent)) / pure.name
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -140,5 +140,6 @@ def open_regular(path: Path) -> BinaryIO:
 
 
 @lru_cache(maxsize=65536)
-def _real(folder: str) -> Path:
+def real(folder: str) -> Path:
+    """Return a folder with links followed; remembered, for a folder has many files."""
     return Path(folder).resolve()
