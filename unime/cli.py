@@ -137,9 +137,11 @@ def verify(
     ] = None,
 ) -> None:
     """Compare an exported model's embeddings over every way of loading it."""
-    from unime.verify import verify_folder
+    from unime.verify import pictures_report, verify_folder
 
     typer.echo(verify_folder(folder, server, python))
+    if text := pictures_report(folder):
+        typer.echo(text)
 
 
 @app.command()

@@ -8,6 +8,9 @@ Colour profiles (ICC) are not applied; the libraries that load an export do not 
 from __future__ import annotations
 
 import hashlib
+import io
+import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -45,7 +48,7 @@ class ImageError(DataError):
         return ImageError, (self.kind, self.detail)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: object) -> Image.Image:
     """Return an image as upright RGB, transparent parts over white; the image itself stays as it is.
 
     Applied twice it changes nothing. Transparency is an alpha channel (premultiplied or not), a
@@ -62,6 +65,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if not image.width or not image.height:
         raise ImageError("not an image", f"{name} has {image.width} x {image.height} pixels")
     try:
+        image = _readable(image)
         image.load()
         turn = _TURNS.get(orientation(image))
         plain = type(image) is Image.Image and image.mode == "RGB"
@@ -104,11 +108,21 @@ def name_of(image: Image.Image) -> str:
 
 def first_line(error: Exception) -> str:
     """Return what an error says, without what varies from run to run."""
-    import re
-
     # Pillow puts the address of the BytesIO into some messages.
     text = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
     return text.split("\n")[0] or type(error).__name__
+
+
+def _readable(image: Image.Image) -> Image.Image:
+    """Return an image that loads right; Pillow maps a turned TIFF into memory with its sides swapped."""
+    turned = image.size != getattr(image, "_tile_size", image.size)
+    if not (turned and getattr(image, "tile", None) and getattr(image, "filename", None)):
+        return image
+    with Path(image.filename).open("rb") as file:  # type: ignore[attr-defined]
+        again = Image.open(io.BytesIO(file.read()), formats=["TIFF"])
+    again.seek(image.tell())
+    again.info.update(image.info)
+    return again
 
 
 def _colours(image: Image.Image) -> Image.Image:
