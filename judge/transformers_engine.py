@@ -102,7 +102,7 @@ class TransformersEngine:
         """Refuse a data folder with pictures that the model's image processor does not take."""
         from unime.models.usable import check_items
 
-        check_items(data, self._processor.image_processor, self._options.model.id, listed)
+        check_items(data, self._options.model, listed)
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request; what the candidates of a query share is computed once."""

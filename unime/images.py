@@ -96,7 +96,8 @@ def locate(root: Path | str, location: str) -> Place:
     try:
         found = inside.find(root, name)
     except inside.FileError as error:
-        kind = "missing image" if error.kind == "missing file" else error.kind
+        gone = error.kind in ("missing file", "not a file")
+        kind = "missing image" if gone else error.kind
         raise ImageError(kind, error.detail.replace(repr(name), repr(location), 1)) from None
     return Place(found.path, member, found.size, found.modified)
 

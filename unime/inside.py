@@ -55,8 +55,10 @@ def find(root: Path | str, name: str) -> Found:
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\0" in name or not pure.name:
         raise FileError("outside the data root", f"{name!r} is no path below it")
-    real_root = real(str(root))
-    path = real(str(Path(root) / pure.parent)) / pure.name
+    # What is remembered is told apart by whole paths: a process may change its working directory.
+    whole = Path.cwd() / root
+    real_root = real(str(whole))
+    path = real(str(whole / pure.parent)) / pure.name
     try:
         status = path.lstat()
         if stat.S_ISLNK(status.st_mode):
@@ -67,7 +69,7 @@ def find(root: Path | str, name: str) -> Found:
     if not path.is_relative_to(real_root):
         raise FileError("outside the data root", f"{name!r} leads to {path}")
     if not stat.S_ISREG(status.st_mode):
-        raise FileError("missing file", f"{name!r} is not a file")
+        raise FileError("not a file", f"{name!r} is a folder, pipe, socket or device")
     return Found(path, status.st_size, status.st_mtime_ns)
 
 
@@ -120,7 +122,7 @@ def check_file(path: Path, root: Path | str) -> None:
     else:
         real = path.resolve()
         if not real.is_file():
-            raise FileError("missing file", f"{path} is not a file")
+            raise FileError("not a file", f"{path} is a folder, pipe, socket or device, or missing")
     if not os.access(real, os.R_OK):
         raise FileError("unreadable file", f"{path}: permission denied")
 

@@ -80,9 +80,8 @@ def run(recipe: MineRecipe, out: Output) -> None:
     if not plans:
         raise DataError(f"{recipe.data} has no pairs in the splits {', '.join(recipe.splits)}")
     distinct = list(dict.fromkeys(e for plan in plans for e in (*plan.queries, *plan.corpus)))
+    check_items(data, recipe.model, out.file("unusable.jsonl"))
     embedder = Embedder.load(recipe.model)
-    processor = embedder.processor.image_processor
-    check_items(data, processor, recipe.model.id, out.file("unusable.jsonl"))
     stored = StoredEmbeddings(out.file("embeddings"), distinct)
     stored.fill(data, embedder, recipe.batch_size)
     processes.wait()

@@ -100,8 +100,6 @@ def image_processor_of(config: ModelConfig) -> Any:
     """
     from transformers import AutoProcessor
 
-    from unime.models.processor import limit_pixels
-
     try:
         processor = AutoProcessor.from_pretrained(
             config.id, revision=config.revision, trust_remote_code=False
@@ -111,17 +109,17 @@ def image_processor_of(config: ModelConfig) -> Any:
     found = getattr(processor, "image_processor", None)
     if found is None:
         raise ModelError(f"{config.id} has no image processor; expected a vision-language model")
-    limit_pixels(found, config)
+    if hasattr(found, "merge_size"):  # elsewhere limits change tiles, and not what is taken
+        found.size = {"shortest_edge": config.min_pixels, "longest_edge": config.max_pixels}
     return found
 
 
-def check_items(data: DataFolder, image_processor: Any, model: str, listed: Path) -> None:
+def check_items(data: DataFolder, config: ModelConfig, listed: Path) -> None:
     """Refuse a data folder with pictures that a model does not take, before anything is computed.
 
     Args:
         data: its items say how large pictures are.
-        image_processor: the model's.
-        model: its name, for the message.
+        config: the model; its image processor is loaded where there are pictures to ask about.
         listed: the file that lists the items.
 
     Raises:
@@ -130,8 +128,10 @@ def check_items(data: DataFolder, image_processor: Any, model: str, listed: Path
     table = data.items.table
     sizes = np.stack([table[name].to_numpy().astype(float) for name in ("width", "height")], axis=1)
     rows = np.flatnonzero(~np.isnan(sizes).any(axis=1))
+    if not len(rows):
+        return
     distinct, which = np.unique(sizes[rows].astype(np.int64), axis=0, return_inverse=True)
-    reasons = refusals(image_processor, map(tuple, distinct.tolist()))
+    reasons = refusals(image_processor_of(config), map(tuple, distinct.tolist()))
     refused = [n for n, size in enumerate(map(tuple, distinct.tolist())) if size in reasons]
     found = rows[np.isin(which.reshape(-1), refused)].tolist()
     if not found:
@@ -154,7 +154,7 @@ def check_items(data: DataFolder, image_processor: Any, model: str, listed: Path
         for line in lines[:SHOWN]
     )
     raise DataError(
-        f"{len(lines)} pictures of {data.path} cannot be used by {model}, all are listed in {listed}: "
-        f"{first}. Leave them out: put `model: {{id: {model}}}` into the recipe of that data and run "
+        f"{len(lines)} pictures of {data.path} cannot be used by {config.id}, all are listed in "
+        f"{listed}: {first}. Leave them out: put `model: {{id: {config.id}}}` into the recipe of that data and run "
         "`unime data` again with --restart, or crop or pad them"
     )

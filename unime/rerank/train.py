@@ -18,7 +18,7 @@ from unime.console import log
 from unime.errors import DataError, RecipeError
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
-from unime.models.usable import check_items, image_processor_of
+from unime.models.usable import check_items
 from unime.processes import is_main
 from unime.provenance import Output
 from unime.rerank.dev import RerankDev
@@ -101,8 +101,7 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
     # First of all: a retriever embeds the dev rows before the reranker itself is loaded.
     for config in (recipe.model, recipe.retriever):
         if config is not None:
-            listed = out.file("unusable.jsonl")
-            check_items(data, image_processor_of(config), config.id, listed)
+            check_items(data, config, out.file("unusable.jsonl"))
     rows = _training_rows(recipe, data)
     batches = TaskBatches(
         rows.by_task(PairColumns.of(data)),

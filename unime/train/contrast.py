@@ -88,13 +88,8 @@ def run(recipe: ContrastRecipe, out: Output) -> None:
 
 
 def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    check_items(DataFolder.open(recipe.data), recipe.model, out.file("unusable.jsonl"))
     embedder = Embedder.load(recipe.model)
-    check_items(
-        DataFolder.open(recipe.data),
-        embedder.processor.image_processor,
-        recipe.model.id,
-        out.file("unusable.jsonl"),
-    )
     embedder.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
     groups = None
     if recipe.clusters is not None:
