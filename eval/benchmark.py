@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from unime import files
+from unime import files, inside
 from unime.config import Section
 from unime.errors import DataError, RecipeError, lookup
 
@@ -139,11 +139,19 @@ class TaskSpec(NamedTuple):
     """Only so many queries are wanted."""
 
     def paths(self) -> list[Path]:
-        """Return its files, in order; empty when there are none."""
+        """Return its files, in order; empty when there are none.
+
+        Raises:
+            DataError: for one that leads out of the root, or is no regular file.
+        """
         pattern = self.files.format(task=self.name)
         if pattern in ("", "."):
             return [self.root] if self.root.is_dir() else []
-        return sorted(self.root.glob(pattern))
+        found = sorted(self.root.glob(pattern))
+        for path in found:
+            if not path.is_dir():
+                inside.check_file(path, self.root)
+        return found
 
 
 def known_benchmarks() -> dict[str, Path]:

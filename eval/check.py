@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from eval.benchmark import Benchmark
+from eval.encoders import expand
 from eval.run import EvalRecipe, read, select
 from eval.score import ParsedTask
+from eval.usable import unusable
 from unime import console
 from unime.config import load_recipe
 from unime.errors import DataError
@@ -20,7 +22,7 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
     """Return what was verified.
 
     Raises:
-        DataError: listing what is missing, damaged or of an unexpected size.
+        DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
     """
     recipe = load_recipe(recipe_path, EvalRecipe, overrides)
     selected = select(recipe.benchmarks)
@@ -31,6 +33,7 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         if choice.limit is None
         for problem in _wrong_sizes(benchmark, group)
     ]
+    problems += unusable(expand(recipe.models), pool)
     pictures = pool.pictures()
     for picture in console.progress(pictures, len(pictures), "checking pictures", "picture"):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 
 from eval.video import hash_video, is_video, load_sheet
 from unime.errors import DataError
-from unime.images import load_rgb, locate, read_bytes
+from unime.images import ImageError, load_rgb, locate, read_bytes, shown_size
 from unime.records import content_id_from_hash, hash_image
 
 if TYPE_CHECKING:
@@ -42,6 +43,13 @@ class Picture(NamedTuple):
     """Below the root."""
     region: Region | None = None
 
+    def box(self, width: int, height: int) -> tuple[int, int, int, int]:
+        """Return what of a whole picture is shown: left, top, right, bottom; empty if nothing is."""
+        if self.region is None:
+            return 0, 0, width, height
+        _, left, top, wide, high = self.region
+        return max(left, 0), max(top, 0), min(left + wide, width), min(top + high, height)
+
     def load(self) -> Image.Image:
         """Decode it as RGB.
 
@@ -54,8 +62,7 @@ class Picture(NamedTuple):
         if self.region is None:
             return whole
         _, left, top, width, height = self.region
-        box = (max(left, 0), max(top, 0), left + width, top + height)
-        box = (*box[:2], min(box[2], whole.width), min(box[3], whole.height))
+        box = self.box(*whole.size)
         if box[0] >= box[2] or box[1] >= box[3]:
             raise DataError(
                 f"{self.location}: the region {left},{top} of {width} x {height} lies outside the "
@@ -93,6 +100,7 @@ class Pool:
         self.entries: list[PoolEntry] = []
         self._rows: dict[tuple[bytes, Side, str], int] = {}
         self._hashes: dict[tuple[Path, str], bytes] = {}
+        self._sizes: dict[tuple[Path, str], tuple[int, int]] = {}
         self._first_place: dict[bytes, tuple[Path, str]] = {}
         self._decoded: dict[Picture, Image.Image] = {}
         self._free_bytes = int(cache_gb * 1e9)
@@ -157,6 +165,14 @@ class Pool:
         """Return the distinct pictures."""
         return list(dict.fromkeys(e.image for e in self.entries if e.image is not None))
 
+    def size(self, picture: Picture) -> tuple[int, int] | None:
+        """Return a picture's width and height as shown; None for a video or what is no picture."""
+        whole = self._sizes.get((picture.root, picture.location))
+        if whole is None:
+            return None
+        left, top, right, bottom = picture.box(*whole)
+        return (right - left, bottom - top) if right > left and bottom > top else None
+
     def _row(
         self, text: str, root: Path, image: str | Region | None, side: Side, instruction: str
     ) -> int:
@@ -188,7 +204,11 @@ class Pool:
                 if is_video(root, image):
                     digest = hash_video(root, image)
                 else:
-                    digest = hash_image(read_bytes(locate(root, image), image))
+                    data = read_bytes(locate(root, image), image)
+                    digest = hash_image(data)
+                    # What is no picture is said when it is decoded.
+                    with contextlib.suppress(ImageError):
+                        self._sizes[root, image] = shown_size(data, image)
             except DataError as error:
                 bad.append(str(error))
                 continue

@@ -18,6 +18,7 @@ from eval.similarity import Similarities
 from unime.config import Section
 from unime.console import progress
 from unime.errors import ModelError, cannot_load
+from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -186,4 +187,5 @@ def _input(encode: Encode, instruction: str) -> Any:
     text = "\n".join(part for part in (instruction, encode.text) if part)
     if encode.image is None:
         return text
-    return {"image": encode.image, "text": text} if text else encode.image
+    image = to_rgb(encode.image)
+    return {"image": image, "text": text} if text else image

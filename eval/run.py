@@ -29,6 +29,7 @@ from eval.similarity import Similarities, Vectors
 from eval.summary import result_row, summarise
 from eval.table import results_table
 from eval.task_file import load_task, save_task
+from eval.usable import unusable
 from unime import console, files
 from unime.config import Recipe
 from unime.errors import DataError, RecipeError, lookup
@@ -97,6 +98,7 @@ def run(recipe: EvalRecipe, out: Output) -> None:
     waiting = [m for m in models if not _folder(out, m).joinpath(SCORES).is_file()]
     if waiting:
         pool, tasks = read(selected, recipe.image_cache_gb)
+        _check_pictures(waiting, pool, out)
         outputs.write_items(pool, out.file(ITEMS))
         outputs.write_qrels(pool, selected, tasks, out.file("qrels"))
         for number, entry in enumerate(waiting, start=1):
@@ -169,6 +171,19 @@ def read(selected: Selected, image_cache_gb: float) -> tuple[Pool, list[Sequence
         f"{len(pool)} distinct encodes for {asked} queries and list entries"
     )
     return pool, [list(group) for group in tasks]
+
+
+def _check_pictures(models: Sequence[ModelEntry], pool: Pool, out: Output) -> None:
+    """Refuse pictures that a model does not take before anything is encoded."""
+    lines = unusable(models, pool)
+    if lines:
+        listed = out.file("unusable.txt")
+        files.write_text(listed, "".join(f"{line}\n" for line in lines))
+        raise DataError(
+            f"{len(lines)} pictures cannot be used, all are listed in {listed}: "
+            f"{'; '.join(lines[:3])}. An evaluation leaves nothing out: crop or pad them, or take "
+            "the model or the benchmark out of the recipe"
+        )
 
 
 def _evaluate(

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from unime import inside
 from unime.errors import DataError
 from unime.images import load_rgb
 
@@ -82,12 +83,14 @@ def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
 def hash_video(root: Path, location: str) -> bytes:
     """Return 16 bytes that identify a video's content: the file's, or names and bytes of frames."""
     place = _inside(root, location)
-    found = sorted(place.iterdir()) if place.is_dir() else [place]
+    paths = sorted(place.iterdir()) if place.is_dir() else [place]
     hasher = hashlib.blake2b(digest_size=16)
     try:
-        for path in found:
+        for path in paths:
             hasher.update(f"{path.name if place.is_dir() else ''}\0".encode())
-            hasher.update(path.read_bytes())
+            found = inside.find(root, path.relative_to(root).as_posix())
+            with inside.open_regular(found.path) as handle:
+                hasher.update(handle.read())
     except OSError as error:
         raise DataError(f"missing video: {location!r} cannot be read: {error}") from None
     return hasher.digest()

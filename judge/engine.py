@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from judge.pictures import Picture
+    from unime.tables import DataFolder
 
 
 class EngineError(UnimeError):
@@ -79,6 +81,19 @@ class Engine(Protocol):
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request, in their order; equal requests give equal scores."""
+        ...
+
+
+@runtime_checkable
+class ChecksData(Protocol):
+    """An engine that knows which pictures its model takes."""
+
+    def check_data(self, data: DataFolder, listed: Path) -> None:
+        """Refuse a data folder with pictures it does not take; they are listed in a file.
+
+        Raises:
+            DataError: with what to do.
+        """
         ...
 
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 from PIL import Image
 
 from unime import images
+from unime.pixels import ORIENTATION
 
-ORIENTATION = 0x0112
 PLAIN = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 
 
@@ -35,11 +35,20 @@ def read_picture(root: Path | str, location: str) -> Picture:
         ImageError: when it is missing, damaged, too large or outside the data root.
     """
     data = images.read_bytes(images.locate(root, location), location)
+    return as_sent(data, location)
+
+
+def as_sent(data: bytes, location: str) -> Picture:
+    """Return an image file's bytes as a server gets them.
+
+    Raises:
+        ImageError: when it is damaged or too large.
+    """
     media_type = _plain_type(data)
     if media_type is not None:
         return Picture(media_type, data)
     buffer = io.BytesIO()
-    images.to_rgb(images.decode(data, location)).save(buffer, "PNG", compress_level=1)
+    images.decode(data, location).save(buffer, "PNG", compress_level=1)
     return Picture("image/png", buffer.getvalue())
 
 
@@ -47,12 +56,15 @@ def _plain_type(data: bytes) -> str | None:
     """Return the media type of an upright RGB file of moderate size, else None; reads its head."""
     try:
         image = Image.open(io.BytesIO(data), formats=tuple(PLAIN))
+        # Any value but 1, a damaged one too, is one that a server may take in its own way.
         upright = image.getexif().get(ORIENTATION, 1) == 1
+        moves = getattr(image, "is_animated", False)
     except Exception:
         return None  # whatever is wrong with it, decoding says so
-    plain = image.mode in ("RGB", "L") and "transparency" not in image.info
+    plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not moves
     small = image.width * image.height <= images.MAX_PIXELS
-    return PLAIN[str(image.format)] if plain and upright and small else None
+    # A JPEG may hold several pictures (MPO, as phones write it): no type of PLAIN.
+    return PLAIN.get(str(image.format)) if plain and upright and small else None
 
 
 class DataUrls:

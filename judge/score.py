@@ -16,7 +16,7 @@ from pydantic import Field, model_validator
 from judge.batch import Outcome, score_missing
 from judge.budget import FREE, UNLIMITED, Budget, Prices
 from judge.early import EarlyStop
-from judge.engine import Engine, EngineOptions, StreamingEngine, Truth
+from judge.engine import ChecksData, Engine, EngineOptions, StreamingEngine, Truth
 from judge.engines import ENGINES, Engines
 from judge.job import WHOLE, Job, Shard
 from judge.report import report_truth
@@ -79,6 +79,8 @@ def run(recipe: ScoreRecipe, out: Output) -> None:
     """Score what is not scored yet, then write `judged.parquet` and the report."""
     with ScoreStore(recipe.store) as store:
         work = Work.of(recipe)
+        if isinstance(work.engine, ChecksData):
+            work.engine.check_data(work.job.data, out.file("unusable.jsonl"))
         outcome = work.score(store)
         judged = work.job.judged_table(store)
         write_table(out.file("judged.parquet"), judged)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unime.models.pair_scorer import PairInput, Side
+    from unime.tables import DataFolder
 
 
 class JudgeModel(ModelConfig):
@@ -96,6 +97,12 @@ class TransformersEngine:
             "min_answer_mass": self._least,
         }
         return json.dumps(parts, sort_keys=True)
+
+    def check_data(self, data: DataFolder, listed: Path) -> None:
+        """Refuse a data folder with pictures that the model's image processor does not take."""
+        from unime.models.usable import check_items
+
+        check_items(data, self._options.model, listed)
 
     def score(self, requests: Sequence[Request]) -> list[Score]:
         """Return one score per request; what the candidates of a query share is computed once."""

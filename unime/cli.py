@@ -148,9 +148,11 @@ def verify(
 
         typer.echo(verify_files(folder))
         return
-    from unime.verify import verify_folder
+    from unime.verify import pictures_report, verify_folder
 
     typer.echo(verify_folder(folder, server, python))
+    if text := pictures_report(folder):
+        typer.echo(text)
 
 
 @app.command()

@@ -9,7 +9,8 @@ import glob
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from unime.assemble import (
     write_pairs,
     write_rejected,
 )
-from unime.config import Recipe
+from unime.config import ModelConfig, Recipe
 from unime.dev_split import choose_dev, groups_of_pairs
 from unime.errors import DataError, RecipeError, lookup
 from unime.image_check import ImageChecker
@@ -57,6 +58,9 @@ class DataRecipe(Recipe):
     """The command fails when more of the rows read than this are rejected."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=170_000_000)
     """Images with more pixels are rejected before they are unpacked."""
+    model: ModelConfig | None = None
+    """The model that is to be trained on the data: pictures of a size that its image processor does
+    not take are rejected. Without it, the first stage with a model refuses the data instead."""
 
     @model_validator(mode="after")
     def _one_way_to_split(self) -> DataRecipe:
@@ -69,11 +73,13 @@ RECIPE = DataRecipe
 
 
 def inputs(recipe: DataRecipe) -> dict[str, Path]:
-    """Return the files with the rows, and the root where a stage wrote it; images not."""
+    """Return the files with the rows, the model, and the root where a stage wrote it; no images."""
     root = Path(recipe.root)
     found: dict[str, Path] = {}
     if any((root / mark).is_file() for mark in ("manifest.json", "plan.json")):
         found["root"] = root
+    if recipe.model is not None:
+        found["model"] = Path(recipe.model.id)
     for source in recipe.sources:
         lookup(READERS, source.reader, "reader")
         if source.path.startswith(PREFIX):
@@ -97,7 +103,7 @@ def run(recipe: DataRecipe, out: Output) -> None:
     """
     jobs = open_sources(recipe)
     cache = out.path.parent / ".cache" / "images.sqlite"
-    checker = ImageChecker(recipe.root, recipe.max_pixels, cache)
+    checker = ImageChecker(recipe.root, recipe.max_pixels, cache, _refusal(recipe.model))
     start = time.monotonic()
     try:
         parts = [
@@ -116,6 +122,14 @@ def run(recipe: DataRecipe, out: Output) -> None:
     files.write_json(out.file("tasks.json"), _tasks(contents, jobs))
     _report(jobs, contents, dev, removed, recipe, out)
     files.remove_folder(out.file("parts"))
+
+
+def _refusal(model: ModelConfig | None) -> Callable[[tuple[int, int]], str | None] | None:
+    if model is None:
+        return None
+    from unime.models.usable import image_processor_of, refusal
+
+    return partial(refusal, image_processor_of(model))
 
 
 def open_sources(recipe: DataRecipe) -> list[Job]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -144,6 +145,7 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     """
     from unime.models.card import licence_chain, warnings, write_card
     from unime.models.saving import description
+    from unime.verify.kinds import measure_here
     from unime.verify.probes import reference_embeddings
 
     chain = manifest_chain(Path(embedder.config.id))
@@ -154,6 +156,8 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     if recipe.dtype is not None:
         embedder = _cast(embedder, recipe.dtype)
     rendered = _save_modules(embedder, folder, recipe.max_shard_size)
+    with tempfile.TemporaryDirectory() as temporary:
+        pictures = measure_here(embedder, Path(temporary))
     if dims:
         # The names vLLM reads; without them it refuses `dimensions`.
         config = files.read_json(folder / "config.json")
@@ -165,6 +169,7 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
         "rendered": rendered,
         "chain": chain,
         "made": made_from(chain),
+        "pictures": pictures,
         "card": {**{key: getattr(recipe, key) for key in about}, "dim": embedder.dim, "dims": dims},
     }
     files.write_json(folder / "unime.json", facts)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from unime import console
 from unime.images import Checked, ImageError, Place, check, locate
 from unime.processes import cores
+
+RULES = 2
+"""Of what makes an image usable; what was found good under other rules is looked at again."""
 
 LOCATIONS_PER_TASK = 64
 """Threads pay off for photographs (decoders release the interpreter lock), not one icon at a
@@ -31,10 +35,18 @@ class ImageChecker:
         root: the data root.
         max_pixels: cap on width x height.
         cache: the SQLite file that remembers good images.
+        refusal: says why a model does not take pictures of a (width, height); None where it does.
     """
 
-    def __init__(self, root: Path | str, max_pixels: int, cache: Path) -> None:
+    def __init__(
+        self,
+        root: Path | str,
+        max_pixels: int,
+        cache: Path,
+        refusal: Callable[[tuple[int, int]], str | None] | None = None,
+    ) -> None:
         self.root = Path(root)
+        self._refusal = functools.cache(refusal) if refusal is not None else None
         self.max_pixels = max_pixels
         self.cache = _open_cache(cache)
         self.decoded = 0
@@ -61,7 +73,17 @@ class ImageChecker:
             else:
                 found[location] = self._within_cap(known, location)
         found.update(self._decode(todo))
-        return found
+        return {location: self._fits(known, location) for location, known in found.items()}
+
+    def _fits(self, known: Checked | ImageError, location: str) -> Checked | ImageError:
+        """Hold an image's size against what the model takes."""
+        if self._refusal is None or isinstance(known, ImageError):
+            return known
+        reason = self._refusal((known.width, known.height))
+        if reason is None:
+            return known
+        detail = f"{location!r} has {known.width} x {known.height} pixels: {reason}"
+        return ImageError("refused by the model", detail)
 
     def _decode(self, todo: Sequence[tuple[str, Place]]) -> dict[str, Checked | ImageError]:
         locations = [location for location, _ in todo]
@@ -118,5 +140,8 @@ def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=60)
     # A killed process loses nothing by this, only a power cut could: then images are read again.
     connection.execute("PRAGMA synchronous=OFF")
+    if connection.execute("PRAGMA user_version").fetchone()[0] != RULES:
+        connection.execute("DROP TABLE IF EXISTS images")
+        connection.execute(f"PRAGMA user_version={RULES}")
     connection.execute(_SCHEMA)
     return connection

@@ -2,21 +2,23 @@
 
 A location is relative to the data root: `a/b.png`, `f.tar#member`, `f.parquet#row` or
 `f.parquet#row/column`. Nothing outside the root is ever opened. `ImageChecker` (see
-`unime.image_check`) checks many in parallel; training and encoding call `load_rgb`.
+`unime.image_check`) checks many in parallel; training and encoding call `load_rgb`. What pixels a
+picture has is decided by `to_rgb` alone (see `unime.pixels`).
 """
 
 from __future__ import annotations
 
 import io
 import re
-import stat
 from functools import cache, lru_cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from PIL import Image, ImageOps
+from PIL import Image
 
-from unime.errors import DataError
+from unime import inside
+from unime.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
+from unime.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
 from unime.records import hash_image
 
 MAX_PIXELS = 64_000_000
@@ -26,19 +28,6 @@ MAX_PIXELS = 64_000_000
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
 _MEMBER = re.compile(r"(?P<file>.*?\.(?P<kind>parquet|tar))#(?P<member>.+)", re.DOTALL)
-
-
-class ImageError(DataError):
-    """An image that cannot be used; the message is "KIND: DETAIL"."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        """Rebuild from both parts; exceptions pickle by their single message otherwise."""
-        return ImageError, (self.kind, self.detail)
 
 
 class Place(NamedTuple):
@@ -68,7 +57,22 @@ def load_rgb(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> I
     Raises:
         ImageError: when it is missing, damaged, too large or outside the data root.
     """
-    return to_rgb(decode(read_bytes(locate(root, location), location), location, max_pixels))
+    return decode(read_bytes(locate(root, location), location), location, max_pixels)
+
+
+def load_file(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Return the image file that a user names by its own path, as upright RGB.
+
+    Raises:
+        ImageError: when it is missing, damaged or too large.
+    """
+    try:
+        with inside.open_regular(Path(path)) as handle:
+            data = handle.read()
+    except OSError as error:
+        reason = error.strerror or error
+        raise ImageError("missing image", f"{str(path)!r} cannot be read: {reason}") from None
+    return decode(data, str(path), max_pixels)
 
 
 def check(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> Checked:
@@ -89,23 +93,13 @@ def locate(root: Path | str, location: str) -> Place:
     """
     match = _MEMBER.fullmatch(location)
     name, member = (match["file"], match["member"]) if match else (location, "")
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\0" in name or not pure.name:
-        raise ImageError("outside the data root", f"{location!r} is no path below it")
-    real_root = _real(str(root))
-    path = _real(str(Path(root) / pure.parent)) / pure.name
     try:
-        status = path.lstat()
-        if stat.S_ISLNK(status.st_mode):
-            path = path.resolve()
-            status = path.lstat()
-    except (OSError, RuntimeError):  # RuntimeError: a loop of links
-        raise ImageError("missing image", f"{location!r} is not in {root}") from None
-    if not path.is_relative_to(real_root):
-        raise ImageError("outside the data root", f"{location!r} leads to {path}")
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageError("missing image", f"{location!r} is not a file")
-    return Place(path, member, status.st_size, status.st_mtime_ns)
+        found = inside.find(root, name)
+    except inside.FileError as error:
+        gone = error.kind in ("missing file", "not a file")
+        kind = "missing image" if gone else error.kind
+        raise ImageError(kind, error.detail.replace(repr(name), repr(location), 1)) from None
+    return Place(found.path, member, found.size, found.modified)
 
 
 def read_bytes(place: Place, location: str) -> bytes:
@@ -116,7 +110,8 @@ def read_bytes(place: Place, location: str) -> bytes:
     """
     try:
         if not place.member:
-            data = place.path.read_bytes()
+            with inside.open_regular(place.path) as handle:
+                data = handle.read()
         elif place.path.suffix == ".tar":
             data = _read_tar(place, location)
         else:
@@ -129,39 +124,48 @@ def read_bytes(place: Place, location: str) -> bytes:
 
 
 def decode(data: bytes, location: str, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """Decode an image fully and turn it upright; bombs are refused before a pixel is unpacked.
+    """Return an image file's bytes as upright RGB; bombs are refused before a pixel is unpacked.
+
+    Args:
+        data: of the file; of an animation the first frame is taken.
+        location: where it is from, for messages.
+        max_pixels: cap on width x height.
 
     Raises:
         ImageError: when it is no image, damaged, or has more than `max_pixels`.
     """
+    image = _opened(data, location, max_pixels)
+    if image.width * image.height > max_pixels:
+        raise _too_large(location, f"{image.width} x {image.height}", max_pixels)
+    image.info[SOURCE] = location
     try:
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        return to_rgb(image)
+    except ImageError as error:
+        detail = error.detail.removeprefix(f"{location}: ")
+        raise ImageError(error.kind, f"{location!r}: {detail}") from None
+
+
+def shown_size(data: bytes, location: str) -> tuple[int, int]:
+    """Return an image's width and height as shown, read from its header.
+
+    Raises:
+        ImageError: when it is no image.
+    """
+    image = _opened(data, location, MAX_PIXELS)
+    # A TIFF that says how it is turned has told its size so already.
+    turned = image.format != "TIFF" and orientation(image) >= 5
+    return (image.height, image.width) if turned else (image.width, image.height)
+
+
+def _opened(data: bytes, location: str, max_pixels: int) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=_formats())
     except Image.DecompressionBombError:
         raise _too_large(location, "far more", max_pixels) from None
     # A decoder meeting damaged bytes may raise nearly anything (OSError, SyntaxError, ValueError,
     # struct.error, ...); whatever it is, the picture is rejected with it as the reason.
     except Exception as error:
-        raise ImageError("not an image", f"{location!r}: {_first_line(error)}") from None
-    if image.width * image.height > max_pixels:
-        raise _too_large(location, f"{image.width} x {image.height}", max_pixels)
-    try:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-    except Exception as error:
-        raise ImageError("truncated image", f"{location!r}: {_first_line(error)}") from None
-    return image
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Turn a decoded image into RGB, transparent parts over white."""
-    if image.mode.startswith("I"):
-        # 16-bit grey: Pillow's own conversion clips everything above 255 to white.
-        return image.convert("I").point(lambda value: value / 257).convert("L").convert("RGB")
-    if "A" in image.getbands() or "a" in image.getbands() or "transparency" in image.info:
-        over = image.convert("RGBA")
-        white = Image.new("RGBA", over.size, "white")
-        return Image.alpha_composite(white, over).convert("RGB")
-    return image.convert("RGB")
+        raise ImageError("not an image", f"{location!r}: {first_line(error)}") from None
 
 
 @cache
@@ -171,19 +175,8 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
 
-@lru_cache(maxsize=65536)
-def _real(folder: str) -> Path:
-    return Path(folder).resolve()
-
-
 def _too_large(location: str, size: str, max_pixels: int) -> ImageError:
     return ImageError("image too large", f"{location!r} has {size} pixels, cap {max_pixels}")
-
-
-def _first_line(error: Exception) -> str:
-    # Pillow puts the address of the BytesIO into some messages; reasons must not vary by run.
-    text = re.sub(r"\s*<_io\.BytesIO[^>]*>", "", str(error))
-    return text.split("\n")[0] or type(error).__name__
 
 
 def _read_tar(place: Place, location: str) -> bytes:

@@ -69,6 +69,7 @@ def inputs(recipe: MineRecipe) -> dict[str, Path]:
 def run(recipe: MineRecipe, out: Output) -> None:
     """Mine every task and write `mined.parquet`."""
     from unime.models import Embedder
+    from unime.models.usable import check_items
 
     data = DataFolder.open(recipe.data)
     plans = [
@@ -79,6 +80,7 @@ def run(recipe: MineRecipe, out: Output) -> None:
     if not plans:
         raise DataError(f"{recipe.data} has no pairs in the splits {', '.join(recipe.splits)}")
     distinct = list(dict.fromkeys(e for plan in plans for e in (*plan.queries, *plan.corpus)))
+    check_items(data, recipe.model, out.file("unusable.jsonl"))
     embedder = Embedder.load(recipe.model)
     stored = StoredEmbeddings(out.file("embeddings"), distinct)
     stored.fill(data, embedder, recipe.batch_size)

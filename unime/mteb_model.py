@@ -120,7 +120,7 @@ def _encodes(batch: dict[str, Any], side: str, instruction: str) -> list[Encode]
     return [
         Encode(
             texts[row] if texts is not None else "",
-            images[row].convert("RGB") if images is not None else None,
+            images[row] if images is not None else None,
             side,
             instruction,
         )

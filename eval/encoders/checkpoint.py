@@ -31,7 +31,7 @@ def load_checkpoint(config: CheckpointConfig, device: str | None = None) -> Embe
     from unime.train.checkpoints import WEIGHTS, is_intact, load_trainable
 
     folder = Path(config.id)
-    recipe = _recipe(folder)
+    recipe = recipe_of(folder)
     if not is_intact(folder):
         raise ModelError(f"{folder} is incomplete or damaged; take the checkpoint before it")
     embedder = Embedder.load(ModelConfig(**recipe["model"]), device)
@@ -41,7 +41,12 @@ def load_checkpoint(config: CheckpointConfig, device: str | None = None) -> Embe
     return embedder
 
 
-def _recipe(folder: Path) -> dict[str, Any]:
+def recipe_of(folder: Path) -> dict[str, Any]:
+    """Return the recipe of the training stage that wrote a checkpoint.
+
+    Raises:
+        ModelError: when it is no checkpoint of one.
+    """
     for parent in folder.parents:
         for name in ("plan.json", "manifest.json"):
             if (parent / name).is_file():

@@ -20,6 +20,7 @@ from pydantic import Field, field_validator
 from unime.config import Section
 from unime.console import progress
 from unime.errors import ModelError
+from unime.pixels import to_rgb
 from unime.prompts import kind_of, load_prompt
 
 if TYPE_CHECKING:
@@ -139,5 +140,5 @@ class EndpointModel:
 
 def _data_url(image: Image.Image) -> str:
     buffer = io.BytesIO()
-    image.save(buffer, "PNG")
+    to_rgb(image).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -14,6 +14,7 @@ import numpy as np
 from unime.config import Section
 from unime.console import progress
 from unime.errors import ModelError
+from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -96,7 +97,9 @@ class OpenClipModel:
     def _images(self, batch: list[Encode]) -> Any:
         import torch
 
-        pixels = torch.stack([self._preprocess(encode.image) for encode in batch])
+        pixels = torch.stack(
+            [self._preprocess(to_rgb(e.image)) for e in batch if e.image is not None]
+        )
         return self._model.encode_image(pixels.to(self._device))
 
     def _texts(self, batch: list[Encode]) -> Any:

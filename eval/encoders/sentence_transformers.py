@@ -10,6 +10,7 @@ from pydantic import Field
 
 from unime.config import Section
 from unime.errors import cannot_load
+from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -101,4 +102,5 @@ class SentenceModel:
         text = "\n".join(line for line in filled if line)
         if encode.image is None:
             return text
-        return {"image": encode.image, "text": text} if text else encode.image
+        image = to_rgb(encode.image)
+        return {"image": image, "text": text} if text else image

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmark import TaskSpec
+from unime import inside
 from unime.errors import DataError
 from unime.readers import cells, folder, rows
 from unime.readers.instructions import Instructions
@@ -88,7 +89,8 @@ def _urban1k(path: Path, spec: TaskSpec) -> Iterator[Captioned]:
         caption = path / "caption" / f"{picture.stem}.txt"
         if not caption.is_file():
             raise DataError(f"{picture} has no caption file {caption}")
-        lines = caption.read_text(encoding="utf-8").splitlines() or [""]
+        place = caption.relative_to(spec.root).as_posix()
+        lines = inside.read_text(spec.root, place, folder.MAX_CAPTION).splitlines() or [""]
         yield picture.relative_to(spec.root).as_posix(), [lines[0].strip()]
 
 

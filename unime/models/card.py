@@ -50,6 +50,8 @@ def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | No
     """Return the card as Markdown."""
     import jinja2
 
+    from unime.verify.kinds import differing
+
     about = facts["card"]
     prompt = EmbedPrompt(**facts["prompt"])
     links = licence_chain(facts)
@@ -67,6 +69,7 @@ def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | No
         warnings=warnings(links, about["license"]),
         costs=costs,
         probe=short_vectors.probe_size(folder) if costs else {},
+        pictures=differing(facts.get("pictures", {})),
         results=results,
         result_lines=list(_result_lines(results or {})),
         fingerprint=facts["fingerprint"],

@@ -25,8 +25,10 @@ from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.rendering import Encode, Renderer
+from unime.models.usable import PictureError
 from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
+from unime.pixels import pixels_hash, to_rgb
 from unime.prompts import EmbedPrompt, load_prompt
 
 if TYPE_CHECKING:
@@ -157,7 +159,11 @@ class Embedder:
         with torch.inference_mode():
             total = -(-len(encodes) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
-                vectors[rows] = self.forward(self.packed_features(batch)).cpu().numpy()
+                try:
+                    features = self.packed_features(batch)
+                except PictureError as error:
+                    raise error.at(rows[error.place]) from None
+                vectors[rows] = self.forward(features).cpu().numpy()
         self.module.train(training)
         for row, twin in twins:
             vectors[row] = vectors[twin]
@@ -205,6 +211,8 @@ class Embedder:
             window: dict[int, Encode] = {}
             for row in range(start, min(start + batch_size * WINDOW, len(encodes))):
                 encode = encodes[row]
+                if encode.image is not None:
+                    encode = encode._replace(image=to_rgb(encode.image))
                 first = first_row.setdefault(_identity(encode), row)
                 if first == row:
                     window[row] = encode
@@ -322,11 +330,11 @@ def _compare_with_training(embedder: Embedder) -> None:
 
 def _identity(encode: Encode) -> bytes:
     """Return a hash of everything that decides an input's embedding."""
-    text = "\0".join((encode.text, encode.side, encode.instruction))
+    # With lengths, so that no text can end where another field begins.
+    text = "".join(f"{len(part)}:{part}" for part in (encode.text, encode.side, encode.instruction))
     hasher = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
     if encode.image is not None:
-        hasher.update(f"\0{encode.image.mode}{encode.image.size}".encode())
-        hasher.update(encode.image.tobytes())
+        hasher.update(b"\0" + pixels_hash(encode.image))
     return hasher.digest()
 
 

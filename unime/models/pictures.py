@@ -15,6 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.errors import ModelError
+from unime.models.usable import named
+from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -161,6 +163,7 @@ def prepare_pictures(
     if not images:
         return {}, []
     token = processor.image_token
+    images = [to_rgb(image) for image in images]
     single, among = images[:alone], images[alone:]
     texts, rows = [token] * len(single), [[image] for image in single]
     if among:
@@ -168,9 +171,12 @@ def prepare_pictures(
         many = [*among, *among[:1]] if len(among) == 1 else list(among)
         texts.append(token * len(many))
         rows.append(many)
-    batch = processor(
-        text=texts, images=rows, padding=True, add_special_tokens=False, return_tensors="pt"
-    )
+    try:
+        batch = processor(
+            text=texts, images=rows, padding=True, add_special_tokens=False, return_tensors="pt"
+        )
+    except Exception as error:
+        raise named(error, processor.image_processor, images) from error
     blocks = [
         ids[mask.bool()]
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)

@@ -16,7 +16,9 @@ from torch import Tensor
 from unime.errors import DataError, ModelError
 from unime.models.processor import special_tokens
 from unime.models.template import escape_special_tokens
+from unime.models.usable import PictureError, named
 from unime.models.vision_input import pack, travels_packed
+from unime.pixels import name_of, to_rgb
 from unime.prompts import EmbedPrompt, kind_of
 
 if TYPE_CHECKING:
@@ -77,13 +79,28 @@ class Renderer:
             packed: hand pictures over as bytes where the family allows; see `vision_input`.
 
         Raises:
-            DataError: when an input is empty.
+            DataError: when an input is empty, or a picture cannot be used.
             ModelError: when prompt and image alone exceed `max_length`.
         """
         texts = [self.render(encode) for encode in encodes]
-        images = [[] if encode.image is None else [encode.image] for encode in encodes]
+        made = [None if encode.image is None else to_rgb(encode.image) for encode in encodes]
+        images = [[] if image is None else [image] for image in made]
         packed = packed and any(images) and travels_packed(self.processor.image_processor)
-        batch = self.processor(
+        try:
+            batch = self._process(texts, images, packed=packed)
+        except Exception as error:
+            raise self._about(error, made) from error
+        features = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
+        assert len(features) == len(batch), f"not a tensor among {list(batch)}"
+        if packed:
+            patches = features["pixel_values"].to(torch.uint8)
+            features["pixel_values"] = pack(patches, self.processor.image_processor)
+        if features["input_ids"].shape[1] > self.max_length:
+            self._cut_texts(features, encodes)
+        return features
+
+    def _process(self, texts: list[str], images: list[list[Image]], *, packed: bool) -> Any:
+        return self.processor(
             text=texts,
             images=images if any(images) else None,
             text_kwargs={
@@ -97,14 +114,13 @@ class Renderer:
             common_kwargs={"return_tensors": "pt"},
             images_kwargs={"do_rescale": False, "do_normalize": False} if packed else {},
         )
-        features = {key: value for key, value in batch.items() if isinstance(value, Tensor)}
-        assert len(features) == len(batch), f"not a tensor among {list(batch)}"
-        if packed:
-            patches = features["pixel_values"].to(torch.uint8)
-            features["pixel_values"] = pack(patches, self.processor.image_processor)
-        if features["input_ids"].shape[1] > self.max_length:
-            self._cut_texts(features, encodes)
-        return features
+
+    def _about(self, error: Exception, images: Sequence[Image | None]) -> Exception:
+        """Return a processor's error about a batch as one about the input that it is about."""
+        places = [place for place, image in enumerate(images) if image is not None]
+        shown = [image for image in images if image is not None]
+        found = named(error, self.processor.image_processor, shown)
+        return found.at(places[found.place]) if isinstance(found, PictureError) else error
 
     def _cut_texts(self, features: dict[str, Tensor], encodes: Sequence[Encode]) -> None:
         """Shorten long rows at the end of the user's text; image and assistant header stay.
@@ -124,10 +140,12 @@ class Renderer:
                 escape_special_tokens(user, self._special), add_special_tokens=False, verbose=False
             )["input_ids"]
             if length - len(ids) >= self.max_length:
+                name = "" if encode.image is None else name_of(encode.image)
                 raise ModelError(
                     f"max_length {self.max_length} is too short: prompt"
                     f"{' and image' if encode.image is not None else ''} alone take "
                     f"{length - len(ids)} tokens; raise max_length or lower max_pixels"
+                    + (f" (the picture {name})" if name else "")
                 )
             start = self.max_length - len(tail)
             features["input_ids"][row, start : self.max_length] = torch.tensor(tail)

@@ -57,7 +57,8 @@ def prepare(
             f"{recipe} and {raw} are there already; run it with `unime run {recipe}`, or remove "
             "both, or choose another place by --into"
         )
-    look = look_at(place, raw, language)
+    start = model or _default_model()
+    look = look_at(place, raw, language, start)
     if len(look.pictures) < FEWEST:
         raise DataError(
             f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
@@ -65,7 +66,6 @@ def prepare(
         )
     split = split_pictures(look.pictures, TEST_SHARE)
     look.write(raw, split)
-    start = model or _default_model()
     facts = statistics(look, split, start)
     write_recipe(recipe, start, look, split)
     files.write_json(raw / "report.json", facts)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from unime import console, files
+from unime.config import ModelConfig
 from unime.data import DataRecipe, open_sources
-from unime.errors import DataError
+from unime.errors import DataError, ModelError
 from unime.image_check import ImageChecker
 from unime.images import MAX_PIXELS, Checked, ImageError, load_rgb
 from unime.readers import Job, Source, read
@@ -73,8 +75,14 @@ class Look:
         files.write_text(raw / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
 
 
-def look_at(place: str, raw: Path, language: str | None) -> Look:
+def look_at(place: str, raw: Path, language: str | None, model: str | None = None) -> Look:
     """Read every row, check every picture; what cannot be used is in `rejected` with its reason.
+
+    Args:
+        place: see `prepare`.
+        raw: where the data goes.
+        language: which captions to take.
+        model: the one that is to be trained; what its image processor does not take cannot be used.
 
     Raises:
         DataError: when there is nothing to read.
@@ -82,7 +90,8 @@ def look_at(place: str, raw: Path, language: str | None) -> Look:
     root, job = _job(place, raw, language)
     look = Look(root, place)
     by_hash: dict[bytes, Picture] = {}
-    checker = ImageChecker(root, MAX_PIXELS, raw.parent / ".cache" / "images.sqlite")
+    cache = raw.parent / ".cache" / "images.sqlite"
+    checker = ImageChecker(root, MAX_PIXELS, cache, _refusal(model))
     try:
         for chunk in _chunks(job):
             _take(chunk, checker, look, by_hash)
@@ -90,6 +99,19 @@ def look_at(place: str, raw: Path, language: str | None) -> Look:
         checker.close()
     look.pictures = list(by_hash.values())
     return look
+
+
+def _refusal(model: str | None) -> Callable[[tuple[int, int]], str | None] | None:
+    """Return what says which sizes a model takes; a model that is not at hand is asked later."""
+    if model is None:
+        return None
+    from unime.models.usable import image_processor_of, refusal
+
+    try:
+        return partial(refusal, image_processor_of(ModelConfig(id=model)))
+    except ModelError as error:
+        console.log(f"data: whether the model takes every picture is found out later: {error}")
+        return None
 
 
 def _job(place: str, raw: Path, language: str | None) -> tuple[Path, Job]:

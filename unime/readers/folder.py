@@ -8,10 +8,12 @@ IMAGE_COLUMNS), and in `caption` (CAPTION_COLUMNS) one caption, a list, or capti
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from unime import inside
 from unime.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import FILE_NAME
@@ -21,6 +23,8 @@ from unime.records import Item, Pair
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filename", "path", "file", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "description", "title")
 CAPTION_FILES = ("captions", "metadata")
+MAX_CAPTION = 1_000_000
+"""Bytes of a caption file; a larger one is no caption."""
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
@@ -41,7 +45,7 @@ def records(job: Job) -> Iterator[Record]:
         raise DataError(f"{job.path} holds neither a captions file nor an image")
     for number, path in enumerate(images):
         name = path.relative_to(job.path).as_posix()
-        yield Record(name, number, _sidecar(path, name))
+        yield Record(name, number, _sidecar(job, name))
 
 
 def captions_file(path: Path) -> Path | None:
@@ -53,6 +57,7 @@ def captions_file(path: Path) -> Path | None:
     if named is not None or not path.is_dir():
         return named
     others = [p for p in path.iterdir() if p.suffix in rows.FORMATS and not p.name.startswith(".")]
+    others = [p for p in others if p.is_file()]
     return others[0] if len(others) == 1 and others[0].name != FILE_NAME else None
 
 
@@ -113,11 +118,13 @@ def _column(values: dict[str, Any], names: tuple[str, ...]) -> str:
     raise RowError("missing column", f"one of {', '.join(names)}; columns: {', '.join(values)}")
 
 
-def _sidecar(path: Path, name: str) -> dict[str, Any] | RowError:
-    sidecar = path.with_suffix(".txt")
-    try:
-        return {"image": name, "caption": sidecar.read_text(encoding="utf-8-sig")}
-    except FileNotFoundError:
+def _sidecar(job: Job, name: str) -> dict[str, Any] | RowError:
+    sidecar = (job.path / name).with_suffix(".txt")
+    # A link that leads nowhere is there, and refused below.
+    if not os.path.lexists(sidecar):
         return RowError("empty item", f"no caption file {sidecar.name} beside it")
-    except UnicodeDecodeError:
-        return RowError("malformed line", f"{sidecar.name} is not UTF-8")
+    try:
+        place = sidecar.relative_to(job.root).as_posix()
+        return {"image": name, "caption": inside.read_text(job.root, place, MAX_CAPTION)}
+    except inside.FileError as error:
+        return RowError(error.kind, f"caption file {error.detail}")

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 
-from unime import console
+from unime import console, inside
 from unime.errors import DataError
 
 Side = Literal["query", "target"]
@@ -122,9 +122,12 @@ def known_tasks(places: Iterable[Path]) -> dict[str, Known]:
         DataError: when the file is not of the expected form.
     """
     tasks = dict(_built_in())
+    places = list(places)
     for folder in places:
         path = folder / FILE_NAME
         if path.is_file():
+            # The last place is the data root, or what is nearest to one.
+            inside.check_file(path, places[-1])
             tasks.update(_read(path))
             break
     return tasks

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from unime import inside
 from unime.errors import DataError
 from unime.images import image_columns
 from unime.readers.source import Job, Record, RowError
@@ -39,13 +40,20 @@ def records(job: Job) -> Iterator[Record]:
 
 
 def data_files(job: Job) -> list[Path]:
-    """Return the files that `records` reads.
+    """Return the files that `records` reads: regular ones, and none that leads out of the root.
 
     Raises:
         DataError: when there are none, or several splits to choose from.
     """
+    found = _data_files(job)
+    for path in found:
+        inside.check_file(path, job.root)
+    return found
+
+
+def _data_files(job: Job) -> list[Path]:
     path, split = job.path, job.source.split
-    if path.is_file():
+    if path.exists() and not path.is_dir():
         if path.suffix not in FORMATS:
             raise DataError(f"{path}: unknown format; known: {', '.join(sorted(FORMATS))}")
         return [path]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,16 +37,13 @@ def as_side(content: Content) -> Side:
 
 
 def _picture(image: Any) -> Picture:
-    from unime.images import decode, to_rgb
+    from unime.images import load_file
+    from unime.pixels import pixels_hash, to_rgb
 
     if isinstance(image, str | Path):
-        data, name = Path(image).read_bytes(), str(image)
-        return Picture(_digest(data), lambda: to_rgb(decode(data, name)))
+        # Opened twice rather than kept: a query may have many candidates.
+        return Picture(pixels_hash(load_file(image)), lambda: load_file(image))
     if not isinstance(image, Image):
         raise DataError(f"expected a text, an image or the path of one, got {type(image).__name__}")
-    known = f"{image.mode} {image.size} ".encode() + image.tobytes()
-    return Picture(_digest(known), lambda: to_rgb(image))
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
+    made = to_rgb(image)
+    return Picture(pixels_hash(made), lambda: made)

@@ -18,6 +18,7 @@ from unime.console import log
 from unime.errors import DataError, RecipeError
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
+from unime.models.usable import check_items
 from unime.processes import is_main
 from unime.provenance import Output
 from unime.rerank.dev import RerankDev
@@ -97,6 +98,10 @@ def run(recipe: RerankRecipe, out: Output) -> None:
 
 def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
     data = DataFolder.open(recipe.data)
+    # First of all: a retriever embeds the dev rows before the reranker itself is loaded.
+    for config in (recipe.model, recipe.retriever):
+        if config is not None:
+            check_items(data, config, out.file("unusable.jsonl"))
     rows = _training_rows(recipe, data)
     batches = TaskBatches(
         rows.by_task(PairColumns.of(data)),

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unime import files
+from unime import files, inside
 from unime.console import log, progress
 from unime.errors import DataError
 from unime.search import store
@@ -34,6 +34,8 @@ BLOCK = 128
 """Files that are written together; a killed update loses at most so many."""
 PIXELS = 40_000_000
 """Pictures that are decoded at the same time have at most about so many pixels."""
+MAX_FILE = 1_000_000_000
+"""Bytes of a file that the page gives out."""
 
 
 class Hit(NamedTuple):
@@ -123,9 +125,10 @@ class SearchFolder:
 
         A file that was deleted or changed since it was embedded is left out.
         """
+        from unime.images import load_file
         from unime.models import Encode
 
-        picture = _open(image) if isinstance(image, Path) else image
+        picture = load_file(image) if isinstance(image, Path) else image
         if instruction is None:
             instruction = FOR_TEXT if picture is None else FOR_IMAGE
         (vector,) = self.embedder.encode([Encode(text, picture, "query", instruction)])
@@ -173,9 +176,12 @@ class SearchFolder:
         for path in block:
             try:
                 if path.lower().endswith(TEXTS):
-                    batch += [(path, text, None) for text in passages(self.folder / path)]
+                    batch += [
+                        (path, text, None) for text in passages(self.folder / path, self.folder)
+                    ]
                 else:
                     image = load_rgb(self.folder, path)
+                    self._check_size(image, path)
                     pixels += image.width * image.height
                     batch.append((path, "", image))
             except DataError as error:
@@ -186,9 +192,39 @@ class SearchFolder:
         if batch:
             yield batch
 
+    def _check_size(self, image: Image, path: str) -> None:
+        from unime.models.usable import refusal
+
+        reason = refusal(self.embedder.processor.image_processor, image.size)
+        if reason is not None:
+            what = f"{path!r} has {image.width} x {image.height} pixels"
+            raise DataError(f"refused by the model: {what}: {reason}")
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of one of the folder's files, as the page gives it out.
+
+        Raises:
+            DataError: when it is gone, unreadable, or leads out of the folder by now.
+        """
+        return inside.read(self.folder, path, MAX_FILE)
+
+
+def picture_of(data: bytes, max_pixels: int = PIXELS) -> Image:
+    """Return an uploaded picture as upright RGB; larger ones are refused before they are unpacked.
+
+    Raises:
+        ImageError: when it is no picture, damaged, or has more than `max_pixels`.
+    """
+    from unime.images import decode
+
+    return decode(data, "the picture", max_pixels)
+
 
 def scan(folder: Path, place: Path) -> dict[str, State]:
-    """Return every searchable file below a folder; hidden ones and the index are left out."""
+    """Return every searchable file below a folder; hidden ones and the index are left out.
+
+    What is no regular file, or leads out of the folder, is found too: reading it says why not.
+    """
     found: dict[str, State] = {}
     ignored = place.resolve()
     for parent, folders, names in os.walk(folder):
@@ -203,16 +239,18 @@ def scan(folder: Path, place: Path) -> dict[str, State]:
     return found
 
 
-def passages(path: Path) -> list[str]:
+def passages(path: Path, folder: Path | None = None) -> list[str]:
     """Return a text file's passages: whole paragraphs, cut where they are too long.
 
+    Args:
+        path: of the file.
+        folder: what it must not lead out of; its own by default.
+
     Raises:
-        DataError: when it is no UTF-8 text, or empty.
+        DataError: when it is no UTF-8 text, empty, too large, or leads out of the folder.
     """
-    try:
-        paragraphs = path.read_text(encoding="utf-8-sig").split("\n\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"not a text: {path.name}: {error}") from None
+    folder = path.parent if folder is None else folder
+    paragraphs = inside.read_text(folder, path.relative_to(folder).as_posix()).split("\n\n")
     found: list[str] = []
     for paragraph in (text for p in paragraphs if (text := p.strip())):
         for start in range(0, len(paragraph), PASSAGE):
@@ -222,7 +260,7 @@ def passages(path: Path) -> list[str]:
             else:
                 found.append(piece)
     if not found:
-        raise DataError(f"not a text: {path.name} is empty")
+        raise DataError(f"not a text: {path.name!r} is empty")
     return found
 
 
@@ -252,13 +290,3 @@ def _report_problems(by_file: dict[str, list[Entry]]) -> None:
         log(f"search: left out {entry.problem}")
     if len(problems) > 5:
         log(f"search: ... {len(problems)} files in all cannot be read")
-
-
-def _open(path: Path) -> Image:
-    from unime.images import decode, to_rgb
-
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read the picture {path}: {error}") from None
-    return to_rgb(decode(data, str(path)))

@@ -18,6 +18,7 @@ from unime.console import log
 from unime.errors import DataError
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.models import Embedder, Encode, LoraSection
+from unime.models.usable import check_items
 from unime.provenance import Output
 from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
@@ -87,6 +88,7 @@ def run(recipe: ContrastRecipe, out: Output) -> None:
 
 
 def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    check_items(DataFolder.open(recipe.data), recipe.model, out.file("unusable.jsonl"))
     embedder = Embedder.load(recipe.model)
     embedder.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
     groups = None

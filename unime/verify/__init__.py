@@ -20,7 +20,7 @@ from unime import files, short_vectors
 from unime.errors import ModelError
 from unime.hashes import sha256
 from unime.models.exported import load_exported
-from unime.verify import checks, elsewhere
+from unime.verify import checks, elsewhere, kinds
 from unime.verify.probes import probes
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
     # First, because other libraries would say the same in worse words.
     wrong = checks.settings(folder, facts) + checks.rendering(embedder, facts)
     _fail(folder, wrong + checks.final_norm(embedder))
-    comparisons = compare(embedder, folder, server, python or sys.executable)
+    comparisons, pictures = _everywhere(embedder, folder, server, python or sys.executable)
     problems = [
         f"{c.probe} over {c.path}: cosine {c.cosine:.6f}, expected at least {MIN_COSINE}"
         for c in comparisons
@@ -72,7 +72,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
     report = _report(folder, comparisons, server)
     report = "\n".join([report, *short_vectors.report(short_vectors.costs(folder))])
     _fail(folder, problems, report)
-    files.write_json(folder / SEAL, seal(folder, comparisons))
+    files.write_json(folder / SEAL, seal(folder, comparisons, pictures))
     return report + f"\nall {len(comparisons)} comparisons and the file checks passed"
 
 
@@ -80,12 +80,28 @@ def compare(
     embedder: Embedder, folder: Path, server: str | None = None, python: str = sys.executable
 ) -> list[Comparison]:
     """Embed the probes over every path; worst first."""
+    return _everywhere(embedder, folder, server, python)[0]
+
+
+def pictures_report(folder: Path | str) -> str:
+    """Return what a verified folder's seal says of other kinds of picture files."""
+    folder = Path(folder)
+    path = (folder / "embedder" if (folder / "embedder").is_dir() else folder) / SEAL
+    pictures = files.read_json(path).get("pictures") if path.is_file() else None
+    return kinds.report(pictures) if pictures else ""
+
+
+def _everywhere(
+    embedder: Embedder, folder: Path, server: str | None, python: str
+) -> tuple[list[Comparison], kinds.Measured]:
+    """Return the probes' comparisons, worst first, and what was found of other kinds of pictures."""
     named = probes(embedder)
     reference = checks.read(folder, "unime_probes.json")
     vectors: dict[str, Mapping[str, Any]] = {
         "unime": dict(zip(named, embedder.encode(list(named.values())), strict=True))
     }
     vectors |= elsewhere.in_clean_process(embedder, folder, named, python)
+    pictures = vectors.pop(elsewhere.KINDS, {})
     if server is not None:
         vectors["vLLM"] = elsewhere.on_server(embedder, named, server)
     comparisons = [
@@ -93,10 +109,13 @@ def compare(
         for path, found in vectors.items()
         for name, vector in found.items()
     ]
-    return sorted(comparisons, key=lambda c: (c.cosine == c.cosine, c.cosine))  # NaN first
+    # NaN first
+    return sorted(comparisons, key=lambda c: (c.cosine == c.cosine, c.cosine)), pictures
 
 
-def seal(folder: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
+def seal(
+    folder: Path, comparisons: Sequence[Comparison], pictures: kinds.Measured | None = None
+) -> dict[str, Any]:
     """Return what a verified folder says about itself."""
     paths = sorted({c.path for c in comparisons})
     return {
@@ -104,6 +123,7 @@ def seal(folder: Path, comparisons: Sequence[Comparison]) -> dict[str, Any]:
         "worst_cosine": {
             path: round(min(c.cosine for c in comparisons if c.path == path), 7) for path in paths
         },
+        "pictures": dict(pictures or {}),
         "verified": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
     }
 

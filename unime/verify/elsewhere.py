@@ -16,22 +16,32 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unime.errors import ModelError
+from unime.pixels import to_rgb
+from unime.verify import kinds
 from unime.verify.plain import SCRIPT
 
 if TYPE_CHECKING:
     from unime.models import Embedder, Encode
 
+KINDS = "kinds"
 Vectors = dict[str, list[float]]
 """Embedding by probe."""
 
 
 def in_clean_process(
     embedder: Embedder, folder: Path, named: Mapping[str, Encode], python: str = sys.executable
-) -> dict[str, Vectors]:
-    """Embed the probes by sentence-transformers and by transformers in a process without us."""
+) -> dict[str, Any]:
+    """Embed the probes by sentence-transformers and by transformers in a process without us.
+
+    Returns:
+        Embeddings by library and probe; under `KINDS` what stock sentence-transformers sees of
+        other kinds of picture files (see `unime.verify.kinds`).
+    """
     with tempfile.TemporaryDirectory() as temporary:
         job = job_of(embedder, folder, named, Path(temporary))
         (result,) = run_elsewhere([job], python)
+        files = {kind: Path(path) for kind, path in job[KINDS].items()}
+        result[KINDS] = kinds.compared(kinds.ours(embedder, files), result[KINDS])
     for name, encode in named.items():
         # transformers does not cut long texts: such a probe has no counterpart there.
         if embedder.is_cut(encode):
@@ -48,15 +58,17 @@ def job_of(
         image = None
         if encode.image is not None:
             image = str(temporary / f"{number}.png")
-            encode.image.save(image)
+            to_rgb(encode.image).save(image)
         text = user_text(embedder, encode)
         jobs.append({"name": name, "prompt_name": side_name(encode), "text": text, "image": image})
-    return {"folder": str(folder.resolve()), "device": str(embedder.device), "probes": jobs}
+    files = {kind: str(path) for kind, path in kinds.write_kinds(temporary).items()}
+    where = {"folder": str(folder.resolve()), "device": str(embedder.device)}
+    return {**where, "probes": jobs, KINDS: files}
 
 
 def run_elsewhere(
     jobs: Sequence[Mapping[str, Any]], python: str = sys.executable
-) -> list[dict[str, Vectors]]:
+) -> list[dict[str, Any]]:
     """Run jobs in one fresh interpreter; return embeddings by library and probe.
 
     Args:
@@ -110,7 +122,7 @@ def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
     content: list[dict[str, Any]] = []
     if encode.image is not None:
         buffer = io.BytesIO()
-        encode.image.save(buffer, format="PNG")
+        to_rgb(encode.image).save(buffer, format="PNG")
         address = f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
         content.append({"type": "image_url", "image_url": {"url": address}})
     if text := user_text(embedder, encode):

@@ -62,6 +62,17 @@ def by_sentence_transformers(job):
             continue
         vectors = model.encode([content(p) for p in probes], prompt_name=side, batch_size=4)
         found |= {p["name"]: v.tolist() for p, v in zip(probes, vectors)}
+    return found, {kind: kinds_of(model, path) for kind, path in job["kinds"].items()}
+
+
+def kinds_of(model, path):
+    side = "document" if "document" in model.prompts else None
+    found = {}
+    for way, image in (("path", path), ("PIL", Image.open(path))):
+        try:
+            found[way] = model.encode([{"image": image}], prompt_name=side)[0].tolist()
+        except Exception as error:
+            found[way] = f"refused: {' '.join(str(error).split())[:80]}"
     return found
 
 
@@ -72,5 +83,8 @@ plain = [by_transformers(job) for job in jobs]
 del sys.modules["sentence_transformers"]
 stock = [by_sentence_transformers(job) for job in jobs]
 assert "unime" not in sys.modules, "unime was imported"
-print(json.dumps([{"transformers": p, "sentence-transformers": s} for p, s in zip(plain, stock)]))
+print(json.dumps([
+    {"transformers": p, "sentence-transformers": s, "kinds": k}
+    for p, (s, k) in zip(plain, stock)
+]))
 """
