@@ -21,6 +21,7 @@ from unime.config import ModelConfig
 from unime.console import log, progress
 from unime.errors import ModelError, cannot_load
 from unime.files import read_json
+from unime.models.modes import evaluating
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
@@ -152,13 +153,11 @@ class Embedder:
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []
         batches = self._batches(encodes, batch_size, first_row, twins)
-        cut_before, training = self._renderer.cut, self.module.training
-        self.module.eval()
-        with torch.inference_mode():
+        cut_before = self._renderer.cut
+        with evaluating(self.module), torch.inference_mode():
             total = -(-len(encodes) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
                 vectors[rows] = self.forward(self.packed_features(batch)).cpu().numpy()
-        self.module.train(training)
         for row, twin in twins:
             vectors[row] = vectors[twin]
         if cut := self._renderer.cut - cut_before:

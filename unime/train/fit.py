@@ -12,6 +12,7 @@ from unime.errors import Preempted
 from unime.losses import LossFunction
 from unime.models import LoraSection
 from unime.models.adapters import train_parts
+from unime.models.modes import refuse_batch_statistics
 from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
@@ -87,6 +88,7 @@ def fit(
     out.note(processes=ranks().world)
     set_seed(training.seed)
     train_parts(embedder.backbone, tune)
+    refuse_batch_statistics(embedder.backbone)
     steps = training.steps(batches.epoch_length)
     trainer = CachedTrainer(
         embedder=embedder,

@@ -16,6 +16,7 @@ from unime.console import log
 from unime.errors import ModelError, RecipeError
 from unime.losses import Combined, ContrastBatch, LossFunction
 from unime.models.adapters import tower_is_frozen
+from unime.models.modes import persistent_buffers, train_mode
 from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
@@ -109,9 +110,11 @@ class CachedTrainer(Trainer):
         """Accumulate the gradient of one global batch and return its loss."""
         batch: Prepared = inputs["batch"]
         self._telemetry.begin(batch)
-        model.train()
+        buffers: dict[str, Tensor] = {}
         if self._backend is None:
             self._backend = self._make_backend(model)
+            train_mode(model, recomputes=self._recomputes)
+            buffers = {name: b.clone() for name, b in persistent_buffers(model).items()}
             if self._source.budget.now().chunk == "auto":
                 choose_budget(self._source, lambda chunk: self._try(model, chunk))
                 batch = self._source[batch.number]
@@ -123,6 +126,8 @@ class CachedTrainer(Trainer):
                 # Outside of this block nothing of the failed step is alive any more.
                 reason = str(error)
             batch = self._smaller(model, batch, reason)
+        if buffers:
+            _check_unchanged(buffers, persistent_buffers(model))
         self._telemetry.add(combined.parts)
         self._telemetry.end()
         return combined.total / self.current_gradient_accumulation_steps
@@ -268,6 +273,21 @@ class CachedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
         checkpoints.load_trainable(self._embedder.module, path)
+
+
+def _check_unchanged(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+    """Hold the buffers of the first step against those after it: only parameters are trained.
+
+    Raises:
+        ModelError: when one was written to.
+    """
+    changed = [name for name, buffer in before.items() if not torch.equal(buffer, now[name])]
+    if changed:
+        raise ModelError(
+            f"a training step has changed the buffer {changed[0]} and {len(changed) - 1} others; only "
+            "parameters are trained and kept in checkpoints, and a chunk goes through the model twice; "
+            "leave the part it belongs to out of tune.parts"
+        )
 
 
 def _recompute_layers(backbone: Any) -> None:
