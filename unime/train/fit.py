@@ -136,7 +136,7 @@ def _fresh(embedder: Trainable, tune: LoraSection) -> Trainable:
     config = embedder.config
     if config.dtype == "nf4":
         config = config.model_copy(update={"dtype": "bfloat16"})
-    whole = embedder.load(config, "cpu", embedder.prompt)
+    whole = embedder.load(config, "cpu", embedder.prompt, check=False)
     train_parts(whole.backbone, tune)
     return whole
 

@@ -15,9 +15,10 @@ from unime import files
 from unime.console import log
 from unime.errors import ModelError, RecipeError
 from unime.losses import Combined, ContrastBatch, LossFunction
+from unime.models import self_check
 from unime.models.adapters import tower_is_frozen
-from unime.models.modes import persistent_buffers, train_mode
-from unime.processes import is_main, main_decides, ranks, wait
+from unime.models.modes import evaluating, persistent_buffers, train_mode
+from unime.processes import gather, is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.backends import Backend, backend_of
@@ -113,6 +114,7 @@ class CachedTrainer(Trainer):
         buffers: dict[str, Tensor] = {}
         if self._backend is None:
             self._backend = self._make_backend(model)
+            self._check_sight(model, self._backend)
             train_mode(model, recomputes=self._recomputes)
             buffers = {name: b.clone() for name, b in persistent_buffers(model).items()}
             if self._source.budget.now().chunk == "auto":
@@ -228,6 +230,21 @@ class CachedTrainer(Trainer):
         if backend.shards_weights or not tower_is_frozen(self._embedder.backbone):
             self._embedder.vision.budget = 0
         return backend
+
+    def _check_sight(self, model: nn.Module, backend: Backend) -> None:
+        """Run the self-check on the model as it is trained, on all processes.
+
+        Raises:
+            ModelError: when it does not see pictures or does not read texts, on any of them.
+        """
+        device = self.args.device
+        features = {k: value.to(device) for k, value in self._embedder.check_features().items()}
+        with evaluating(model), torch.no_grad():
+            outputs = backend.forward(features)["sentence_embedding"]
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = autocast.get(str(self.accelerator.mixed_precision)) or self._embedder.backbone.dtype
+        found = next(filter(None, gather(self_check.blindness(outputs, dtype))), None)
+        self_check.refuse(found, self._embedder.config.id)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the batches since the last log have told."""

@@ -94,13 +94,12 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
 
 def rendering(embedder: Embedder, facts: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the exported chat template and preprocessing."""
-    from transformers import AutoProcessor
-
+    from unime.models.loading import load_processor
     from unime.models.processor import preprocessing_of
     from unime.models.rendering import chat_messages
     from unime.provenance import differences
 
-    processor = AutoProcessor.from_pretrained(embedder.config.id)
+    processor = load_processor(embedder.config.id)
     problems = []
     for name, system in facts["rendered"].items():
         messages = chat_messages(system, True, "hello")
