@@ -131,6 +131,17 @@ def test_the_trainer_asks_the_model_as_it_is_trained(tmp_path, monkeypatch):
         contrast.run(recipe, open_output(recipe, {}))
 
 
+def test_a_model_that_cannot_be_run_at_all_is_refused_too(tmp_path, monkeypatch):
+    """As where a library's output lost the field that pictures come by."""
+    folder = build_family("smolvlm", tmp_path)
+
+    def see(self, *_, **__):
+        raise AttributeError("no pooler_output")
+
+    monkeypatch.setattr(backbone_of(folder), "get_image_features", see)
+    refused(folder, "it ends in AttributeError: no pooler_output; either")
+
+
 def test_outputs_that_are_no_numbers_or_drown_in_noise():
     rows = torch.eye(4)[:, :3].clone()
     rows[3] = rows[0]

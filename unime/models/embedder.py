@@ -85,7 +85,7 @@ class Embedder:
         embedder = cls(module, config, prompt)
         _compare_with_training(embedder)
         if check and self_check.has_own_weights(module):
-            with torch.inference_mode():
+            with self_check.answering(embedder.config.id), torch.inference_mode():
                 outputs = embedder.forward(embedder.check_features())
             self_check.refuse(
                 self_check.blindness(outputs, embedder.backbone.dtype), embedder.config.id

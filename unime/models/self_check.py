@@ -9,6 +9,7 @@ another text, and the first once more.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unime.errors import ModelError
+from unime.errors import ModelError, UnimeError
 from unime.models.next_token import NextToken, Prompt
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
@@ -79,6 +80,22 @@ def blindness(outputs: Float[Tensor, "4 dim"], dtype: torch.dtype) -> str | None
     return None
 
 
+@contextmanager
+def answering(name: str) -> Iterator[None]:
+    """Turn what a library says when it cannot run the check at all into its failure.
+
+    Raises:
+        ModelError: in its place.
+    """
+    try:
+        yield
+    except (UnimeError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())[:200]
+        raise _failure(name, f"it ends in {type(error).__name__}: {text}") from error
+
+
 def refuse(problem: str | None, name: str) -> None:
     """Raise what `blindness` has found.
 
@@ -86,12 +103,7 @@ def refuse(problem: str | None, name: str) -> None:
         ModelError: with the model, what was seen, the libraries' versions and what to do.
     """
     if problem is not None:
-        raise ModelError(
-            f"{name} fails its self-check: {problem}; either the checkpoint lacks weights (see what "
-            "transformers reported when it was loaded), or these libraries do not hand its inputs on: "
-            f"{', '.join(_versions())}; take the whole checkpoint, or versions that unime was tested "
-            "with (pip install --upgrade unime)"
-        )
+        raise _failure(name, problem)
 
 
 def check_next_token(
@@ -109,11 +121,11 @@ def check_next_token(
         ModelError: when it does not see pictures or does not read texts.
     """
     next_token = NextToken(model, processor, batch_size=4, cache_gb=0.0)
-    prompts = [ask(query, candidate) for query, candidate in probe_sides(processor.tokenizer, ask)]
-    tokens = next_token.tokenize(prompts)
     rows: dict[int, Tensor] = {}
-    for places, logits in next_token.logits(tokens):
-        rows |= dict(zip(places, logits, strict=True))
+    with answering(name):
+        prompts = [ask(*sides) for sides in probe_sides(processor.tokenizer, ask)]
+        for places, logits in next_token.logits(next_token.tokenize(prompts)):
+            rows |= dict(zip(places, logits, strict=True))
     outputs = torch.stack([rows[place] for place in range(len(prompts))])
     refuse(blindness(outputs, model.dtype), name)
 
@@ -137,6 +149,15 @@ def has_own_weights(module: nn.Module) -> bool:
     """
     return not launched_fsdp() and not any(
         parameter.is_meta or hasattr(parameter, "ds_id") for parameter in module.parameters()
+    )
+
+
+def _failure(name: str, problem: str) -> ModelError:
+    return ModelError(
+        f"{name} fails its self-check: {problem}; either the checkpoint lacks weights (see what "
+        "transformers reported when it was loaded), or these libraries do not hand its inputs on: "
+        f"{', '.join(_versions())}; take the whole checkpoint, or versions that unime was tested "
+        "with (pip install --upgrade unime)"
     )
 
 

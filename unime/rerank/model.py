@@ -127,7 +127,7 @@ class RerankModel:
         Raises:
             ModelError: when it does not see pictures or does not read texts.
         """
-        with torch.inference_mode():
+        with self_check.answering(self.config.id), torch.inference_mode():
             outputs = self.forward(self.check_features())
         self_check.refuse(self_check.blindness(outputs, self.model.dtype), self.config.id)
         self_check.check_next_token(self.model, self.processor, self._pair, self.config.id)

@@ -71,6 +71,10 @@ class CachedTrainer(Trainer):
         self._telemetry = Telemetry()
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
+        # Made here: later the loader's thread uses the tokenizer, whose settings a call may change.
+        self._unchecked = (
+            None if self_check.has_own_weights(embedder.module) else embedder.check_features()
+        )
         self._preemption = Preemption()
         self._recomputes = training.gradient_checkpointing
         if self._recomputes:
@@ -232,13 +236,14 @@ class CachedTrainer(Trainer):
         return backend
 
     def _check_sight(self, model: nn.Module, backend: Backend) -> None:
-        """Run the self-check on the model as it is trained, on all processes.
+        """Run the self-check on shared weights, with all processes.
 
         Raises:
-            ModelError: when it does not see pictures or does not read texts, on any of them.
+            ModelError: when the model does not see pictures or does not read texts, on any of them.
         """
-        device = self.args.device
-        features = {k: value.to(device) for k, value in self._embedder.check_features().items()}
+        if self._unchecked is None:
+            return
+        features = {key: value.to(self.args.device) for key, value in self._unchecked.items()}
         with evaluating(model), torch.no_grad():
             outputs = backend.forward(features)["sentence_embedding"]
         autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
