@@ -44,9 +44,9 @@ def _load(model: str) -> Any:
         from unime.mteb_model import mteb_meta
 
         return mteb_meta(folder).load_model()
-    from sentence_transformers import SentenceTransformer
+    from unime.models.loading import load_sentence_transformer
 
-    return SentenceTransformer(model)
+    return load_sentence_transformer(model)
 
 
 def _tasks(name: str) -> Any:

@@ -17,7 +17,7 @@ from eval.pool import Pool
 from eval.similarity import Similarities
 from unime.config import Section
 from unime.console import progress
-from unime.errors import ModelError, cannot_load
+from unime.errors import ModelError
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
@@ -63,12 +63,9 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
         from unime.rerank import Reranker
 
         return TrainedScorer(Reranker.load(choice.id, batch_size=choice.batch_size))
-    from sentence_transformers import CrossEncoder
+    from unime.models.loading import load_cross_encoder
 
-    try:
-        return CrossEncoderScorer(CrossEncoder(choice.id), choice.batch_size)
-    except (OSError, ValueError) as error:
-        raise cannot_load("reranker", choice.id, error) from error
+    return CrossEncoderScorer(load_cross_encoder(choice.id), choice.batch_size)
 
 
 class TrainedScorer:

@@ -31,6 +31,7 @@ from unime.records import Score
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unime.models.next_token import Prompt
     from unime.models.pair_scorer import PairInput, Side
     from unime.tables import DataFolder
 
@@ -62,6 +63,7 @@ class TransformersEngine:
         from unime.models.answers import single_token_spellings
         from unime.models.generative import load_generative
         from unime.models.pair_scorer import PairScorer
+        from unime.models.self_check import check_next_token
         from unime.rerank.model import RerankModel, facts_of
 
         self._options = options
@@ -72,12 +74,13 @@ class TransformersEngine:
             self._no = single_token_spellings(tokenizer, prompt.no)
             self._least = options.min_answer_mass
         else:
-            trained = RerankModel.load(options.model)
+            trained = RerankModel.load(options.model, check=False)
             prompt, most = trained.pair_prompt, trained.config.max_length
             self._model, self._processor = trained.model, trained.processor
             # Only the difference of these two logits was trained, not what else is said.
             self._yes, self._no, self._least = [trained.yes], [trained.no], 0.0
         self.scorer = PairScorer(self._model, self._processor, prompt, most, options.batch_size)
+        check_next_token(self._model, self._processor, self._prompted, options.model.id)
 
     @property
     def fingerprint(self) -> str:
@@ -113,6 +116,11 @@ class TransformersEngine:
                 requests, answers.lengths, answers.values.tolist(), strict=True
             )
         ]
+
+    def _prompted(self, query: Side, candidate: Side) -> Prompt:
+        from unime.models.pair_scorer import PairInput
+
+        return self.scorer.prompted(PairInput("", query, candidate))
 
     def _masses(self, logits: Tensor) -> Tensor:
         from unime.models.answers import answer_masses
@@ -155,11 +163,10 @@ class Served(NamedTuple):
 
 def served(config: ModelConfig) -> Served:
     """Return template and image sizes of a model; its weights are not loaded."""
-    from transformers import AutoProcessor
-
+    from unime.models.loading import load_processor
     from unime.models.processor import prepare_processor
 
-    processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
+    processor = load_processor(config.id, config.revision)
     before = _image_sizes(processor)
     prepare_processor(processor, config, "left", images_first=False)
     after = _image_sizes(processor)

@@ -91,6 +91,50 @@ def test_files_and_functions_stay_readable():
     assert not too_long
 
 
+LOADS = {
+    "from_pretrained", "from_config", "SentenceTransformer", "CrossEncoder", "Transformer",
+    "create_model_and_transforms", "create_model", "get_tokenizer",
+}  # fmt: skip
+PICKLES = {"pickle", "joblib", "dill", "cloudpickle", "shelve"}
+
+
+@pytest.mark.parametrize("room", ["unime", "judge", "eval"])
+def test_models_are_loaded_in_one_place_that_runs_no_code_and_reads_no_pickle(room: str):
+    """Everything goes through unime/models/loading.py; modules put together by us load nothing."""
+    found = []
+    for path in sources(room):
+        if path == ROOT / "unime/models/loading.py":
+            continue
+        assert not {name.partition(".")[0] for name in imports_of(path)} & PICKLES, path
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.Call):
+                continue
+            name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+            options = {keyword.arg for keyword in node.keywords}
+            loads = name in LOADS and "modules" not in options
+            pickles = ast.unparse(node.func) == "torch.load" or "allow_pickle" in options
+            if loads or pickles:
+                found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}")
+    assert not found
+
+
+def test_the_loads_of_the_clean_process_are_as_safe():
+    from unime.models.loading import NO_CODE, SAFE
+    from unime.verify.plain import SCRIPT
+
+    assert SAFE == {"trust_remote_code": False, "use_safetensors": True}
+    assert NO_CODE == {"trust_remote_code": False}
+    loads = [
+        ast.unparse(node)
+        for node in ast.walk(ast.parse(SCRIPT))
+        if isinstance(node, ast.Call)
+        and getattr(node.func, "attr", getattr(node.func, "id", "")) in LOADS
+    ]
+    assert len(loads) == 3
+    assert all("trust_remote_code=False" in load for load in loads)
+    assert sum("use_safetensors" in load for load in loads) == 2
+
+
 @pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md"])
 def test_every_path_a_page_names_exists(name: str):
     rooms = (

@@ -148,13 +148,13 @@ def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMP
 def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     """Count a model's language and vision side from its configuration alone."""
     import torch
-    from transformers import AutoConfig, AutoModel
 
     from unime.models.adapters import parts_of, train_parts
+    from unime.models.loading import empty_model, load_config
 
-    config = AutoConfig.from_pretrained(model)
+    config = load_config(model)
     with torch.device("meta"):
-        empty = AutoModel.from_config(config)
+        empty = empty_model("AutoModel", config)
         where = parts_of(empty)
         train_parts(empty, tune)
     # Adapters lie inside the layers they adapt, so their names say whose they are.

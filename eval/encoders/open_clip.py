@@ -37,8 +37,9 @@ def load_open_clip(config: OpenClipConfig, device: str | None = None) -> OpenCli
     Raises:
         ModelError: when there is no such model, or weights were forgotten.
     """
-    import open_clip
     import torch
+
+    from unime.models.loading import load_open_clip_model
 
     bare = not config.architecture.startswith(("hf-hub:", "local-dir:"))
     if bare and config.pretrained is None and not config.random_weights:
@@ -47,13 +48,7 @@ def load_open_clip(config: OpenClipConfig, device: str | None = None) -> OpenCli
             "set random_weights: true to see what an untrained model scores"
         )
     torch.manual_seed(0)
-    try:
-        model, _, preprocess = open_clip.create_model_and_transforms(
-            config.architecture, pretrained=config.pretrained
-        )
-        tokenizer = open_clip.get_tokenizer(config.architecture)
-    except (OSError, RuntimeError, ValueError) as error:
-        raise ModelError(f"cannot load open_clip's {config.architecture}: {error}") from error
+    model, preprocess, tokenizer = load_open_clip_model(config.architecture, config.pretrained)
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     return OpenClipModel(model.to(device).eval(), preprocess, tokenizer, device)
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from unime.config import Section
-from unime.errors import cannot_load
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
@@ -29,8 +28,19 @@ class SentenceTransformersConfig(Section):
     input: str = "{instruction}\n{text}"
     """How task instruction and text become one text; a part that is empty leaves its line out."""
     trust_remote_code: bool = False
+    """Always false: a model folder's own code is never run."""
     model_kwargs: dict[str, Any] = Field(default={})
     processor_kwargs: dict[str, Any] = Field(default={})
+
+    @field_validator("trust_remote_code")
+    @classmethod
+    def _no_code(cls, value: bool) -> bool:
+        if value:
+            raise ValueError(
+                "a model's own code is never run here; embed the inputs where you trust it "
+                "(python -m eval inputs RECIPE FOLDER) and evaluate them as precomputed"
+            )
+        return value
 
 
 def load_sentence_model(
@@ -41,19 +51,15 @@ def load_sentence_model(
     Raises:
         ModelError: when it cannot be loaded.
     """
-    from sentence_transformers import SentenceTransformer
+    from unime.models.loading import load_sentence_transformer
 
-    try:
-        module = SentenceTransformer(
-            config.id,
-            revision=config.revision,
-            device=device,
-            trust_remote_code=config.trust_remote_code,
-            model_kwargs=dict(config.model_kwargs),
-            processor_kwargs=dict(config.processor_kwargs),
-        )
-    except (OSError, ValueError) as error:
-        raise cannot_load("model", config.id, error) from error
+    module = load_sentence_transformer(
+        config.id,
+        revision=config.revision,
+        device=device,
+        model_kwargs=config.model_kwargs,
+        processor_kwargs=config.processor_kwargs,
+    )
     return SentenceModel(module, config)
 
 

@@ -172,6 +172,17 @@ def test_captions_are_compared_without_case_and_punctuation():
     assert plain("?!") == "?!"
 
 
+@pytest.mark.parametrize(("hidden", "dims"), [(128, [64, 32]), (129, [128, 64]), (32, [16, 8])])
+def test_short_vectors_are_shorter_than_the_models_own(hidden, dims, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model/model.safetensors").write_bytes(b"few")
+    files.write_json(tmp_path / "model/config.json", {"text_config": {"hidden_size": hidden}})
+    recipe = prepare(str(own_folder(tmp_path / "own", "csv")), model="model", echo=lambda _: None)
+    warmup = yaml.safe_load((recipe / "2_warmup.yaml").read_text())
+    assert warmup["losses"][0]["matryoshka_dims"] == dims
+
+
 def test_what_is_data_and_what_is_a_recipe():
     assert is_own_data("photos/") and is_own_data("a.csv") and is_own_data("hub:me/photos")
     assert not is_own_data("recipes/mini/0_data.yaml")

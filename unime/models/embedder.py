@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +20,11 @@ from torch import Tensor
 
 from unime.config import ModelConfig
 from unime.console import log, progress
-from unime.errors import ModelError, cannot_load
+from unime.errors import ModelError
 from unime.files import read_json
+from unime.models import self_check
+from unime.models.loading import load_config, load_processor, load_transformer, load_weights
+from unime.models.modes import evaluating
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
@@ -60,6 +64,7 @@ class Embedder:
         prompt: EmbedPrompt | None = None,
         *,
         plain: bool = False,
+        check: bool = True,
     ) -> Embedder:
         """Load a folder or a Hub id.
 
@@ -68,9 +73,11 @@ class Embedder:
             device: "cpu", "cuda:0", ...; by default a GPU if there is one.
             prompt: in place of the prompt file that `config` names.
             plain: stand on transformers alone (see `unime.models.plain`).
+            check: run the self-check (`unime.models.self_check`).
 
         Raises:
-            ModelError: when it is no vision-language model, or cannot be loaded.
+            ModelError: when it is no vision-language model, cannot be loaded, or fails its
+                self-check.
             PromptError: when there is no such prompt.
         """
         prompt = prompt or load_prompt(config.prompt)
@@ -79,6 +86,12 @@ class Embedder:
         module.eval()
         embedder = cls(module, config, prompt)
         _compare_with_training(embedder)
+        if check and self_check.has_own_weights(module):
+            with self_check.answering(embedder.config.id), torch.inference_mode():
+                outputs = embedder.forward(embedder.check_features())
+            self_check.refuse(
+                self_check.blindness(outputs, embedder.backbone.dtype), embedder.config.id
+            )
         return embedder
 
     @property
@@ -127,6 +140,16 @@ class Embedder:
         """Return `features(encodes, packed=True)`."""
         return self._renderer.features(encodes, packed=True)
 
+    def check_features(self) -> dict[str, Tensor]:
+        """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
+        from PIL import Image
+
+        renderer = Renderer(self.processor, self.prompt, sys.maxsize, self.config.id)
+        inputs = self_check.probe_inputs(
+            self.tokenizer, lambda text: renderer.render(Encode(text, Image.new("RGB", (8, 8))))
+        )
+        return renderer.features([Encode(text, image) for text, image in inputs], packed=True)
+
     def is_cut(self, encode: Encode) -> bool:
         """Tell whether an input is too long and loses the end of its text."""
         before = self._renderer.cut
@@ -154,9 +177,8 @@ class Embedder:
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []
         batches = self._batches(encodes, batch_size, first_row, twins)
-        cut_before, training = self._renderer.cut, self.module.training
-        self.module.eval()
-        with torch.inference_mode():
+        cut_before = self._renderer.cut
+        with evaluating(self.module), torch.inference_mode():
             total = -(-len(encodes) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
                 try:
@@ -164,7 +186,6 @@ class Embedder:
                 except PictureError as error:
                     raise error.at(rows[error.place]) from None
                 vectors[rows] = self.forward(features).cpu().numpy()
-        self.module.train(training)
         for row, twin in twins:
             vectors[row] = vectors[twin]
         if cut := self._renderer.cut - cut_before:
@@ -226,30 +247,23 @@ class Embedder:
 
 def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
     """Return what prepares a model's inputs, and its configuration; no weights are loaded."""
-    from transformers import AutoConfig, AutoProcessor
-
-    processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
+    processor = load_processor(config.id, config.revision)
     prepare_processor(processor, config, "right", images_first=True)
-    model = AutoConfig.from_pretrained(config.id, revision=config.revision)
+    model = load_config(config.id, config.revision)
     follow_grids(model, processor)
     renderer = Renderer(processor, load_prompt(config.prompt), config.max_length, config.id)
     return renderer, model
 
 
 def _load_plain(config: ModelConfig) -> Any:
-    from transformers import AutoModel, AutoProcessor
-
-    source = {"revision": config.revision}
-    try:
-        model = AutoModel.from_pretrained(
-            config.id,
-            **source,
-            **_weights(config.dtype),
-            attn_implementation=config.attn_implementation,
-        )
-        processor = AutoProcessor.from_pretrained(config.id, **source)
-    except (OSError, ValueError) as error:
-        raise cannot_load("model", config.id, error) from error
+    model = load_weights(
+        "AutoModel",
+        config.id,
+        config.revision,
+        **_weights(config.dtype),
+        attn_implementation=config.attn_implementation,
+    )
+    processor = load_processor(config.id, config.revision)
     _prepare(model, processor, config)
     return PlainModules(model, processor)
 
@@ -263,28 +277,19 @@ def _prepare(model: Any, processor: Any, config: ModelConfig) -> None:
 def _load_modules(config: ModelConfig) -> SentenceTransformer:
     """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
     from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize, Transformer
+    from sentence_transformers.base.modules import Normalize
     from sentence_transformers.sentence_transformer.modules import Pooling
 
-    source = {"revision": config.revision}
     output = {"method": "forward", "method_output_name": "last_hidden_state"}
     message = {**output, "format": "structured"}
     modalities: Any = {"text": output, "image": output, "message": message}
-    try:
-        transformer = Transformer(
-            config.id,
-            model_kwargs={
-                **source,
-                **_weights(config.dtype),
-                "attn_implementation": config.attn_implementation,
-            },
-            processor_kwargs=dict(source),
-            config_kwargs=dict(source),
-            modality_config=modalities,
-            module_output_name="token_embeddings",
-        )
-    except (OSError, ValueError) as error:
-        raise cannot_load("model", config.id, error) from error
+    transformer = load_transformer(
+        config.id,
+        config.revision,
+        {**_weights(config.dtype), "attn_implementation": config.attn_implementation},
+        modality_config=modalities,
+        module_output_name="token_embeddings",
+    )
     _prepare(transformer.model, transformer.processor, config)
     transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
     pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")

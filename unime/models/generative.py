@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unime.config import ModelConfig
-from unime.errors import ModelError, cannot_load
+from unime.errors import ModelError
+from unime.models.loading import load_processor, load_weights
 from unime.models.processor import follow_grids, prepare_processor
 from unime.models.vision import speed_up_vision
 
@@ -31,18 +32,15 @@ def load_generative(config: ModelConfig, device: str | None = None) -> tuple[Any
             "takes auto, float32, bfloat16 or float16"
         )
     import torch
-    from transformers import AutoModelForImageTextToText, AutoProcessor
 
-    try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(
-            config.id,
-            revision=config.revision,
-            dtype=config.dtype,
-            attn_implementation=config.attn_implementation,
-        )
-        processor = AutoProcessor.from_pretrained(config.id, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise cannot_load("model", config.id, error) from error
+    model = load_weights(
+        "AutoModelForImageTextToText",
+        config.id,
+        config.revision,
+        dtype=config.dtype,
+        attn_implementation=config.attn_implementation,
+    )
+    processor = load_processor(config.id, config.revision)
     prepare_processor(processor, config, "left", images_first=False)
     follow_grids(model.config, processor)
     speed_up_vision(model)

@@ -66,13 +66,13 @@ def whole_model(embedder: Embedder) -> Iterator[Any]:
 
     The bare backbone is yielded, and said so, when the starting checkpoint has no head.
     """
-    from transformers import AutoModelForImageTextToText
+    from unime.models.loading import empty_model
 
     backbone = embedder.backbone
     with merged(backbone):
         try:
             with torch.device("meta"):
-                model = AutoModelForImageTextToText.from_config(_plain_config(backbone))
+                model = empty_model("AutoModelForImageTextToText", _plain_config(backbone))
         except ValueError:
             log(f"{embedder.config.id}: no generative class for this model; saved without head")
             yield backbone

@@ -115,6 +115,7 @@ def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
     pairs = len(train) + sum(len(picture.captions) for picture in train)
     tiny = _is_tiny(model)
     values = _lengths(pairs, tiny) | {
+        "dims": _dims(model, 128 if tiny else 512),
         "place": look.place,
         "name": folder.name,
         "model": model,
@@ -153,12 +154,38 @@ def _lengths(pairs: int, tiny: bool) -> dict[str, Any]:
         "temperature": 0.05 if tiny else 0.02,
         "rate": 5e-4 if tiny else 1e-4,
         "second_rate": 2e-4 if tiny else 5e-5,
-        "dims": [128, 64] if tiny else [512, 256],
         "tune": "{method: full, parts: [language, vision, projector]}"
         if tiny
         else "{method: lora, parts: [language], r: 16, lora_alpha: 32}",
         "more": "" if tiny else ", bf16: true, gradient_checkpointing: true",
     }
+
+
+def _dims(model: str, longest: int) -> list[int]:
+    """Return two lengths of short vectors, powers of two below the embedding's own length."""
+    whole = _embedding_length(model)
+    if whole is not None:
+        longest = min(longest, 2 ** ((whole - 1).bit_length() - 1))
+    return [longest, longest // 2]
+
+
+def _embedding_length(model: str) -> int | None:
+    """Return what a model's configuration says; None for a Hub id that was never loaded here."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    path: object = Path(model) / "config.json"
+    if not Path(model).is_dir():
+        try:
+            # Nothing is fetched. Published vision-language models have more than 512 numbers.
+            path = try_to_load_from_cache(model, "config.json")
+        except HFValidationError:
+            return None
+    if not isinstance(path, str | Path) or not Path(path).is_file():
+        return None
+    config = files.read_json(Path(path))
+    size = (config.get("text_config") or {}).get("hidden_size", config.get("hidden_size"))
+    return int(size) if size else None
 
 
 def _is_tiny(model: str) -> bool:

@@ -16,6 +16,7 @@ import numpy as np
 
 from unime import files
 from unime.errors import ModelError
+from unime.models.loading import load_cross_encoder, load_transformer
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.rerank.model import RerankModel, facts_of
@@ -108,11 +109,9 @@ def compare(folder: Path) -> float:
     Raises:
         ModelError: when it is too far.
     """
-    from sentence_transformers import CrossEncoder
-
     facts = facts_of(str(folder)) or {}
     expected = files.read_json(folder / PROBES)
-    model = CrossEncoder(str(folder), local_files_only=True)
+    model = load_cross_encoder(str(folder), local_files_only=True)
     pairs = {name: (_plain(query), _plain(other)) for name, (query, other) in probes().items()}
     found = model.predict(list(pairs.values()), prompt=INSTRUCTION)
     worst = float(np.abs(np.array([expected[name] for name in pairs]) - found).max())
@@ -165,11 +164,10 @@ def vllm_overrides(model: RerankModel) -> tuple[str, str]:
 def _save_modules(model: RerankModel, folder: Path) -> None:
     """Write what makes the folder a CrossEncoder."""
     from sentence_transformers import CrossEncoder
-    from sentence_transformers.base.modules import Transformer
     from sentence_transformers.cross_encoder.modules import LogitScore
 
-    transformer = Transformer(
-        str(folder), transformer_task="any-to-any", model_kwargs={"dtype": "auto"}
+    transformer = load_transformer(
+        str(folder), model={"dtype": "auto"}, transformer_task="any-to-any"
     )
     transformer.processing_kwargs = {"text": {"max_length": model.config.max_length}}
     score = LogitScore(true_token_id=model.yes, false_token_id=model.no)

@@ -15,9 +15,12 @@ from torch import Tensor
 from unime import files
 from unime.config import ModelConfig
 from unime.errors import ModelError
+from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token
 from unime.models.generative import load_generative
+from unime.models.next_token import Prompt
+from unime.models.pair_scorer import Side
 from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden, prompt_batch
@@ -89,6 +92,8 @@ class RerankModel:
         config: ModelConfig,
         device: str | None = None,
         prompt: JudgePrompt | None = None,
+        *,
+        check: bool = True,
     ) -> RerankModel:
         """Load any generative vision-language model, or a trained reranker with its own prompts.
 
@@ -97,9 +102,11 @@ class RerankModel:
                 and how its inputs are prepared, is what its folder says.
             device: by default a GPU if there is one.
             prompt: in place of the pair prompt.
+            check: run the self-check (`unime.models.self_check`), in both ways of asking.
 
         Raises:
-            ModelError: when it is no vision-language model, or an answer is not one token.
+            ModelError: when it is no vision-language model, an answer is not one token, or it fails
+                its self-check.
         """
         facts = facts_of(config.id)
         ours = _config(config, facts)
@@ -109,7 +116,21 @@ class RerankModel:
         )
         model, processor, _ = load_generative(ours, device)
         fusion = facts["fusion"] if facts else None
-        return cls(model, processor, ours, (prompt or prompts[0], prompts[1]), fusion)
+        loaded = cls(model, processor, ours, (prompt or prompts[0], prompts[1]), fusion)
+        if check and self_check.has_own_weights(model):
+            loaded.check()
+        return loaded
+
+    def check(self) -> None:
+        """Run the self-check on the network that is trained, and on next tokens as `Reranker` asks.
+
+        Raises:
+            ModelError: when it does not see pictures or does not read texts.
+        """
+        with self_check.answering(self.config.id), torch.inference_mode():
+            outputs = self.forward(self.check_features())
+        self_check.refuse(self_check.blindness(outputs, self.model.dtype), self.config.id)
+        self_check.check_next_token(self.model, self.processor, self._pair, self.config.id)
 
     @property
     def backbone(self) -> Any:
@@ -151,6 +172,11 @@ class RerankModel:
                 f"{self.config.max_length}; raise max_length"
             )
         return features
+
+    def check_features(self) -> dict[str, Tensor]:
+        """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
+        sides = self_check.probe_sides(self.processor.tokenizer, self._pair)
+        return self._process([Question("", query, (other,)) for query, other in sides])
 
     def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch answers"]:
         """Return the logits of yes, no and the labels."""
@@ -205,6 +231,9 @@ class RerankModel:
             "answers": {"yes": self.yes, "no": self.no, "labels": self.labels},
             "fusion": self.fusion,
         }
+
+    def _pair(self, query: Side, candidate: Side) -> Prompt:
+        return self.renderer.prompt(Question("", query, (candidate,)))
 
     def _process(self, questions: Sequence[Question]) -> dict[str, Tensor]:
         prompts = [self.renderer.prompt(question) for question in questions]

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from unime.config import ModelConfig
 from unime.console import log
 from unime.errors import RecipeError
+from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
 from unime.records import content_id_from_hash, pair_key
@@ -176,11 +177,9 @@ class Reranker:
     ) -> Float[np.ndarray, "questions answers"]:
         """Return the answers' logits, float64, for questions that begin alike."""
         found = np.empty((len(questions), len(answers)))
-        training = self.model.module.training
-        self.model.module.eval()
-        for places, logits in self._next_token.logits(self._tokenize(questions)):
-            found[places] = logits[:, list(answers)].double().cpu().numpy()
-        self.model.module.train(training)
+        with evaluating(self.model.module):
+            for places, logits in self._next_token.logits(self._tokenize(questions)):
+                found[places] = logits[:, list(answers)].double().cpu().numpy()
         return found
 
     def _tokenize(self, questions: Sequence[Question]) -> list[Tokens]:

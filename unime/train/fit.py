@@ -12,6 +12,7 @@ from unime.errors import Terminated
 from unime.losses import LossFunction
 from unime.models import LoraSection
 from unime.models.adapters import train_parts
+from unime.models.modes import refuse_batch_statistics
 from unime.processes import is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
@@ -87,6 +88,7 @@ def fit(
     out.note(processes=ranks().world)
     set_seed(training.seed)
     train_parts(embedder.backbone, tune)
+    refuse_batch_statistics(embedder.backbone)
     steps = training.steps(batches.epoch_length)
     trainer = CachedTrainer(
         embedder=embedder,
@@ -132,7 +134,7 @@ def _fresh(embedder: Trainable, tune: LoraSection) -> Trainable:
     config = embedder.config
     if config.dtype == "nf4":
         config = config.model_copy(update={"dtype": "bfloat16"})
-    whole = embedder.load(config, "cpu", embedder.prompt)
+    whole = embedder.load(config, "cpu", embedder.prompt, check=False)
     train_parts(whole.backbone, tune)
     return whole
 

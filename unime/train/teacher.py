@@ -98,16 +98,11 @@ def _open(teacher: TeacherSection) -> Callable[[list[str]], np.ndarray]:
 
 
 def _load(teacher: TeacherSection) -> Callable[[list[str]], np.ndarray]:
-    from sentence_transformers import SentenceTransformer
+    from unime.models.loading import load_sentence_transformer
 
     if teacher.sha256 is not None:
         check_weights(Path(teacher.id), teacher.sha256)
-    try:
-        model = SentenceTransformer(teacher.id, revision=teacher.revision)
-    except (OSError, ValueError) as error:
-        raise ModelError(
-            f"cannot load the teacher {teacher.id}: {' '.join(str(error).split())[:300]}"
-        ) from None
+    model = load_sentence_transformer(teacher.id, "teacher", revision=teacher.revision)
 
     def encode(texts: list[str]) -> np.ndarray:
         # Sorted by length, or short texts would pay for long ones.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from unime.config import ModelConfig
 from unime.models.prefix import SharesPrefix
@@ -17,7 +17,9 @@ class Trainable(Protocol):
     """A model whose module maps features to outputs under the name "sentence_embedding"."""
 
     @classmethod
-    def load(cls, config: Any, device: str | None = None, prompt: Any = None) -> Trainable:
+    def load(
+        cls, config: Any, device: str | None = None, prompt: Any = None, *, check: bool = True
+    ) -> Trainable:
         """Load a folder or a Hub id; `prompt` in place of the one that `config` names."""
         ...
 
@@ -54,6 +56,10 @@ class Trainable(Protocol):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Everything beside the weights that decides an output."""
+        ...
+
+    def check_features(self) -> dict[str, Tensor]:
+        """Return the inputs of the self-check; see `unime.models.self_check`."""
         ...
 
     def save(self, folder: Path | str) -> None:

@@ -16,8 +16,10 @@ from unime.console import log
 from unime.errors import DamagedError, ModelError, RecipeError
 from unime.hashes import content_hash
 from unime.losses import Combined, ContrastBatch, LossFunction
+from unime.models import self_check
 from unime.models.adapters import tower_is_frozen
-from unime.processes import is_main, main_decides, ranks, wait
+from unime.models.modes import evaluating, persistent_buffers, train_mode
+from unime.processes import gather, is_main, main_decides, ranks, wait
 from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.backends import Backend, backend_of
@@ -72,6 +74,10 @@ class CachedTrainer(Trainer):
         self._telemetry = Telemetry()
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         dev: Any = ["dev"] if evaluate is not None else None
+        # Made here: later the loader's thread uses the tokenizer, whose settings a call may change.
+        self._unchecked = (
+            None if self_check.has_own_weights(embedder.module) else embedder.check_features()
+        )
         self._preemption = Preemption()
         self._recomputes = training.gradient_checkpointing
         if self._recomputes:
@@ -124,9 +130,12 @@ class CachedTrainer(Trainer):
         """Accumulate the gradient of one global batch and return its loss."""
         batch: Prepared = inputs["batch"]
         self._telemetry.begin(batch)
-        model.train()
+        buffers: dict[str, Tensor] = {}
         if self._backend is None:
             self._backend = self._make_backend(model)
+            self._check_sight(model, self._backend)
+            train_mode(model, recomputes=self._recomputes)
+            buffers = {name: b.clone() for name, b in persistent_buffers(model).items()}
             if self._source.budget.now().chunk == "auto":
                 choose_budget(self._source, lambda chunk: self._try(model, chunk))
                 batch = self._source[batch.number]
@@ -138,6 +147,8 @@ class CachedTrainer(Trainer):
                 # Outside of this block nothing of the failed step is alive any more.
                 reason = str(error)
             batch = self._smaller(model, batch, reason)
+        if buffers:
+            _check_unchanged(buffers, persistent_buffers(model))
         self._telemetry.add(combined.parts)
         self._telemetry.end()
         return combined.total / self.current_gradient_accumulation_steps
@@ -239,6 +250,22 @@ class CachedTrainer(Trainer):
             self._embedder.vision.budget = 0
         return backend
 
+    def _check_sight(self, model: nn.Module, backend: Backend) -> None:
+        """Run the self-check on shared weights, with all processes.
+
+        Raises:
+            ModelError: when the model does not see pictures or does not read texts, on any of them.
+        """
+        if self._unchecked is None:
+            return
+        features = {key: value.to(self.args.device) for key, value in self._unchecked.items()}
+        with evaluating(model), torch.no_grad():
+            outputs = backend.forward(features)["sentence_embedding"]
+        autocast = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = autocast.get(str(self.accelerator.mixed_precision)) or self._embedder.backbone.dtype
+        found = next(filter(None, gather(self_check.blindness(outputs, dtype))), None)
+        self_check.refuse(found, self._embedder.config.id)
+
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what the batches since the last log have told."""
         if "loss" in logs:
@@ -286,6 +313,21 @@ class CachedTrainer(Trainer):
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         path = Path(resume_from_checkpoint) / checkpoints.WEIGHTS
         checkpoints.load_trainable(self._embedder.module, path)
+
+
+def _check_unchanged(before: dict[str, Tensor], now: dict[str, Tensor]) -> None:
+    """Hold the buffers of the first step against those after it: only parameters are trained.
+
+    Raises:
+        ModelError: when one was written to.
+    """
+    changed = [name for name, buffer in before.items() if not torch.equal(buffer, now[name])]
+    if changed:
+        raise ModelError(
+            f"a training step has changed the buffer {changed[0]} and {len(changed) - 1} others; only "
+            "parameters are trained and kept in checkpoints, and a chunk goes through the model twice; "
+            "leave the part it belongs to out of tune.parts"
+        )
 
 
 def _recompute_layers(backbone: Any) -> None:

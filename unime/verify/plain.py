@@ -31,8 +31,11 @@ def by_transformers(job):
 
     folder = Path(job["folder"])
     prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
-    processor = AutoProcessor.from_pretrained(folder)
-    model = AutoModel.from_pretrained(folder, dtype="auto").to(job["device"]).eval()
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(
+        folder, dtype="auto", trust_remote_code=False, use_safetensors=True
+    )
+    model = model.to(job["device"]).eval()
     found = {}
     for probe in job["probes"]:
         parts = [{"type": kind, kind: value} for kind, value in content(probe).items()]
@@ -53,7 +56,13 @@ def by_transformers(job):
 def by_sentence_transformers(job):
     from sentence_transformers import SentenceTransformer
 
-    model = SentenceTransformer(job["folder"], device=job["device"], local_files_only=True)
+    model = SentenceTransformer(
+        job["folder"],
+        device=job["device"],
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )
     # One call for each side, so that probes share batches and padding is at work.
     found = {}
     for side in ("query", "document"):
