@@ -43,9 +43,9 @@ class Embedder:
         self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
     ) -> None:
         self.module = module
+        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
         self.network = SharedPrefix(module)
         """What is called, and trained: `module` with the prompt of a batch computed once."""
-        self.vision = VisionInput(self.backbone, self.processor.image_processor)
         self.config = config
         self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
