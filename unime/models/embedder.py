@@ -119,11 +119,13 @@ class Embedder:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
+        # Bytes are made numbers where the model asks for its features.
+        packed = packed and self.network.hooks.layout is not None
         return self._renderer.features(encodes, packed=packed)
 
     def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
         """Return `features(encodes, packed=True)`."""
-        return self._renderer.features(encodes, packed=True)
+        return self.features(encodes, packed=True)
 
     def is_cut(self, encode: Encode) -> bool:
         """Tell whether an input is too long and loses the end of its text."""

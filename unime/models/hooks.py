@@ -124,6 +124,8 @@ class Trial(NamedTuple):
     """From its first image token to behind its last."""
     stock: Float[Tensor, "1 length dim"]
     """Hidden states of the model as anyone calls it."""
+    positions: Tensor | None
+    """As it numbers them itself, where it does not leave that to its language model."""
 
 
 @torch.no_grad()
@@ -131,20 +133,20 @@ def _tried(backbone: Any, processor: Any) -> Hooks:
     try:
         trial = _trial(backbone, processor)
         layout = _try_features(backbone, trial)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         _say(
             backbone,
-            f"does not take the vision tower's output in place of pixels ({_named(error)}): every "
+            f"does not take the vision tower's output in place of pixels ({named(error)}): every "
             "prompt pays for its own pictures and its own beginning",
         )
         return PLAIN
     try:
         hooks = Hooks(layout, cache_argument(backbone))
         _try_sharing(backbone, trial, hooks)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         _say(
             backbone,
-            f"cannot share keys and values ({_named(error)}): what prompts begin with in common is "
+            f"cannot share keys and values ({named(error)}): what prompts begin with in common is "
             "computed for each of them",
         )
         return Hooks(layout, None)
@@ -154,7 +156,7 @@ def _tried(backbone: Any, processor: Any) -> Hooks:
 def _trial(backbone: Any, processor: Any) -> Trial:
     from PIL import Image
 
-    picture = Image.linear_gradient("L").resize((224, 196)).convert("RGB")
+    picture = Image.linear_gradient("L").resize((224, 56)).convert("RGB")
     content = [{"type": "text", "text": WORDS}, {"type": "image"}, {"type": "text", "text": WORDS}]
     text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     batch = processor(
@@ -163,19 +165,44 @@ def _trial(backbone: Any, processor: Any) -> Trial:
     ids, mask = batch["input_ids"], batch["attention_mask"]
     kinds, grids = batch.get("mm_token_type_ids"), batch.get("image_grid_thw")
     positions = position_ids(backbone, ids, mask, kinds, grids)
+    stock, own = _called(backbone, batch)
     shown = (ids[0] == image_token_id(processor)).nonzero().flatten().tolist()
     return Trial(
         {"input_ids": ids, "attention_mask": mask, "position_ids": positions},
         {name: value for name, value in batch.items() if name not in TEXT},
         slice(shown[0], shown[-1] + 1),
-        backbone(**batch, use_cache=False).last_hidden_state,
+        stock,
+        own,
     )
 
 
+def _called(backbone: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
+    """Return the model's hidden states, and the positions it hands to its language model."""
+    handed: list[Tensor] = []
+
+    def note(_: Any, __: Any, arguments: dict[str, Any]) -> None:
+        if arguments.get("position_ids") is not None:
+            handed.append(arguments["position_ids"])
+
+    watched = [
+        child.register_forward_pre_hook(note, with_kwargs=True) for child in backbone.children()
+    ]
+    try:
+        hidden = backbone(**batch, use_cache=False).last_hidden_state
+    finally:
+        for handle in watched:
+            handle.remove()
+    return hidden, handed[0] if handed else None
+
+
 def _try_features(backbone: Any, trial: Trial) -> Layout:
+    ours = trial.inputs["position_ids"]
+    # Hidden states would tell too little: a small picture has few positions of its own.
+    if trial.positions is not None and not torch.equal(trial.positions, ours):
+        raise ValueError("the model numbers positions in another way than its get_rope_index")
     output, layout = tower_output(backbone, trial.pixels)
-    ours = hidden_states(backbone, Hooks(layout, None), output, None, trial.inputs)
-    _agree(ours[:, trial.picture.start :], trial.stock[:, trial.picture.start :])
+    hidden = hidden_states(backbone, Hooks(layout, None), output, None, trial.inputs)
+    agree(hidden[:, trial.picture.start :], trial.stock[:, trial.picture.start :])
     return layout
 
 
@@ -196,7 +223,7 @@ def _try_sharing(backbone: Any, trial: Trial, hooks: Hooks) -> None:
         "attention_mask": mask.repeat(2, 1),
         "position_ids": torch.cat([positions[..., length:]] * 2, dim=-2),
     }
-    _agree(hidden_states(backbone, hooks, None, cache, rest), trial.stock[:, length:])
+    agree(hidden_states(backbone, hooks, None, cache, rest), trial.stock[:, length:])
 
 
 def cache_argument(backbone: Any) -> str:
@@ -206,14 +233,15 @@ def cache_argument(backbone: Any) -> str:
     return "cache" if "cache" in names else "past_key_values"
 
 
-def _agree(ours: Tensor, stock: Tensor) -> None:
-    """Raise where hidden states differ by more than rounding; an ignored picture makes it about 1."""
+def agree(ours: Tensor, stock: Tensor) -> None:
+    """Raise where outputs differ by more than rounding; an ignored picture makes it about 1."""
     error = (ours.float() - stock.float()).norm(dim=-1) / stock.float().norm(dim=-1)
     if not float(error.mean()) < (1e-3 if stock.dtype == torch.float32 else 0.05):
-        raise ValueError(f"hidden states differ by {float(error.mean()):.2g} of their length")
+        raise ValueError(f"the outputs differ by {float(error.mean()):.2g} of their length")
 
 
-def _named(error: Exception) -> str:
+def named(error: Exception) -> str:
+    """Return what a log line says of an error."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:200]}"
 
 

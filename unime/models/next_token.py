@@ -155,8 +155,10 @@ class NextToken:
     ) -> Float[Tensor, "batch vocab"]:
         if cache is not None:
             # The model appends to the cache it is given.
-            cache = copy.deepcopy(cache)
-            cache.batch_select_indices(torch.zeros(len(rows), dtype=torch.long, device=self.model.device))
+            repeated: Any = copy.deepcopy(cache)
+            repeated.batch_select_indices(
+                torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
+            )
         hidden = self._forward(rows, shared, max(map(len, rows)), cache)
         last = torch.tensor([len(row) - shared - 1 for row in rows], device=hidden.device)
         ends = hidden[torch.arange(len(rows), device=hidden.device), last]
