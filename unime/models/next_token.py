@@ -159,6 +159,7 @@ class NextToken:
             repeated.batch_select_indices(
                 torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
             )
+            cache = repeated
         hidden = self._forward(rows, shared, max(map(len, rows)), cache)
         last = torch.tensor([len(row) - shared - 1 for row in rows], device=hidden.device)
         ends = hidden[torch.arange(len(rows), device=hidden.device), last]
