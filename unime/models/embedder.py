@@ -49,9 +49,9 @@ class Embedder:
         self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
     ) -> None:
         self.module = module
+        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
         self.network = SharedPrefix(module)
         """What is called, and trained: `module` with the prompt of a batch computed once."""
-        self.vision = VisionInput(self.backbone, self.processor.image_processor)
         self.config = config
         self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
@@ -134,11 +134,13 @@ class Embedder:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
+        # Bytes are made numbers where the model asks for its features.
+        packed = packed and self.network.hooks.layout is not None
         return self._renderer.features(encodes, packed=packed)
 
     def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
         """Return `features(encodes, packed=True)`."""
-        return self._renderer.features(encodes, packed=True)
+        return self.features(encodes, packed=True)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unime.models.hooks import hidden_states, hooks_of, new_cache, position_ids
 from unime.models.pictures import Picture, Pictures, Seen, vision_output
 
 SHORTEST = 8
@@ -45,6 +46,8 @@ class Tokens:
     """At image tokens which picture they show, and at which of the prompt's places, as a number that
     all prompts of a call share; 0 elsewhere."""
     seen: tuple[Seen, ...]
+    prompt: Prompt | None = None
+    """What they were made of, for a model that is only given pixels."""
 
     def __len__(self) -> int:
         """Return the number of tokens."""
@@ -66,12 +69,19 @@ class NextToken:
     ) -> None:
         self.model, self.processor = model, processor
         self.batch_size = batch_size
+        self._hooks = hooks_of(self._backbone, processor)
         self._pictures = Pictures(model, processor, cache_gb)
 
     def tokenize(self, prompts: Sequence[Prompt]) -> list[Tokens]:
         """Return the tokens of prompts, each placeholder replaced by its picture's block."""
         if not prompts:
             return []
+        if self._hooks.layout is None:
+            rows = [plain_inputs(self.processor, [prompt])["input_ids"][0] for prompt in prompts]
+            return [
+                Tokens(ids, torch.zeros_like(ids), (), prompt)
+                for ids, prompt in zip(rows, prompts, strict=True)
+            ]
         rows = token_ids(self.processor, prompts)
         seen = self._pictures.see([prompt.pictures for prompt in prompts])
         numbers: dict[tuple[bytes, int], int] = {}
@@ -88,17 +98,33 @@ class NextToken:
         Args:
             prompts: the more they begin alike, the less is computed.
         """
+        if self._hooks.layout is None:
+            yield from self._plain(prompts)
+            return
         # A family that puts pictures first begins differently with every number of them.
         places = sorted(range(len(prompts)), key=lambda p: (len(prompts[p].seen), len(prompts[p])))
         for _, group in itertools.groupby(places, key=lambda place: len(prompts[place].seen)):
             chosen = list(group)
             shared = shared_length([prompts[place] for place in chosen])
-            if shared < SHORTEST or len(chosen) == 1:
+            if shared < SHORTEST or len(chosen) == 1 or self._hooks.cache is None:
                 shared = 0
             cache = self._prefill(prompts[chosen[0]], shared) if shared else None
             for start in range(0, len(chosen), self.batch_size):
                 batch = chosen[start : start + self.batch_size]
                 yield batch, self._continue([prompts[place] for place in batch], shared, cache)
+
+    @torch.inference_mode()
+    def _plain(
+        self, prompts: Sequence[Tokens]
+    ) -> Iterator[tuple[list[int], Float[Tensor, "batch vocab"]]]:
+        """Do the same with nothing shared and nothing remembered."""
+        places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
+        for start in range(0, len(places), self.batch_size):
+            batch = places[start : start + self.batch_size]
+            asked = [p for place in batch if (p := prompts[place].prompt) is not None]
+            inputs = plain_inputs(self.processor, asked)
+            moved = {name: value.to(self.model.device) for name, value in inputs.items()}
+            yield batch, self.model.get_output_embeddings()(plain_hidden(self._backbone, moved))
 
     def _place(
         self,
@@ -119,9 +145,7 @@ class NextToken:
     @torch.inference_mode()
     def _prefill(self, tokens: Tokens, length: int) -> Any:
         """Return the keys and values of a beginning."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.model.config)
+        cache = new_cache(self.model.config)
         self._forward([tokens], 0, length, cache)
         return cache
 
@@ -132,7 +156,9 @@ class NextToken:
         if cache is not None:
             # The model appends to the cache it is given.
             repeated: Any = copy.deepcopy(cache)
-            repeated.batch_repeat_interleave(len(rows))
+            repeated.batch_select_indices(
+                torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
+            )
             cache = repeated
         hidden = self._forward(rows, shared, max(map(len, rows)), cache)
         last = torch.tensor([len(row) - shared - 1 for row in rows], device=hidden.device)
@@ -155,18 +181,14 @@ class NextToken:
             ids[number, : len(row)] = row.ids
             mask[number, : len(row)] = 1
         ids, mask = ids.to(device), mask.to(device)
-        extra: dict[str, Any] = {}
         inside = [seen for row in rows for seen in _within(row, start, stop)]
-        if inside:
-            extra["mm_encoder_outputs"] = {"image": vision_output(inside)}
-        return self._backbone(
-            input_ids=ids[:, start:stop],
-            attention_mask=mask[:, :stop],
-            position_ids=self._positions(rows, ids, mask)[..., start:stop],
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **extra,
-        ).last_hidden_state
+        inputs = {
+            "input_ids": ids[:, start:stop],
+            "attention_mask": mask[:, :stop],
+            "position_ids": self._positions(rows, ids, mask)[..., start:stop],
+        }
+        output = vision_output(inside) if inside else None
+        return hidden_states(self._backbone, self._hooks, output, cache, inputs)
 
     @property
     def _backbone(self) -> Any:
@@ -181,13 +203,43 @@ class NextToken:
 
 def token_ids(processor: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Return the tokens of prompts, one image token for each picture."""
-    begin = processor.tokenizer.bos_token
     return processor.tokenizer(
         [prompt.text for prompt in prompts],
-        # A template that writes the begin token itself gets no second one.
-        add_special_tokens=begin is None or not prompts[0].text.startswith(begin),
+        add_special_tokens=_begins(processor, prompts[0].text),
         verbose=False,
     )["input_ids"]
+
+
+def plain_inputs(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
+    """Return the inputs of prompts as transformers' users prepare them, padded on the right."""
+    images = [[picture.open() for picture in prompt.pictures] for prompt in prompts]
+    text = {
+        "padding": True,
+        "padding_side": "right",
+        "truncation": False,
+        "add_special_tokens": _begins(processor, prompts[0].text),
+        "verbose": False,
+    }
+    batch = processor(
+        text=[prompt.text for prompt in prompts],
+        images=images if any(images) else None,
+        text_kwargs=text,
+        common_kwargs={"return_tensors": "pt"},
+    )
+    return dict(batch)
+
+
+def plain_hidden(backbone: Any, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
+    """Return the hidden states of prompts' last tokens, of the model as anyone calls it."""
+    hidden = backbone(**inputs, use_cache=False).last_hidden_state
+    last = inputs["attention_mask"].sum(dim=1) - 1
+    return hidden[torch.arange(len(hidden), device=hidden.device), last]
+
+
+def _begins(processor: Any, text: str) -> bool:
+    """Tell whether the tokenizer has to write the begin token: a template's own is no second one."""
+    begin = processor.tokenizer.bos_token
+    return begin is None or not text.startswith(begin)
 
 
 def place_blocks(
@@ -215,30 +267,6 @@ def place_blocks(
     tokens.append(text[start:])
     marks.append(torch.full((len(text) - start,), outside))
     return torch.cat(tokens), torch.cat(marks)
-
-
-def position_ids(
-    backbone: Any,
-    ids: Int[Tensor, "batch length"],
-    mask: Int[Tensor, "batch length"],
-    is_image: Int[Tensor, "batch length"] | None,
-    grids: Int[Tensor, "pictures axes"] | None,
-) -> Int[Tensor, "*axes batch length"]:
-    """Return the positions of whole prompts, padded on the right, as the model would number them.
-
-    Args:
-        backbone: the model without its head.
-        ids: tokens.
-        mask: 1 at tokens that are no padding.
-        is_image: 1 at image tokens; only where positions depend on pictures (Qwen).
-        grids: of all pictures in their order, likewise.
-    """
-    get_rope_index = getattr(backbone, "get_rope_index", None)
-    if get_rope_index is None:
-        return torch.arange(ids.shape[1], device=ids.device).expand(ids.shape)
-    return get_rope_index(
-        input_ids=ids, mm_token_type_ids=is_image, image_grid_thw=grids, attention_mask=mask
-    )[0]
 
 
 def shared_length(rows: Sequence[Tokens]) -> int:

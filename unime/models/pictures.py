@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unime.errors import ModelError
 from unime.models.usable import named
+from unime.models.vision_input import TowerOutput, tower_output
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
@@ -49,13 +50,6 @@ class Seen:
     def nbytes(self) -> int:
         """What it holds on to."""
         return sum(part.nbytes for part in (self.features, *self.deep))
-
-
-class VisionOutput(NamedTuple):
-    """What transformers takes in place of pixels (`mm_encoder_outputs`)."""
-
-    pooler_output: list[Tensor]
-    deepstack_features: list[list[Tensor]]
 
 
 class Pictures:
@@ -114,26 +108,27 @@ class Pictures:
         inputs, blocks = prepare_pictures(self._processor, images, len(images) if alone else 0)
         inputs = {name: value.to(self._backbone.device) for name, value in inputs.items()}
         with torch.inference_mode():
-            output = self._backbone.get_image_features(**inputs, return_dict=True)
-        deep = getattr(output, "deepstack_features", None) or []
-        grids = inputs.get("image_grid_thw")
-        seen = []
-        for number, block in enumerate(blocks):
-            features = output.pooler_output[number]
-            if int((block == self.token_id).sum()) != len(features):
-                raise ModelError(
-                    f"a picture has {int((block == self.token_id).sum())} image tokens and "
-                    f"{len(features)} features; this family's processor is not supported"
-                )
-            seen.append(
-                Seen(
-                    block,
-                    features,
-                    tuple(layer[number] for layer in deep),
-                    None if grids is None else grids[number],
-                )
+            output, _ = tower_output(self._backbone, inputs)
+        counts = [int((block == self.token_id).sum()) for block in blocks]
+        # A single picture of a prompt with several was shown twice; see `prepare_pictures`.
+        shown = sum(counts) * (2 if len(images) == 1 and not alone else 1)
+        if shown != len(output.features):
+            raise ModelError(
+                f"{len(images)} pictures have {shown} image tokens and "
+                f"{len(output.features)} features; this family's processor is not supported"
             )
-        return seen
+        features = output.features[: sum(counts)].split(counts)
+        deep = [layer[: sum(counts)].split(counts) for layer in output.deep]
+        grids = inputs.get("image_grid_thw")
+        return [
+            Seen(
+                block,
+                features[number],
+                tuple(layer[number] for layer in deep),
+                None if grids is None else grids[number],
+            )
+            for number, block in enumerate(blocks)
+        ]
 
 
 def image_token_id(processor: Any) -> int:
@@ -188,10 +183,9 @@ def prepare_pictures(
     return {name: value for name, value in batch.items() if name not in text}, blocks
 
 
-def vision_output(pictures: Sequence[Seen]) -> VisionOutput:
+def vision_output(pictures: Sequence[Seen]) -> TowerOutput:
     """Join the pictures of a batch, in the order of their tokens."""
-    layers = len(pictures[0].deep)
-    return VisionOutput(
-        [seen.features for seen in pictures],
-        [[seen.deep[layer] for seen in pictures] for layer in range(layers)],
+    return TowerOutput(
+        torch.cat([seen.features for seen in pictures]),
+        tuple(map(torch.cat, zip(*(seen.deep for seen in pictures), strict=True))),
     )

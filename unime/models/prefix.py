@@ -13,7 +13,8 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unime.models.next_token import SHORTEST, position_ids
+from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
+from unime.models.next_token import SHORTEST
 from unime.models.plain import pooled
 
 
@@ -36,17 +37,18 @@ class SharedPrefix(SharesPrefix):
     def __init__(self, module: Any) -> None:
         super().__init__()
         self.module = module
+        self.hooks = hooks_of(module[0].model, module[0].processor)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return the features with "sentence_embedding" `(batch, dim)` in them."""
         length = (
             prefix_length(features, image_token_of(self.module[0].model.config))
-            if self.shares_prefix
+            if self.shares_prefix and self.hooks.cache is not None
             else 0
         )
         if length < SHORTEST or len(features["input_ids"]) < 2:
             return self.module(dict(features))
-        hidden = _hidden_after_prefix(self.module[0].model, features, length)
+        hidden = _hidden_after_prefix(self.module[0].model, self.hooks, features, length)
         last = features["attention_mask"].sum(dim=1) - 1 - length
         return {**features, "sentence_embedding": pooled(hidden, last)}
 
@@ -65,32 +67,29 @@ def prefix_length(features: Mapping[str, Tensor], image_token: int | None) -> in
 
 
 def _hidden_after_prefix(
-    model: Any, features: Mapping[str, Tensor], length: int
+    model: Any, hooks: Hooks, features: Mapping[str, Tensor], length: int
 ) -> Float[Tensor, "batch rest dim"]:
     """Return the last hidden states of the tokens after the prefix."""
-    rows, _ = features["input_ids"].shape
-    language_model = getattr(model, "language_model", None) or model.text_model
-    start = features["input_ids"][:1, :length]
-    cache = language_model(input_ids=start, use_cache=True).past_key_values
-    for layer in cache.layers:
-        layer.keys = layer.keys.expand(rows, -1, -1, -1)
-        layer.values = layer.values.expand(rows, -1, -1, -1)
+    ids, mask = features["input_ids"], features["attention_mask"]
+    positions = position_ids(
+        model, ids, mask, features.get("mm_token_type_ids"), features.get("image_grid_thw")
+    )
+    cache = new_cache(model.config)
+    start = {
+        "input_ids": ids[:1, :length],
+        "attention_mask": mask[:1, :length],
+        "position_ids": positions[..., :1, :length],
+    }
+    hidden_states(model, hooks, None, cache, start)
+    cache.batch_select_indices(ids.new_zeros(len(ids)))
     rest = {
         key: value[:, length:]
-        if value.shape[:2] == features["input_ids"].shape and key != "attention_mask"
+        if value.shape[:2] == ids.shape and key != "attention_mask"
         else value
         for key, value in features.items()
     }
-    positions = position_ids(
-        model,
-        features["input_ids"],
-        features["attention_mask"],
-        features.get("mm_token_type_ids"),
-        features.get("image_grid_thw"),
-    )
-    return model(
-        **rest, position_ids=positions[..., length:], past_key_values=cache, use_cache=True
-    ).last_hidden_state
+    rest["position_ids"] = positions[..., length:]
+    return hidden_states(model, hooks, None, cache, rest)
 
 
 def image_token_of(config: Any) -> int | None:

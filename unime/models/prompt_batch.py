@@ -9,33 +9,30 @@ is exact. `unime.models.next_token` does the same without gradient.
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unime.models.next_token import SHORTEST, Prompt, place_blocks, position_ids, token_ids
-from unime.models.pictures import VisionOutput, image_token_id, looks_alone, prepare_pictures
+from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
+from unime.models.next_token import (
+    SHORTEST,
+    Prompt,
+    place_blocks,
+    plain_hidden,
+    plain_inputs,
+    token_ids,
+)
+from unime.models.pictures import image_token_id, looks_alone, prepare_pictures
+from unime.models.vision_input import TowerOutput, tower_output
 
 NOT_PIXELS = (
     "input_ids", "attention_mask", "position_ids", "seen",
     "group", "first", "shared", "start", "rest", "seen_start", "seen_rest",
 )  # fmt: skip
 """What a batch holds beside the vision tower's inputs."""
-
-
-class Looked(NamedTuple):
-    """The vision tower's output, the pictures of a batch one after the other."""
-
-    features: Float[Tensor, "image_tokens dim"]
-    deep: list[Float[Tensor, "image_tokens dim"]]
-    """For deeper layers (Qwen3-VL)."""
-
-    def at(self, places: Int[Tensor, " chosen"]) -> VisionOutput:
-        """Return what some image tokens show."""
-        return VisionOutput([self.features[places]], [[layer[places]] for layer in self.deep])
 
 
 def prompt_batch(
@@ -49,6 +46,8 @@ def prompt_batch(
         processor: cuts pictures and texts.
         backbone: numbers the positions as it would itself.
     """
+    if hooks_of(backbone, processor).layout is None:
+        return plain_inputs(processor, prompts)
     keys = [
         [(picture.key, looks_alone(processor, len(prompt.pictures))) for picture in prompt.pictures]
         for prompt in prompts
@@ -89,73 +88,56 @@ def prompt_batch(
 
 
 def last_hidden(
-    backbone: Any, config: Any, batch: Mapping[str, Tensor], *, share: bool
+    backbone: Any, hooks: Hooks, batch: Mapping[str, Tensor], *, share: bool
 ) -> Float[Tensor, "batch dim"]:
     """Return the hidden states of the prompts' last tokens.
 
     Args:
         backbone: the model without its head.
-        config: of the whole model.
+        hooks: what works with it.
         batch: from `prompt_batch`, on the model's device.
         share: compute once what groups begin with; the result is the same.
     """
+    if hooks.layout is None:
+        return plain_hidden(backbone, batch)
     pixels = {name: value for name, value in batch.items() if name not in NOT_PIXELS}
-    looked = _look(backbone, pixels) if pixels else None
+    looked = tower_output(backbone, pixels)[0] if pixels else None
     ids, mask, positions = (batch[k] for k in ("input_ids", "attention_mask", "position_ids"))
     rows, last = torch.arange(len(ids), device=ids.device), mask.sum(dim=1) - 1
-    if not share or "group" not in batch:
-        hidden = backbone(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            use_cache=False,
-            **_pictures(looked, batch["seen"]),
-        ).last_hidden_state
-        return hidden[rows, last]
-
-    from transformers import DynamicCache
+    if not share or hooks.cache is None or "group" not in batch:
+        inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions}
+        seen = _at(looked, batch["seen"])
+        return hidden_states(backbone, hooks, seen, None, inputs)[rows, last]
 
     group, first, shared = batch["group"], batch["first"], batch["shared"]
     places = batch["start"]
     begins = places < shared[:, None]
-    cache = DynamicCache(config=config)
-    backbone(
+    cache = new_cache(backbone.config)
+    beginning = {
         # What follows a shorter beginning may be a picture, which is not for this pass.
-        input_ids=ids[first, : len(places)].where(begins, ids[first, last[first]][:, None]),
-        attention_mask=begins.to(mask.dtype),
-        position_ids=positions[..., first, : len(places)],
-        past_key_values=cache,
-        use_cache=True,
-        **_pictures(looked, batch["seen_start"]),
-    )
+        "input_ids": ids[first, : len(places)].where(begins, ids[first, last[first]][:, None]),
+        "attention_mask": begins.to(mask.dtype),
+        "position_ids": positions[..., first, : len(places)],
+    }
+    hidden_states(backbone, hooks, _at(looked, batch["seen_start"]), cache, beginning)
     cache.batch_select_indices(group)
     places = shared[group][:, None] + batch["rest"]
     inside = places <= last[:, None]
     places = places.minimum(last[:, None])
-    hidden = backbone(
-        input_ids=ids.gather(1, places),
-        attention_mask=torch.cat([begins[group], inside], dim=1).to(mask.dtype),
-        position_ids=positions.gather(-1, places.expand(*positions.shape[:-1], -1)),
-        past_key_values=cache,
-        use_cache=True,
-        **_pictures(looked, batch["seen_rest"]),
-    ).last_hidden_state
+    rest = {
+        "input_ids": ids.gather(1, places),
+        "attention_mask": torch.cat([begins[group], inside], dim=1).to(mask.dtype),
+        "position_ids": positions.gather(-1, places.expand(*positions.shape[:-1], -1)),
+    }
+    hidden = hidden_states(backbone, hooks, _at(looked, batch["seen_rest"]), cache, rest)
     return hidden[rows, last - shared[group]]
 
 
-def _look(backbone: Any, pixels: dict[str, Tensor]) -> Looked:
-    output = backbone.get_image_features(**pixels, return_dict=True)
-    deep = getattr(output, "deepstack_features", None) or []
-    return Looked(torch.cat([*output.pooler_output]), [torch.cat([*layer]) for layer in deep])
-
-
-def _pictures(looked: Looked | None, places: Int[Tensor, " chosen"]) -> dict[str, Any]:
-    """Return what a pass takes in place of pixels."""
-    return (
-        {}
-        if len(places) == 0 or looked is None
-        else {"mm_encoder_outputs": {"image": looked.at(places)}}
-    )
+def _at(looked: TowerOutput | None, places: Int[Tensor, " chosen"]) -> TowerOutput | None:
+    """Return what some image tokens show; None where there are none."""
+    if looked is None or len(places) == 0:
+        return None
+    return TowerOutput(looked.features[places], tuple(layer[places] for layer in looked.deep))
 
 
 def _numbered(blocks: Sequence[Tensor], token_id: int) -> list[tuple[Tensor, Tensor]]:

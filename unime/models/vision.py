@@ -5,12 +5,15 @@
 * Their patch embedding is a convolution whose kernel is the whole patch: a matrix product, which
   is much faster where convolutions are not tuned for that shape (CPUs).
 
-Weights, module names and results stay as they are.
+Weights, module names and results stay as they are: both are tried once, on two small pictures, and
+taken back where they are not called or change anything.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -19,11 +22,15 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from unime.console import log
+from unime.models.hooks import agree, named
+
 # transformers hands whole batches and their borders (`cu_seq_lens_q`) to an implementation only if
 # its name contains "flash"; to any other it hands one picture at a time.
 GROUPED = "unime_grouped_flash"
 
 
+@torch.no_grad()
 def speed_up_vision(model: nn.Module) -> bool:
     """Let a model's vision tower use both savings, if it is built that way.
 
@@ -31,20 +38,66 @@ def speed_up_vision(model: nn.Module) -> bool:
         model: a transformers model; changed in place.
 
     Returns:
-        Whether it is.
+        Whether it is, and computes the same with them.
     """
     tower = getattr(model, "visual", None) or getattr(getattr(model, "model", None), "visual", None)
-    if tower is None or not hasattr(tower, "patch_embed") or not hasattr(tower, "blocks"):
+    if tower is None or not hasattr(tower, "blocks"):
         return False
-    projection = getattr(tower.patch_embed, "proj", None)
-    if isinstance(projection, nn.Conv3d) and projection.kernel_size == projection.stride:
-        projection.__class__ = PatchProjection
-    if tower.config._attn_implementation == "sdpa":
-        from transformers import AttentionInterface
+    if not hasattr(getattr(tower, "patch_embed", None), "proj"):
+        return False
+    import transformers
 
-        AttentionInterface.register(GROUPED, grouped_attention)
-        tower.config._attn_implementation = GROUPED
+    projection, attention = tower.patch_embed.proj, tower.config._attn_implementation
+    kind = type(projection)
+    try:
+        patches, grid = _small_pictures(tower)
+        stock = tower(patches, grid_thw=grid).pooler_output
+        if kind is nn.Conv3d and projection.kernel_size == projection.stride:
+            projection.__class__ = PatchProjection
+        with _calls_counted() as calls:
+            if attention == "sdpa":
+                tower.config._attn_implementation = GROUPED
+            agree(tower(patches, grid_thw=grid).pooler_output, stock)
+        if attention == "sdpa" and not calls:
+            raise ValueError("the registered attention was not called")
+    except Exception as error:
+        projection.__class__ = kind
+        tower.config._attn_implementation = attention
+        log(
+            f"{type(tower).__name__}: transformers {transformers.__version__} does not take another "
+            f"attention or patch embedding ({named(error)}): the tower keeps its own, pictures take "
+            "longer; the results are the same"
+        )
+        return False
     return True
+
+
+@contextmanager
+def _calls_counted() -> Iterator[list[str]]:
+    """Register the grouped attention; yield a list that has an entry for each call in this block."""
+    from transformers import AttentionInterface
+
+    calls: list[str] = []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        calls.append(GROUPED)
+        return grouped_attention(*args, **kwargs)
+
+    # The name is looked up at each call.
+    AttentionInterface.register(GROUPED, counted)
+    try:
+        yield calls
+    finally:
+        AttentionInterface.register(GROUPED, grouped_attention)
+
+
+def _small_pictures(tower: Any) -> tuple[Float[Tensor, "patches values"], Int[Tensor, "2 3"]]:
+    """Return the patches of two pictures of different sizes, the same in every process."""
+    like, side = tower.patch_embed.proj.weight, tower.config.spatial_merge_size
+    grid = torch.tensor([[1, 2 * side, 2 * side], [1, 2 * side, 4 * side]], device=like.device)
+    shape = int(grid.prod(dim=1).sum()), like[0].numel()
+    values = torch.arange(shape[0] * shape[1], device=like.device).sin()
+    return values.view(shape).to(like.dtype), grid
 
 
 class PatchProjection(nn.Conv3d):

@@ -5,13 +5,17 @@
   normalised on the device, a chunk at a time.
 * A frozen tower's features are a constant of the picture: the first pass of a cached step keeps
   them for the second, as far as a budget reaches.
+* Features that are known already are handed back to the model through the same place: unlike the
+  argument `mm_encoder_outputs`, which some versions ignore, it works with all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,6 +23,62 @@ from torch import Tensor
 
 KEPT = ("pooler_output", "deepstack_features")
 """What the language models read of a tower's output."""
+
+# Of this thread alone: several may ask one model.
+_HANDED: ContextVar[list[Any] | None] = ContextVar("handed", default=None)
+
+
+class TowerOutput(NamedTuple):
+    """The features of some pictures, one after the other, in no version's own layout."""
+
+    features: Float[Tensor, "image_tokens dim"]
+    deep: tuple[Float[Tensor, "image_tokens dim"], ...]
+    """For deeper layers (Qwen3-VL)."""
+
+
+class Layout(NamedTuple):
+    """How one version of a model arranges its tower's output."""
+
+    tile: tuple[int, ...] | None
+    """Shape of one part where all features are one tensor; None: a tensor for each picture."""
+    deep_by_picture: bool
+    """Whether deeper layers' features are a tensor for each picture, too."""
+
+    def arranged(self, output: TowerOutput) -> SimpleNamespace:
+        """Return what the model's `get_image_features` would have returned."""
+        whole = output.features
+        return SimpleNamespace(
+            pooler_output=[whole] if self.tile is None else whole.view(-1, *self.tile),
+            deepstack_features=[[d] if self.deep_by_picture else d for d in output.deep],
+        )
+
+
+def tower_output(backbone: Any, pixels: Mapping[str, Tensor]) -> tuple[TowerOutput, Layout]:
+    """Return what a model's vision tower makes of pictures.
+
+    Args:
+        backbone: the model without its head.
+        pixels: what its processor returned beside the text.
+    """
+    output = backbone.get_image_features(**pixels, return_dict=True)
+    pooled, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
+    layout = Layout(
+        tuple(pooled.shape[1:]) if isinstance(pooled, Tensor) else None,
+        any(not isinstance(layer, Tensor) for layer in deep),
+    )
+    return TowerOutput(_joined(pooled), tuple(map(_joined, deep))), layout
+
+
+@contextmanager
+def handed_over(output: Any) -> Iterator[None]:
+    """Let a model's call in this block find its tower's output ready; it must ask for it."""
+    handed = [output]
+    before = _HANDED.set(handed)
+    try:
+        yield
+    finally:
+        _HANDED.reset(before)
+    assert not handed, "the model did not ask for its pictures' features"
 
 
 class VisionInput:
@@ -41,8 +101,17 @@ class VisionInput:
         """How many forward passes of the tower were spared so far."""
         model.get_image_features = self
 
+    @classmethod
+    def of(cls, model: Any, image_processor: Any) -> VisionInput:
+        """Return the one that stands in a model already, or put one there."""
+        present = model.get_image_features
+        return present if isinstance(present, cls) else cls(model, image_processor)
+
     def __call__(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
         """Return the tower's output for a batch of pictures."""
+        handed = _HANDED.get()
+        if handed is not None:
+            return handed.pop()
         if torch.is_grad_enabled() and self._chunk in self._kept:
             self.reused += 1
             return self._kept.pop(self._chunk)
@@ -72,7 +141,7 @@ class VisionInput:
         size = sum(tensor.nbytes for tensor in _tensors(values))
         if size <= self._left:
             self._left -= size
-            self._kept[chunk] = type(out)(**{k: v for k, v in values.items() if v is not None})
+            self._kept[chunk] = SimpleNamespace(**values)
 
 
 def travels_packed(image_processor: Any) -> bool:
@@ -100,6 +169,11 @@ def unpack(
     values = (packed.float() - mean) / deviation
     frames = image_processor.temporal_patch_size
     return values[:, :, None].expand(-1, -1, frames, -1).flatten(1)
+
+
+def _joined(parts: Tensor | Sequence[Tensor]) -> Float[Tensor, "image_tokens dim"]:
+    tensors = [parts] if isinstance(parts, Tensor) else parts
+    return torch.cat([part.reshape(-1, part.shape[-1]) for part in tensors])
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token
 from unime.models.generative import load_generative
+from unime.models.hooks import Hooks, hooks_of
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side
 from unime.models.prefix import SharesPrefix
@@ -43,15 +44,15 @@ class RerankConfig(ModelConfig):
 class AnswerLogits(SharesPrefix):
     """The trained module: features -> logits of yes, no and the labels, in this order."""
 
-    def __init__(self, model: Any, answers: Sequence[int]) -> None:
+    def __init__(self, model: Any, answers: Sequence[int], hooks: Hooks) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.hooks = model, hooks
         self.register_buffer("answers", torch.tensor(answers), persistent=False)
 
     def forward(self, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Return `(batch, answers)` under the name that the trainer reads its outputs from."""
         backbone = getattr(self.model, self.model.base_model_prefix)
-        hidden = last_hidden(backbone, self.model.config, features, share=self.shares_prefix)
+        hidden = last_hidden(backbone, self.hooks, features, share=self.shares_prefix)
         # Through the whole head: where weights are sharded, only its own forward gathers them.
         logits = self.model.get_output_embeddings()(hidden)
         return {"sentence_embedding": logits[:, self.answers].float()}
@@ -79,10 +80,11 @@ class RerankModel:
         self.yes = single_token(tokenizer, self.pair_prompt.yes)
         self.no = single_token(tokenizer, self.pair_prompt.no)
         self.labels = [single_token(tokenizer, [label]) for label in self.list_prompt.labels]
-        self.module = AnswerLogits(model, [self.yes, self.no, *self.labels])
+        self.vision = VisionInput.of(self.backbone, processor.image_processor)
+        answers = [self.yes, self.no, *self.labels]
+        self.module = AnswerLogits(model, answers, hooks_of(self.backbone, processor))
         self.network = self.module
         """What the trainer calls."""
-        self.vision = VisionInput(self.backbone, processor.image_processor)
         # The answers' rows of the head stay: what is trained is named by the recipe's `tune`.
         model.requires_grad_(False)
 
