@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from jaxtyping import Bool
 
 from judge.budget import FREE, UNLIMITED, Budget, Meter, Prices
 from judge.early import EarlyStop
-from judge.engine import Engine, Request, StreamingEngine, Usage
+from judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
 from judge.job import Job
 from judge.store import ScoreStore
 from unime import console
@@ -72,9 +73,11 @@ def score_missing(
             if isinstance(engine, StreamingEngine)
             else _blocks(engine, within, block_queries)
         )
-        for scores in batches:
-            store.add(job.fingerprint, scores)
-            report.add(scores)
+        # Closed here and now, also when a signal ends the loop: calls under way end with it.
+        with closing(batches):
+            for scores in batches:
+                store.add(job.fingerprint, scores)
+                report.add(scores)
         if meter.asked == before:  # nothing is missing, or the budget is spent
             break
     left = report.left if early is None else missing.needed()
@@ -155,7 +158,7 @@ def _within(groups: Iterator[list[Request]], meter: Meter) -> Iterator[list[Requ
 
 def _blocks(
     engine: Engine, groups: Iterator[list[Request]], block_queries: int
-) -> Iterator[list[Score]]:
+) -> Generator[list[Score], None, None]:
     """Score blocks of queries one after the other."""
     block: list[Request] = []
     queries = 0
@@ -163,10 +166,20 @@ def _blocks(
         block += group
         queries += 1
         if queries == block_queries:
-            yield engine.score(block)
+            yield _scored(engine, block)
             block, queries = [], 0
     if block:
-        yield engine.score(block)
+        yield _scored(engine, block)
+
+
+def _scored(engine: Engine, block: list[Request]) -> list[Score]:
+    scores = engine.score(block)
+    if [score.key for score in scores] != [request.key for request in block]:
+        raise EngineError(
+            f"{type(engine).__name__} answered {len(block)} pairs with {len(scores)} scores, not "
+            "one for each in their order; none of them was kept"
+        )
+    return scores
 
 
 class Progress:

@@ -4,7 +4,8 @@ What goes wrong is sorted by whose fault it is:
 
 - `UnavailableError`: the server's. It is not there, or asks to be left alone (429, 503). Nobody's try
   counts; a circuit breaker lets one probe at a time through until it answers again.
-- `FailedError`: perhaps the pair's. 5xx, a dropped connection, a timeout, a broken reply. Tried again.
+- `FailedError`: perhaps the pair's. 5xx, a dropped connection, a timeout, a broken reply; a redirect or
+  404 from a server that has judged pairs before. Tried again.
 - `RejectedError`: the pair's (400, 413, 422). Never tried again.
 - `EngineError`: the recipe's (wrong key, model or address). The job stops.
 """
@@ -12,8 +13,6 @@ What goes wrong is sorted by whose fault it is:
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
 import os
 import time
 from collections import deque
@@ -27,6 +26,7 @@ from pydantic import Field, field_validator
 from judge.engine import EngineError, Request
 from unime import console
 from unime.config import Section
+from unime.replies import BadReplyError, parse_reply, read_reply
 
 PROBE_SECONDS = (0.2, 5.0)
 """Shortest and longest wait between two probes of a server that is gone."""
@@ -121,8 +121,7 @@ class Endpoint:
         """Stop probing and close all connections."""
         if self._probe is not None:
             self._probe.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._probe
+            await asyncio.gather(self._probe, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
 
@@ -158,13 +157,15 @@ class Endpoint:
             async with self._session.request(
                 method, self._address(path), data=body, allow_redirects=False
             ) as response:
-                data = await response.read()
+                data = await read_reply(response)
                 status, after = response.status, response.headers.get("Retry-After")
         except aiohttp.ClientConnectorError as error:
             self._trip(str(error.os_error))
             raise UnavailableError(f"no connection ({error.os_error})") from None
         except TimeoutError:
             raise FailedError(f"no reply within {self._timeout:g} s") from None
+        except BadReplyError as error:
+            raise FailedError(str(error)) from None
         except (aiohttp.ClientError, OSError) as error:
             raise FailedError(f"the connection was lost ({type(error).__name__})") from None
         if status != 200:
@@ -192,9 +193,9 @@ class Endpoint:
 
     def _decoded(self, data: bytes) -> Any:
         try:
-            return json.loads(data)
-        except ValueError:
-            raise FailedError("the reply is not JSON") from None
+            return parse_reply(data)
+        except BadReplyError as error:
+            raise FailedError(str(error)) from None
 
     def _raise_for(self, status: int, after: str | None, message: str) -> None:
         where = self.options.url
@@ -204,6 +205,8 @@ class Endpoint:
                 + (" to the right one" if self._key else "; it is not set")
             )
         if status in (404, 405) or 300 <= status < 400:
+            if self.successes:
+                raise FailedError(f"{status} {message}")
             raise NotThereError(f"{where} answered {status}: {message}; check url and model.id")
         if status in (429, 503):
             rest = min(_seconds(after), LONGEST_REST)
@@ -217,12 +220,12 @@ class Endpoint:
     def _message(self, data: bytes) -> str:
         """Return the first line of an error message; a key in it is struck out."""
         try:
-            fields = json.loads(data)
+            fields = parse_reply(data)
             fields = fields.get("error", fields)
             text = str(fields.get("message", fields) if isinstance(fields, dict) else fields)
-        except (ValueError, AttributeError):
-            text = data.decode("utf-8", errors="replace")
-        text = " ".join(text.split())
+        except (BadReplyError, AttributeError, ValueError, RecursionError):
+            text = data[:10_000].decode("utf-8", errors="replace")
+        text = " ".join(text[:10_000].split()).encode("utf-8", "replace").decode()
         if self._key:
             text = text.replace(self._key, "***")
         return text[:200] or "no message"
@@ -245,7 +248,9 @@ class Endpoint:
             await asyncio.sleep(wait)
             wait = min(2 * wait, longest)
             try:
-                async with self._session.get(self._address("/v1/models")) as response:
+                async with self._session.get(
+                    self._address("/v1/models"), allow_redirects=False
+                ) as response:
                     if response.status < 500:
                         break
             except (aiohttp.ClientError, OSError, TimeoutError):
@@ -272,5 +277,5 @@ def _seconds(after: str | None) -> float:
         pass
     try:
         return max(0.0, parsedate_to_datetime(after).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError, OSError):
         return 1.0

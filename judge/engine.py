@@ -6,7 +6,7 @@ the value NaN and a reason; never 0, which would make it a certain negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, runtime_checkable
@@ -120,11 +120,12 @@ class StreamingEngine(Protocol):
         """See `Engine`."""
         ...
 
-    def stream(self, groups: Iterator[Sequence[Request]]) -> Iterator[list[Score]]:
+    def stream(self, groups: Iterator[Sequence[Request]]) -> Generator[list[Score], None, None]:
         """Yield scores as they come; each request's once.
 
         Groups share a query, and are taken as late as possible. When the caller asks for more
-        scores, it has made the former ones durable.
+        scores, it has made the former ones durable. Interrupted (`KeyboardInterrupt`, or what a
+        signal's handler raises), it yields what has come, then lets the exception pass.
 
         Raises:
             EngineError: when the judge is gone; the scores before it were yielded.

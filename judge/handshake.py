@@ -8,6 +8,7 @@ from typing import Any
 from judge import wire
 from judge.endpoint import Endpoint, FailedError, NotThereError, RejectedError, UnavailableError
 from judge.engine import EngineError
+from unime.replies import finite
 
 
 async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.AnswerTokens | None:
@@ -29,9 +30,14 @@ async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.Ans
                     back = await _patient(endpoint, "/detokenize", {"model": model, "tokens": ids})
                     # A word the vocabulary lacks may come back as one unknown token.
                     if back["prompt"].strip() == spelling.strip():
-                        found[kind].add(int(ids[0]))
-            except (NotThereError, RejectedError, KeyError, TypeError):
+                        found[kind].add(int(finite(ids[0])))
+            except (NotThereError, RejectedError, KeyError, TypeError, ValueError, AttributeError):
                 return None
+            except (UnavailableError, FailedError) as error:
+                raise EngineError(
+                    f"{endpoint.options.url} does not say how it spells the answers: {error}; the "
+                    "same command tries again"
+                ) from None
     for kind, ids in found.items():
         if not ids:
             raise EngineError(
@@ -50,7 +56,7 @@ async def check_model(endpoint: Endpoint, model: str) -> None:
     url = endpoint.options.url
     try:
         listed = await _patient(endpoint, "/v1/models")
-    except (UnavailableError, FailedError) as error:
+    except (UnavailableError, FailedError, RejectedError) as error:
         raise EngineError(
             f"no judge at {url}: {error}; start one with: python -m judge serve RECIPE"
         ) from None
@@ -59,7 +65,7 @@ async def check_model(endpoint: Endpoint, model: str) -> None:
     except (KeyError, TypeError):
         raise EngineError(f"{url} is no OpenAI-compatible server: it lists no models") from None
     if model not in names:
-        raise EngineError(f"{url} serves {', '.join(names)}, the recipe asks for {model}")
+        raise EngineError(f"{url} serves {', '.join(names[:10])}, the recipe asks for {model}")
 
 
 async def _patient(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> Any:

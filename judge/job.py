@@ -166,6 +166,13 @@ class Job:
             unasked += int((~found.known).sum())
         return aside, unasked
 
+    def has_score(self, store: ScoreStore) -> bool:
+        """Tell whether any pair has a score."""
+        keys = (
+            [key for number in group.tolist() for key in self.keys(number)] for group in self.groups
+        )
+        return any((~np.isnan(store.find(one).values)).any() for one in keys)
+
     def content(self, row: int) -> Content:
         """Return an item as a judge sees it."""
         items = self.data.items

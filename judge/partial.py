@@ -29,12 +29,17 @@ def score_part(
         budget: such as "1000 calls", "2.5h" or "20 EUR".
         shard: "i/n".
         retry: ask again for pairs that were set aside.
+
+    Raises:
+        EngineError: when no pair of it could be scored.
     """
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     part = Shard.parse(shard) if shard else WHOLE
     limit = Budget.parse(budget, recipe.prices) if budget else UNLIMITED
     with ScoreStore(recipe.store) as store:
-        outcome = Work.of(recipe, part).score(store, limit, retry=retry)
+        work = Work.of(recipe, part)
+        outcome = work.score(store, limit, retry=retry)
+        work.check(store)
     if outcome.left:
         console.log(
             f"judge: the budget of {budget} is spent, {outcome.left} pairs are left; the same "

@@ -13,7 +13,7 @@ from judge.batch import Missing, score_missing
 from judge.budget import Budget
 from judge.engine import Request
 from judge.job import Job
-from judge.score import ScoreRecipe, Work
+from judge.score import ScoreRecipe, Work, kind_of_reason
 from judge.store import ScoreStore
 from unime import files
 from unime.config import ModelConfig, load_recipe
@@ -63,6 +63,8 @@ def plan_job(
         lines += _described(estimate, missing)
         if rate is None:
             rate = _measured(work, store, measure) if measure else _remembered(recipe)
+            if measure:
+                work.check(store)
     if rate is None:
         return "\n".join([*lines, "hours           unknown: give --rate, or --measure 500"])
     hours = missing / rate / 3600
@@ -86,7 +88,7 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
         found = store.find(keys)
         counts["missing"] += int((~found.known).sum())
         counts["scored"] += int((~np.isnan(found.values)).sum())
-        reasons.update(_kind(reason) for reason in store.reasons(keys).values())
+        reasons.update(kind_of_reason(reason) for reason in store.reasons(keys).values())
     kept = store.summary()
     lines = [
         f"scored     {counts['scored']}",
@@ -160,8 +162,3 @@ def _remembered(recipe: ScoreRecipe) -> float | None:
 
 def _model(recipe: ScoreRecipe) -> ModelConfig | None:
     return getattr(getattr(recipe.engines, recipe.engine), "model", None)
-
-
-def _kind(reason: str) -> str:
-    """Return a reason without its numbers, so that like ones are counted together."""
-    return "".join("#" if sign.isdigit() else sign for sign in reason)[:100]

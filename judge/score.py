@@ -7,6 +7,7 @@ recipe or any other, is not asked again, and a killed run carries on where it wa
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +17,14 @@ from pydantic import Field, model_validator
 from judge.batch import Outcome, score_missing
 from judge.budget import FREE, UNLIMITED, Budget, Prices
 from judge.early import EarlyStop
-from judge.engine import ChecksData, Engine, EngineOptions, StreamingEngine, Truth
+from judge.engine import (
+    ChecksData,
+    Engine,
+    EngineError,
+    EngineOptions,
+    StreamingEngine,
+    Truth,
+)
 from judge.engines import ENGINES, Engines
 from judge.job import WHOLE, Job, Shard
 from judge.report import report_truth
@@ -82,6 +90,8 @@ def run(recipe: ScoreRecipe, out: Output) -> None:
         if isinstance(work.engine, ChecksData):
             work.engine.check_data(work.job.data, out.file("unusable.jsonl"))
         outcome = work.score(store)
+        _list_unscored(work.job, store, out)
+        work.check(store)
         judged = work.job.judged_table(store)
         write_table(out.file("judged.parquet"), judged)
         _report(work.job, judged, store, out)
@@ -127,6 +137,37 @@ class Work:
         console.log(f"judge: {describe(outcome, recipe.prices)}")
         return outcome
 
+    def check(self, store: ScoreStore) -> None:
+        """Refuse a job without a single score: a fault of all pairs is none of a pair's.
+
+        Raises:
+            EngineError: with the most frequent reason.
+        """
+        if self.job.has_score(store):
+            return
+        examples: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for group in self.job.groups:
+            keys = [key for number in group.tolist() for key in self.job.keys(number)]
+            for reason in store.reasons(list(dict.fromkeys(keys))).values():
+                # Reasons that differ in their numbers alone are one.
+                kind = kind_of_reason(reason)
+                counts[kind] += 1
+                examples.setdefault(kind, reason)
+        if counts:  # else nothing was asked yet
+            ((kind, number),) = counts.most_common(1)
+            raise EngineError(
+                f"not one of {counts.total()} pairs could be scored by the engine "
+                f"{self.recipe.engine}; the reason of {number}: {examples[kind]}. The reasons are "
+                "kept, and the output stays unfinished; when the cause is gone, the same command "
+                "with --retry asks again"
+            )
+
+
+def kind_of_reason(reason: str) -> str:
+    """Return a reason without its numbers, so that like ones are counted together."""
+    return "".join("#" if sign.isdigit() else sign for sign in reason)[:100]
+
 
 def describe(outcome: Outcome, prices: Prices) -> str:
     """Return one sentence about what a job did."""
@@ -160,14 +201,18 @@ def _load_truth(folder: str | None) -> Truth | None:
     return WorldTruth.load(folder)
 
 
+def _list_unscored(job: Job, store: ScoreStore, out: Output) -> None:
+    lines = [f"{json.dumps(line)}\n" for line in job.unscored(store)]
+    files.write_text(out.file("unscored.jsonl"), "".join(lines))
+
+
 def _report(job: Job, judged: pa.Table, store: ScoreStore, out: Output) -> None:
-    lines = list(job.unscored(store))
-    files.write_text(out.file("unscored.jsonl"), "".join(f"{json.dumps(line)}\n" for line in lines))
+    first = next(job.unscored(store), None)
     distinct = job.distinct()
     unscored, spared = job.count_unscored(store)
     console.log(
         f"judge: {distinct} distinct pairs of {judged.num_rows} queries, {unscored} unscored"
-        + (f" (see unscored.jsonl; such as: {lines[0]['reason']})" if lines else "")
+        + (f" (see unscored.jsonl; such as: {first['reason']})" if first else "")
         + (f", {spared} not asked about: early stop" if spared else "")
     )
     out.facts(distinct_pairs=distinct, unscored_pairs=unscored, spared_pairs=spared)

@@ -133,7 +133,7 @@ class TransformersEngine:
             return Score(key, math.nan, reason)
         yes, no = masses
         mass = yes + no
-        if not mass >= self._least:  # NaN too
+        if not mass >= self._least or mass == 0:  # NaN too
             return Score(key, math.nan, f"neither yes nor no: their probability is {mass:.2g}")
         return Score(key, yes / mass)
 

@@ -10,15 +10,16 @@ import asyncio
 import contextlib
 import json
 import math
+import signal
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, field_validator
 
-from judge import handshake, wire
+from judge import handshake, signals, wire
 from judge.endpoint import (
     Endpoint,
     EndpointOptions,
@@ -29,6 +30,7 @@ from judge.endpoint import (
 )
 from judge.engine import EngineError, Request, Truth, Usage
 from judge.transformers_engine import JudgeModel
+from unime import console
 from unime.config import Section
 from unime.contents import fingerprint
 from unime.errors import DataError
@@ -40,6 +42,9 @@ COMMIT_SECONDS = 0.1
 
 FEW = 3
 """So few failing pairs are set aside without proof that the server works for others."""
+
+PAUSE = 0.1
+"""Seconds before a pair that fails, as all others do, waits behind them."""
 
 
 class VllmOptions(Section):
@@ -103,7 +108,7 @@ class VllmEngine:
         found = {score.key: score for part in self.stream(iter([distinct])) for score in part}
         return [found[request.key] for request in requests]
 
-    def stream(self, groups: Iterator[Sequence[Request]]) -> Iterator[list[Score]]:
+    def stream(self, groups: Iterator[Sequence[Request]]) -> Generator[list[Score], None, None]:
         """Yield scores as they come (see `StreamingEngine`)."""
         first = next(groups, None)
         if first is None:
@@ -114,11 +119,20 @@ class VllmEngine:
         try:
             loop.run_until_complete(run.start())
             while run.feed(groups):
-                yield loop.run_until_complete(run.turn())
+                with signals.noted(lambda: loop.call_soon_threadsafe(run.wake)) as noted:
+                    part = loop.run_until_complete(run.turn())
+                # What is paid for is handed over before a handler may end the job.
+                yield part
+                for number in noted:
+                    signal.raise_signal(number)
             yield run.take()
         finally:
-            loop.run_until_complete(run.close())
-            loop.close()
+            with contextlib.closing(loop):
+                loop.run_until_complete(run.close())
+
+
+class _LaterError(Exception):
+    """Perhaps the server's fault, perhaps the pair's: other pairs are to be tried first."""
 
 
 class _Run:
@@ -134,10 +148,13 @@ class _Run:
         self._workers: list[asyncio.Task[None]] = []
         self._orphans: deque[Request] = deque()
         self._failures: Counter[bytes] = Counter()
+        self._since: dict[bytes, tuple[Endpoint, int]] = {}
+        """Of a pair under way: its server, and how often that had succeeded before."""
         self._done: list[Score] = []
         self._handed_over = 0
         """Scores the caller is making durable; it comes back when they are."""
         self._rejections = 0
+        self._bill_is_wrong = False
         self._exhausted = False
         self._error: Exception | None = None
 
@@ -168,9 +185,11 @@ class _Run:
 
     async def close(self) -> None:
         """Cancel what is under way."""
-        for worker in self._workers:
-            worker.cancel()
-        await asyncio.gather(*self._workers, return_exceptions=True)
+        # Not only the workers: after a signal the task that waited for news is there, too.
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         for endpoint in self._endpoints:
             await endpoint.close()
 
@@ -203,6 +222,10 @@ class _Run:
         if not self._done and self._error is not None:
             raise self._error
         return self.take()
+
+    def wake(self) -> None:
+        """End the turn."""
+        self._news.set()
 
     def take(self) -> list[Score]:
         """Return what is finished."""
@@ -247,6 +270,8 @@ class _Run:
         endpoint.in_flight += 1
         try:
             score = await self._judged(endpoint, request)
+        except _LaterError:
+            endpoint.queue.append(request)
         except (UnavailableError, GoneError) as error:
             # Any server that is there may take it, and what waited for this one.
             self._orphans.appendleft(request)
@@ -274,30 +299,33 @@ class _Run:
 
         Raises:
             UnavailableError: when the server must be waited for.
+            _LaterError: when it fails, and the server has judged no other pair meanwhile.
             EngineError: when the job cannot go on.
         """
         try:
             body = self._bodies.of(request)
         except DataError as error:
             return Score(request.key, math.nan, str(error))
+        # Of this server: another one's successes prove nothing.
+        server, before = self._since.setdefault(request.key, (endpoint, endpoint.successes))
+        if server is not endpoint:
+            before = endpoint.successes
+            self._since[request.key] = endpoint, before
         try:
-            while True:
-                before = endpoint.successes
-                try:
-                    score = await self._tried(endpoint, request, body)
-                except FailedError as error:
-                    if endpoint.successes > before or len(self._failures) <= FEW:
-                        reason = f"set aside after {self._failures[request.key]} tries: {error}"
-                        score = Score(request.key, math.nan, reason)
-                    else:
-                        endpoint.doubt(str(error))
-                        continue
-                self._failures.pop(request.key, None)
-                return score
+            score = await self._tried(endpoint, request, body)
+        except FailedError as error:
+            if endpoint.successes == before and len(self._failures) > FEW:
+                endpoint.doubt(str(error))
+                await asyncio.sleep(PAUSE)
+                raise _LaterError from None
+            reason = f"set aside after {self._failures[request.key]} tries: {error}"
+            score = Score(request.key, math.nan, reason)
         except RejectedError as error:
-            self._failures.pop(request.key, None)
             self._note_rejection(endpoint, error)
-            return Score(request.key, math.nan, f"rejected by the server: {error}")
+            score = Score(request.key, math.nan, f"rejected by the server: {error}")
+        self._failures.pop(request.key, None)
+        self._since.pop(request.key, None)
+        return score
 
     async def _tried(self, endpoint: Endpoint, request: Request, body: bytes) -> Score:
         """Call until a judgement comes or the pair has had its tries."""
@@ -313,6 +341,8 @@ class _Run:
         async for attempt in retrying:
             with attempt:
                 try:
+                    if not endpoint.is_up:
+                        raise UnavailableError("it is gone")  # another one may take the pair
                     await endpoint.ready()
                     return await self._called(endpoint, request, body)
                 except FailedError:
@@ -333,9 +363,9 @@ class _Run:
         except wire.ReplyError as error:
             raise FailedError(str(error)) from None
         endpoint.succeeded()
-        self._count_tokens(reply)
+        self._count_tokens(endpoint, reply)
         mass = yes + no
-        if not mass >= self._options.min_answer_mass:
+        if not mass >= self._options.min_answer_mass or mass == 0:
             reason = f"neither yes nor no: their probability is {mass:.2g}"
             return Score(request.key, math.nan, reason)
         return Score(request.key, yes / mass)
@@ -349,8 +379,14 @@ class _Run:
                 "and the server's limits"
             )
 
-    def _count_tokens(self, reply: Any) -> None:
-        usage = reply.get("usage") or {}
-        details = usage.get("prompt_tokens_details") or {}
-        self._usage.tokens += int(usage.get("prompt_tokens") or 0)
-        self._usage.cached_tokens += int(details.get("cached_tokens") or 0)
+    def _count_tokens(self, endpoint: Endpoint, reply: Any) -> None:
+        """Add up what a reply bills; a judgement counts whatever its bill says."""
+        try:
+            tokens, cached = wire.read_usage(reply)
+        except wire.ReplyError as error:
+            if not self._bill_is_wrong:
+                console.log(f"judge: {endpoint.options.url}: {error}; such calls add none")
+            self._bill_is_wrong = True
+            return
+        self._usage.tokens += tokens
+        self._usage.cached_tokens += cached

@@ -16,12 +16,19 @@ from typing import Any, NamedTuple
 from judge.engine import Content, Request
 from judge.pictures import DataUrls
 from unime.prompts import JudgePrompt
+from unime.replies import finite
 
 TOP = 20
 """How many log-probabilities every server gives."""
 
 LOOSE = 0.01
 """A score that the unseen spellings could move by more is no score."""
+
+MOST_TOKENS = 100_000_000
+"""A call that bills more prompt tokens than any model takes is not believed."""
+
+SLACK = 0.05
+"""How far probabilities in half precision may add up to more than 1."""
 
 # What opens a turn or an image slot in one family or another. The template of `judge serve` knows
 # its model's own tokens; this stands before servers that this project did not start.
@@ -113,19 +120,58 @@ def read_masses(reply: Any, prompt: JudgePrompt, tokens: AnswerTokens | None) ->
     """
     try:
         listed = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-        found = {str(entry["token"]): float(entry["logprob"]) for entry in listed}
-    except (KeyError, IndexError, TypeError, ValueError):
+        pairs = [(entry["token"], entry["logprob"]) for entry in listed]
+    except (KeyError, IndexError, TypeError):
         raise ReplyError("the reply has no log-probabilities") from None
-    if not found or any(math.isnan(value) or value > 1e-3 for value in found.values()):
+    found: dict[str, float] = {}
+    twice = set()
+    for token, logprob in pairs:
+        try:
+            value = finite(logprob)
+        except ValueError:
+            value = math.inf
+        if not isinstance(token, str) or value > 1e-3:
+            raise ReplyError("the reply's log-probabilities are none")
+        if found.setdefault(token, value) != value:
+            twice.add(token)  # fragments of characters may look alike; answers may not
+    if not found:
         raise ReplyError("the reply's log-probabilities are none")
-    if tokens is not None:
-        return Masses(_sum_ids(found, tokens.yes), _sum_ids(found, tokens.no))
-    return _sum_words(found, spellings(prompt.yes), spellings(prompt.no))
+    yes, no = (
+        (spellings(prompt.yes), spellings(prompt.no))
+        if tokens is None
+        else ({f"token_id:{number}" for number in ids} for ids in tokens)
+    )
+    if twice & (yes | no):
+        raise ReplyError("the reply gives one answer two log-probabilities")
+    masses = _sum_words(found, yes, no) if tokens is None else _sum_ids(found, yes, no)
+    if masses.yes + masses.no > 1 + SLACK:
+        raise ReplyError(f"the answers' probabilities add up to {masses.yes + masses.no:.3g}")
+    return masses
 
 
-def _sum_ids(found: Mapping[str, float], ids: Iterable[int]) -> float:
+def read_usage(reply: Any) -> tuple[int, int]:
+    """Return the prompt tokens that a reply bills, and how many of them were cached.
+
+    Raises:
+        ReplyError: when it bills, but no such numbers.
+    """
     try:
-        return sum(math.exp(found[f"token_id:{number}"]) for number in ids)
+        usage = reply.get("usage") or {}
+        details = usage.get("prompt_tokens_details") or {}
+        counts = [
+            finite(part.get(name) or 0)
+            for part, name in ((usage, "prompt_tokens"), (details, "cached_tokens"))
+        ]
+    except (AttributeError, ValueError):
+        counts = [-1.0]
+    if not all(0 <= count <= MOST_TOKENS for count in counts):
+        raise ReplyError("the reply's usage is no count of tokens")
+    return int(counts[0]), int(counts[1])
+
+
+def _sum_ids(found: Mapping[str, float], yes: set[str], no: set[str]) -> Masses:
+    try:
+        return Masses(*(sum(math.exp(found[word]) for word in words) for words in (yes, no)))
     except KeyError as error:
         raise ReplyError(f"the reply lacks the log-probability of {error.args[0]}") from None
 

@@ -1,7 +1,8 @@
 """A writer's write-ahead log: append-only, one line for each group of scores.
 
-A line is there whole or not at all. The writer holds a lock on its log as long as it lives, so
-that others can tell a log in use from one whose writer was killed.
+A line is there whole or not at all, and ends in its own checksum (lines of older versions do not).
+The writer holds a lock on its log as long as it lives, so that others can tell a log in use from
+one whose writer was killed.
 """
 
 from __future__ import annotations
@@ -18,11 +19,15 @@ from typing import NamedTuple
 
 import numpy as np
 
+from judge.store.checks import are_judgements, hash_text
 from unime import files
 from unime.errors import DataError
 from unime.records import ID_BYTES, Score
 
 PATTERN = "log-*.jsonl"
+FIELDS = {"judge", "keys", "scores", "unscored"}
+CHECKSUM = ', "xxh3": '
+"""Of all that stands before it in the line."""
 
 
 class Logged(NamedTuple):
@@ -89,7 +94,7 @@ def read_log(path: Path) -> list[Logged]:
     for number, line in enumerate(files.read_lines(path), start=1):
         try:
             lines.append(_read_line(line))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise DataError(
                 f"{path}, line {number} is damaged ({error}); move the file aside, what it held "
                 "is scored again"
@@ -124,18 +129,31 @@ def _write_line(judge: str, scores: Sequence[Score]) -> str:
         "scores": base64.b64encode(values.tobytes()).decode(),
         "unscored": reasons,
     }
-    return json.dumps(fields)
+    text = json.dumps(fields).removesuffix("}")
+    return f'{text}{CHECKSUM}"{hash_text(text)}"}}'
 
 
 def _read_line(line: str) -> Logged:
     fields = json.loads(line)
+    if set(fields) != FIELDS:
+        text, _, rest = line.rpartition(CHECKSUM)
+        if set(fields) != {*FIELDS, "xxh3"} or rest != f'"{hash_text(text)}"}}':
+            raise ValueError("its checksum is another")
     keys = base64.b64decode(fields["keys"], validate=True)
-    values = np.frombuffer(base64.b64decode(fields["scores"]), dtype="<f4").tolist()
+    values = np.frombuffer(base64.b64decode(fields["scores"], validate=True), dtype="<f4")
     if len(keys) != len(values) * ID_BYTES:
         raise ValueError(f"{len(keys)} bytes of keys for {len(values)} scores")
     reasons = fields["unscored"]
+    codes = np.array([0 if str(i) in reasons else -1 for i in range(len(values))], dtype=np.int32)
+    if not are_judgements(values, codes).all():
+        raise ValueError("it holds scores outside 0..1")
     scores = [
-        Score(keys[i * ID_BYTES : (i + 1) * ID_BYTES], value, reasons.get(str(i), ""))
-        for i, value in enumerate(values)
+        # A lone surrogate, which a server's message may hold, can be written nowhere.
+        Score(keys[i * ID_BYTES : (i + 1) * ID_BYTES], value, _writable(reasons.get(str(i), "")))
+        for i, value in enumerate(values.tolist())
     ]
     return Logged(str(fields["judge"]), scores)
+
+
+def _writable(text: str) -> str:
+    return text.encode("utf-8", "replace").decode()

@@ -13,10 +13,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt64
 
+from judge.store.checks import hash_stream
 from unime import files
 from unime.records import ID_BYTES, Score
 
 ARRAYS = ("high", "low", "value", "reason")
+HASHES = "hashes.json"
+INDEX_FILES = (*(f"{name}.npy" for name in ARRAYS), "reasons.json", "shards.json")
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,16 +137,36 @@ class SortedRows(Rows):
                 np.save(temporary / f"{name}.npy", getattr(self, name))
             files.write_json(temporary / "reasons.json", list(self.reasons))
             files.write_json(temporary / "shards.json", list(shards))
+            files.write_json(temporary / HASHES, _hashes(temporary))
 
     @classmethod
-    def load(cls, folder: Path) -> SortedRows:
-        """Map saved columns into memory."""
+    def load(cls, folder: Path) -> tuple[set[str], SortedRows]:
+        """Map saved columns into memory; return whose rows they are, too.
+
+        Raises:
+            ValueError: when a file is not the one that was written.
+        """
+        if not (folder / HASHES).is_file():
+            raise ValueError(f"{folder} carries no hashes")
+        expected, found = files.read_json(folder / HASHES), _hashes(folder)
+        changed = [name for name in INDEX_FILES if found[name] != dict(expected).get(name)]
+        if changed:
+            raise ValueError(f"{folder / changed[0]} is not what was written")
         high, low, value, reason = (
             np.load(folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS
         )
-        if len({len(column) for column in (high, low, value, reason)}) != 1:
-            raise ValueError(f"{folder} has columns of differing lengths")
-        return cls(high, low, value, reason, tuple(files.read_json(folder / "reasons.json")))
+        reasons, shards = (
+            files.read_json(folder / f"{name}.json") for name in ("reasons", "shards")
+        )
+        return set(shards), cls(high, low, value, reason, tuple(reasons))
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    found = {}
+    for name in INDEX_FILES:
+        with (folder / name).open("rb") as handle:
+            found[name] = hash_stream(handle)
+    return found
 
 
 def split_keys(

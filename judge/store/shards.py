@@ -1,9 +1,15 @@
-"""Immutable Parquet shards on any fsspec path, named by their content."""
+"""Immutable Parquet shards on any fsspec path, named by their content.
+
+A name is the hash of the file's bytes, and what is read is compared with it first.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from judge.store.checks import are_judgements, hash_stream
 from judge.store.rows import Rows, split_keys
-from unime import files
+from unime import console, files
 from unime.errors import DataError
 from unime.records import ID_BYTES
 
@@ -27,6 +34,8 @@ SHARD = pa.schema(
     ]
 )
 ROW_GROUP = 1 << 20
+IN_MEMORY = 1 << 28
+"""A remote shard of more bytes is copied to a temporary file while it is hashed."""
 
 
 class Shards:
@@ -68,7 +77,9 @@ class Shards:
             row_group_size=ROW_GROUP,
         )
         data = buffer.getvalue()
-        name = f"{hashlib.blake2b(data, digest_size=10).hexdigest()}.parquet"
+        hasher = _hasher()
+        hasher.update(data)
+        name = f"{hasher.hexdigest()}.parquet"
         self._put(f"shards/{name}", data)
         return name
 
@@ -79,34 +90,61 @@ class Shards:
             FileNotFoundError: when another process has merged it away.
             DataError: when it is damaged.
         """
-        with self._opened(name) as handle:
-            return _checked(name, lambda: pq.read_table(handle).cast(SHARD))
+        with self._verified(name) as handle, self._parsing(name):
+            table = pq.read_table(handle).cast(SHARD)
+            rows_of(table)
+            return table
 
     def read_rows(self, name: str) -> Iterator[Rows]:
-        """Yield a shard's rows, a row group at a time."""
-        with self._opened(name) as handle:
-            file = _checked(name, lambda: pq.ParquetFile(handle))
+        """Yield a shard's rows, a row group at a time (raises like `read`)."""
+        with self._verified(name) as handle, self._parsing(name):
+            file = pq.ParquetFile(handle)
             for group in range(file.num_row_groups):
-                part = _checked(
-                    name,
-                    lambda group=group: file.read_row_group(group, ["key", "score", "reason"]),
-                )
-                yield rows_of(part)
+                yield rows_of(file.read_row_group(group, ["key", "score", "reason"]))
 
     def remove(self, name: str) -> None:
         """Remove a shard whose rows are in others."""
         self._fs.rm_file(f"{self._root}/shards/{name}")
 
     def note_judge(self, digest: str, fingerprint: str) -> None:
-        """Say once what a judge's hash stands for."""
-        import json
-
+        """Say once what a judge's hash stands for; a note that says something else is replaced."""
         name = f"judges/{digest}.json"
-        if not self._fs.exists(f"{self._root}/{name}"):
-            self._put(name, json.dumps({"fingerprint": fingerprint}).encode())
+        note = json.dumps({"fingerprint": fingerprint}).encode()
+        place = f"{self._root}/{name}"
+        if self._fs.exists(place) and self._fs.cat_file(place) != note:
+            console.log(f"store: {self.path}/{name} is damaged and is written again")
+            self._fs.rm_file(place)
+        self._put(name, note)
 
-    def _opened(self, name: str) -> Any:
-        return self._fs.open(f"{self._root}/shards/{name}", "rb")
+    @contextlib.contextmanager
+    def _verified(self, name: str) -> Iterator[Any]:
+        """Open a shard whose bytes are those that its name stands for."""
+        with contextlib.ExitStack() as stack:
+            handle = source = stack.enter_context(
+                self._fs.open(f"{self._root}/shards/{name}", "rb")
+            )
+            copy = None
+            if not self.is_local:
+                # Fetched once, and never whole in memory.
+                handle = stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY))
+                copy = handle.write
+            if hash_stream(source, _hasher(), copy) != name.removesuffix(".parquet"):
+                raise self._damaged(name, "its bytes are not those that its name stands for")
+            handle.seek(0)
+            yield handle
+
+    @contextlib.contextmanager
+    def _parsing(self, name: str) -> Iterator[None]:
+        """Say which shard it was that could not be read."""
+        try:
+            yield
+        except (pa.ArrowException, KeyError, ValueError) as error:
+            raise self._damaged(name, error) from None
+
+    def _damaged(self, name: str, why: object) -> DataError:
+        return DataError(
+            f"{self.path}/shards/{name} is damaged ({why}); move it aside, its pairs are scored again"
+        )
 
     def _put(self, name: str, data: bytes) -> None:
         target = f"{self._root}/{name}"
@@ -132,8 +170,14 @@ def table_of(rows: Rows, judges: pa.Array) -> pa.Table:
 
 
 def rows_of(table: pa.Table) -> Rows:
-    """Return the rows of a table (schema SHARD, judges left out)."""
+    """Return the rows of a table (schema SHARD, judges left out).
+
+    Raises:
+        ValueError: when a row is no judgement.
+    """
     column = table["key"].combine_chunks()
+    if column.type != SHARD.field("key").type or column.null_count:
+        raise ValueError(f"its keys are no {ID_BYTES} bytes each")
     start = column.offset * ID_BYTES
     data = memoryview(column.buffers()[1])[start : start + len(column) * ID_BYTES]
     high, low = split_keys(data)
@@ -144,13 +188,14 @@ def rows_of(table: pa.Table) -> Rows:
         reasons = reasons.dictionary_encode()
     codes = reasons.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
     values = table["score"].to_numpy().astype(np.float32)
+    wrong = np.flatnonzero(~are_judgements(values, codes))
+    if len(wrong):
+        raise ValueError(
+            f"it holds the score {values[wrong[0]]}; expected a probability from 0 to 1, or NaN "
+            "with a reason"
+        )
     return Rows(high, low, values, codes, tuple(reasons.dictionary.to_pylist()))
 
 
-def _checked(name: str, read: Any) -> Any:
-    try:
-        return read()
-    except pa.ArrowInvalid as error:
-        raise DataError(
-            f"shard {name} is damaged ({error}); move it aside, its pairs are scored again"
-        ) from None
+def _hasher() -> Any:
+    return hashlib.blake2b(digest_size=10)

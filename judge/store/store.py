@@ -16,9 +16,11 @@ import pyarrow as pa
 from jaxtyping import Bool, Float32
 
 from judge.store import log as logs
+from judge.store.checks import check_scores
 from judge.store.rows import Rows, SortedRows, split_keys
 from judge.store.shards import SHARD, Shards, rows_of, table_of
 from unime import console, files
+from unime.errors import UnimeError
 from unime.records import Score
 
 ROWS_IN_MEMORY = 1 << 18
@@ -111,9 +113,14 @@ class ScoreStore:
         return reasons | {key: self._recent[key].reason for key in missing if key in self._recent}
 
     def add(self, fingerprint: str, scores: Sequence[Score]) -> None:
-        """Add a judge's scores; they are safe on disk when this returns."""
+        """Add a judge's scores; they are safe on disk when this returns.
+
+        Raises:
+            DataError: when one is no probability, nor NaN with a reason; none is kept then.
+        """
         if not scores:
             return
+        check_scores(fingerprint, scores)
         if self._log is None:
             self._log = logs.WriterLog.create(self._local)
         judge = _digest(fingerprint)
@@ -214,17 +221,18 @@ class ScoreStore:
             for old in self._local.glob("index-*"):
                 files.remove_folder(old)
             rows.save(folder, names)
-        return [SortedRows.load(folder)]
+        return [SortedRows.load(folder)[1]]
 
     def _saved_index(self, names: set[str]) -> tuple[set[str], list[SortedRows]]:
         """Return what a saved index covers and its rows; nothing if there is none of use."""
         for folder in sorted(self._local.glob("index-*")):
             try:
-                covered = set(files.read_json(folder / "shards.json"))
-                if covered <= names:
-                    return covered, [SortedRows.load(folder)]
-            except (OSError, ValueError) as error:
-                console.log(f"store: the index is damaged ({error}) and is built anew")
+                covered, rows = SortedRows.load(folder)
+            except (OSError, ValueError, TypeError, UnimeError) as error:
+                console.log(f"store: the index cannot be used ({error}); it is built anew")
+                continue
+            if covered <= names:
+                return covered, [rows]
         return set(), []
 
     @contextlib.contextmanager

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import gzip
 import hashlib
 import json
 import math
 import threading
+import zlib
 from collections import Counter
 from collections.abc import Callable
 
@@ -14,9 +17,10 @@ from aiohttp import web
 
 MODEL = "assets/student"
 TOKENS = {"Yes": 1, " Yes": 2, "yes": 3, "No": 4, " No": 5}
-Misbehaviour = Callable[[int, str], str | None]
+Misbehaviour = Callable[[int, str], str | bytes | None]
 """Call number (from 0) and the pair's text -> what goes wrong: a status such as "500", "drop",
-"stall", "malformed", "no logprobs", "nan", "echo" (400 with the key in it), "redirect"."""
+"stall", "malformed", "no logprobs", "nan", "echo" (400 with the key in it), "redirect", "gzip" (cut
+off), "bomb" (a packed gigabyte); or the whole reply as bytes."""
 
 
 def probability(text: str) -> float:
@@ -117,14 +121,18 @@ class Server:
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, request, body, text: str, fault: str | None) -> web.StreamResponse:
+    async def _answer(self, request, body, text: str, fault) -> web.StreamResponse:
+        if isinstance(fault, bytes):
+            return web.Response(body=fault, content_type="application/json")
+        if fault in ("gzip", "bomb"):
+            return web.Response(body=_packed(fault), headers={"Content-Encoding": "gzip"})
         if fault == "drop":
             request.transport.close()
         if fault == "stall":
             await asyncio.sleep(60)
         if fault in (None, "nan"):
             self.calls[text] += fault is None
-            return web.json_response(_judgement(body, text, fault))
+            return web.json_response(judgement(body, text, fault))
         replies = {
             "malformed": {"text": '{"choices": ['},
             "no logprobs": {"text": '{"choices": [{"message": {"content": "Yes"}}]}'},
@@ -137,7 +145,16 @@ class Server:
         return web.Response(**replies.get(fault, broken))
 
 
-def _judgement(body: dict, text: str, fault: str | None) -> dict:
+@functools.cache
+def _packed(fault: str) -> bytes:
+    if fault == "gzip":
+        return gzip.compress(b'{"choices": []}' * 1000)[:-20]
+    packer = zlib.compressobj(wbits=31)
+    zeros = bytes(1 << 20)
+    return b"".join([*(packer.compress(zeros) for _ in range(1 << 10)), packer.flush()])
+
+
+def judgement(body: dict, text: str, fault: str | None) -> dict:
     yes = probability(text)
     # The spellings share their answer's mass; a tenth goes to other tokens.
     words = {"Yes": 0.5 * yes, " Yes": 0.3 * yes, "yes": 0.2 * yes}

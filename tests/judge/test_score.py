@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from judge import engines
 from judge import score as score_module
+from judge.engine import EngineError
 from judge.fake import FakeEngine
 from judge.partial import score_part
 from judge.store import ScoreStore
@@ -22,9 +25,9 @@ from judge.store.log import PATTERN, read_log
 from tests.conftest import ROOT
 from tests.mine.folders import write_data, write_mined
 from unime import files
-from unime.errors import RecipeError
+from unime.errors import DataError, RecipeError
 from unime.files import read_json
-from unime.records import pair_key
+from unime.records import Score, pair_key
 from unime.stage import execute
 from unime.tables import read_table
 
@@ -328,3 +331,47 @@ def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, 
     recipe_for(folders, early_stop=stop)
     execute("judge.score", path, ["output=" + str(folders / "again")])
     assert not asked
+
+
+def test_a_job_without_a_single_score_is_an_error_and_stays_unfinished(folders, monkeypatch):
+    broken = {"engines": {"fake": {"unscored": 1.0}}}
+    path = recipe_for(folders, **broken)
+    reason = (
+        "not one of 54 pairs could be scored by the engine fake; the reason of 54: the fake "
+        "engine has no answer.*same command with --retry asks again"
+    )
+    asked = count_calls(monkeypatch)
+    for _ in range(2):  # nothing is paid for twice
+        with pytest.raises(EngineError, match=reason):
+            execute("judge.score", path)
+    assert len(asked) == 54
+    assert not (folders / "out/manifest.json").exists()
+    assert not (folders / "out/judged.parquet").exists()
+    assert len((folders / "out/unscored.jsonl").read_text().splitlines()) == NUM_QUERIES * 6
+    parts: list[dict[str, Any]] = [{"shard": "0/2"}, {"budget": "5 calls"}]
+    for part in parts:
+        with pytest.raises(EngineError, match="not one of .* pairs could be scored"):
+            score_part(path, [], **part)
+    words = [sys.executable, "-m", "judge", "score", str(path)]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and done.stderr.count("error: not one of 54 pairs") == 1
+    # Once the cause is gone:
+    monkeypatch.setattr(FakeEngine, "_one", lambda self, key: Score(key, 0.5))
+    assert score_part(path, [], retry=True) == 0
+    execute("judge.score", path)
+    assert read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"] == 0
+
+
+def test_a_budget_that_reaches_nothing_is_no_failure(folders):
+    assert score_part(recipe_for(folders), [], budget="0h") == 54
+
+
+@pytest.mark.parametrize("value", [7.5, -3.0, math.inf, math.nan])
+def test_an_engine_that_gives_no_probability_ends_the_job(folders, monkeypatch, value):
+    monkeypatch.setattr(FakeEngine, "_one", lambda self, key: Score(key, value))
+    with pytest.raises(DataError, match="the engine fake 0.0 gave .* for the pair .*; expected a"):
+        execute("judge.score", recipe_for(folders))
+    assert not ScoreStore(folders / "scores").summary()["rows"]
+    monkeypatch.setattr(FakeEngine, "score", lambda self, requests: [])
+    with pytest.raises(EngineError, match="FakeEngine answered 12 pairs with 0 scores"):
+        execute("judge.score", recipe_for(folders))

@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter, defaultdict
 
@@ -14,8 +18,10 @@ from PIL import Image
 
 from judge.engine import Content, EngineError, Request
 from judge.pictures import read_picture
+from judge.store import ScoreStore
 from judge.vllm_engine import VllmOptions
 from judge.wire import as_plain_text
+from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
 from unime.images import ImageError
 from unime.records import Score
@@ -307,3 +313,65 @@ def test_a_broken_picture_is_set_aside_and_its_image_is_sent_once(tmp_path):
     assert scores[b"x" * 16].reason.startswith("missing image")
     assert read.count("red.png") == 1
     assert parts[0]["image_url"]["url"].startswith("data:image/png;base64,")
+
+
+INTERRUPTED = """
+import signal, sys
+from judge.batch import score_missing
+from judge.store import ScoreStore
+from tests.judge.test_vllm_engine import EngineEnds, engine_at, groups
+
+def end(number, frame):
+    raise EngineEnds(143)
+
+signal.signal(signal.SIGTERM, end)
+class Job:
+    fingerprint = "judge"
+class Missing:
+    def __init__(self, *args): pass
+    def rounds(self): yield iter(groups(40, 20))
+    def count(self): return 800
+import judge.batch
+judge.batch.Missing = Missing
+print("ready", flush=True)
+with ScoreStore(sys.argv[2]) as store:
+    score_missing(Job(), engine_at(sys.argv[1]), store)
+"""
+
+
+class EngineEnds(SystemExit):
+    """What a handler of SIGTERM raises."""
+
+
+def engine_at(url: str):
+    values = {"model": {"id": MODEL}, "endpoints": [{"url": url, "concurrency": 16}]}
+    return VllmOptions.model_validate(values).engine(None)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_the_job_at_once_and_what_was_paid_for_is_kept(tmp_path, number):
+    """At a random moment, with calls under way that would take a minute more."""
+    slow = Counter()
+
+    def misbehave(call, text):
+        slow["calls"] += 1
+        return "stall" if call % 10 == 9 else None
+
+    with Server(misbehave) as server:
+        server.seconds = 0.01
+        words = [sys.executable, "-c", INTERRUPTED, server.url, str(tmp_path / "scores")]
+        process = subprocess.Popen(
+            words, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE
+        )
+        while sum(server.calls.values()) < 100:
+            time.sleep(0.01)
+            assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=20)
+        judged_there = sum(server.calls.values())
+    assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT), said
+    assert b"Traceback" not in said or number == signal.SIGINT
+    assert b"Task" not in said and b"Exception ignored" not in said
+    kept = len(ScoreStore(tmp_path / "scores"))
+    # Lost are the replies that were on their way at that moment, no others.
+    assert judged_there - 16 <= kept <= judged_there
