@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
 from unime import files
 from unime.config import Section
 from unime.errors import DataError, RecipeError, lookup
+from unime.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -174,7 +174,7 @@ def load_benchmark(name: str, root: Path | None = None) -> Benchmark:
     path = Path(name) if name.endswith(".yaml") else lookup(known_benchmarks(), name, "benchmark")
     if not path.is_file():
         raise RecipeError(f"no benchmark file {path} (working directory {Path.cwd()})")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_yaml(path)
     try:
         benchmark = Benchmark.model_validate(values)
         if root is not None and benchmark.tasks_file:
