@@ -15,6 +15,7 @@ from judge.score import ScoreRecipe
 from unime import files
 from unime.config import load_recipe
 from unime.errors import lookup
+from unime.overwrite import check_replaceable, never
 from unime.records import Item
 from unime.tables import DataFolder, PairRow, read_table
 
@@ -47,8 +48,13 @@ def export_judged(
         output: the file.
         name: "unime_v2" (JSON) or "sentence_transformers" (Parquet).
         selected: the output of `unime select`: only the negatives chosen there.
+
+    Raises:
+        OutputError: when there is a file of that name.
     """
     write = lookup(FORMATS, name, "format")
+    # Its layouts leave no room for a mark of ours; people have files of the same layouts.
+    check_replaceable(output, never, "python -m judge export")
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     rows = list(_rows(recipe, selected))
     kept = [row for row in rows if row.scores and row.negatives]

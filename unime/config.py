@@ -38,13 +38,19 @@ class Section(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _countable(cls, value: Any, info: Any) -> Any:
-        """Refuse true for a number, which pydantic takes for 1, and what no tensor can hold."""
+        """Refuse true for a number, which pydantic takes for 1."""
         wanted = cls.model_fields[str(info.field_name)].annotation
         kinds = {wanted, *get_args(wanted)}
         if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, Any}:
             raise ValueError("Input should be a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _not_too_large(cls, value: Any) -> Any:
+        """Refuse what no tensor can hold."""
         if isinstance(value, int) and abs(value) > MAX_INT:
-            raise ValueError(f"Input should be at most {MAX_INT}")
+            raise ValueError(f"Input should be at most {MAX_INT} in size")
         return value
 
 

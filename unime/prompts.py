@@ -11,13 +11,13 @@ A released file never changes (`prompts/LOCK`): new wording is a new version.
 
 from __future__ import annotations
 
+import hashlib
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unime import files
 from unime.errors import PromptError, did_you_mean
 from unime.yaml_files import read_yaml
 
@@ -254,7 +254,7 @@ def _by_side(entry: Any, side: str) -> str:
 def _load(name: str, keys: tuple[str, ...], sides: tuple[str, str]) -> tuple[dict[str, Any], str]:
     path = _find(name, keys)
     levels = read_yaml(path, PromptError)
-    digest = files.sha256_file(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     released = locked().get(name, digest)
     if released != digest:
         raise PromptError(
