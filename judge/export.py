@@ -17,7 +17,8 @@ from unime.config import load_recipe
 from unime.errors import lookup
 from unime.overwrite import check_replaceable, never
 from unime.records import Item
-from unime.tables import DataFolder, PairRow, read_table
+from unime.table_checks import read_judged, read_mined, read_rows
+from unime.tables import DataFolder, PairRow
 
 
 class Row(NamedTuple):
@@ -114,13 +115,13 @@ FORMATS: dict[str, Callable[[Path, Sequence[Row]], None]] = {
 def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
     data = DataFolder.open(recipe.data)
     if selected is not None:
-        table = read_table(selected / "rows.parquet")
+        table = read_rows(selected, data)
         scores = table["scores"].to_pylist()
         positives = [row[0] for row in scores]
         candidates = zip(table["negatives"].to_pylist(), (row[1:] for row in scores), strict=True)
     else:
-        table = read_table(Path(recipe.output) / "judged.parquet")
-        mined = read_table(Path(recipe.mined) / "mined.parquet", ["candidates"])
+        table = read_judged(Path(recipe.output))
+        mined = read_mined(Path(recipe.mined), data)
         positives = table["positive_score"].to_pylist()
         candidates = zip(mined["candidates"].to_pylist(), table["scores"].to_pylist(), strict=True)
     for pair_row, positive, (items, values) in zip(
