@@ -9,12 +9,12 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PositiveInt, ValidationError, field_validator
 
 from unime import files, inside
 from unime.config import Section
 from unime.errors import DataError, RecipeError, lookup
+from unime.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "benchmarks"
 
@@ -31,7 +31,7 @@ class TaskDefinition(Section):
     """Whether models trained on the benchmark's training sets have seen this kind of data."""
     query_instruction: str = ""
     target_instruction: str = ""
-    queries: int | None = None
+    queries: PositiveInt | None = None
     """The published number of queries, where known; `check` compares."""
     layout: str | None = None
     form: str | None = None
@@ -43,7 +43,7 @@ class TaskDefinition(Section):
     revision: str | None = None
     side: Literal["query", "target"] = "query"
     """STS: whose prompt both texts of a pair are read under."""
-    at_least: int = 1
+    at_least: PositiveInt = 1
     """Macro accuracy: groups with fewer items are left out (ARO attribution: 25)."""
 
 
@@ -67,9 +67,9 @@ class Benchmark(Section):
     """Each task's file below the root, `{task}` standing for its name; may hold `*`."""
     images: str = ""
     """The folder below the root that image locations are relative to."""
-    captions: int | None = None
+    captions: PositiveInt | None = None
     """Retrieval: how many captions of each picture count, the first ones; all by default."""
-    pictures: int | None = None
+    pictures: PositiveInt | None = None
     """Retrieval: how many pictures belong to the set, the first ones; all by default."""
     language: str | None = None
     """Which captions or queries to take where there are several languages."""
@@ -108,7 +108,7 @@ class BenchmarkChoice(Section):
     tasks: list[str] | None = None
     """Only these: names, patterns (`ViDoRe_*`), meta-tasks or modalities; means of groups that
     miss a task are then marked incomplete."""
-    limit: int | None = None
+    limit: PositiveInt | None = None
     """Only the first queries of each task; means are then marked incomplete."""
 
     @field_validator("name")
@@ -182,7 +182,7 @@ def load_benchmark(name: str, root: Path | None = None) -> Benchmark:
     path = Path(name) if name.endswith(".yaml") else lookup(known_benchmarks(), name, "benchmark")
     if not path.is_file():
         raise RecipeError(f"no benchmark file {path} (working directory {Path.cwd()})")
-    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values = read_yaml(path)
     try:
         benchmark = Benchmark.model_validate(values)
         if root is not None and benchmark.tasks_file:

@@ -16,6 +16,7 @@ import yaml
 from eval.pool import Pool
 from eval.score import ParsedTask, RankedTask
 from unime import files
+from unime.overwrite import check_replaceable
 from unime.records import ID_BYTES
 from unime.tables import write_table
 
@@ -62,7 +63,13 @@ def write_inputs(pool: Pool, folder: Path) -> Path:
     from eval.encoders.precomputed import INPUTS
 
     ids = pa.array(encode_ids(pool, ""), pa.binary(ID_BYTES))
-    write_table(folder / INPUTS, items_table(pool).add_column(0, "id", ids))
+    table = items_table(pool).add_column(0, "id", ids)
+    check_replaceable(
+        folder / INPUTS,
+        lambda path: pq.read_schema(path).names == table.column_names,
+        "python -m eval inputs",
+    )
+    write_table(folder / INPUTS, table)
     return folder / INPUTS
 
 

@@ -33,6 +33,7 @@ from eval.usable import unusable
 from unime import console, files
 from unime.config import Recipe
 from unime.errors import DataError, RecipeError, lookup
+from unime.overwrite import check_replaceable, has_keys
 from unime.provenance import Output
 
 SCORES = "scores.json"
@@ -93,6 +94,8 @@ def run(recipe: EvalRecipe, out: Output) -> None:
     Raises:
         DataError: naming every file that is missing, before anything is computed.
     """
+    if recipe.results is not None:
+        check_replaceable(Path(recipe.results), has_keys("rows"), "python -m eval run")
     selected = select(recipe.benchmarks)
     models = expand(recipe.models)
     waiting = [m for m in models if not _folder(out, m).joinpath(SCORES).is_file()]

@@ -16,7 +16,7 @@ import numpy as np
 
 from judge.auditing import findings, injections
 from judge.auditing.findings import Finding, Scores
-from judge.auditing.page import Page, Shown, facts_of, write_page
+from judge.auditing.page import MARK, Page, Shown, facts_of, write_page
 from judge.auditing.probes import Probe, Sampler
 from judge.engine import Request, StreamingEngine, Truth
 from judge.score import ScoreRecipe, Work, inputs
@@ -24,6 +24,7 @@ from judge.store import ScoreStore
 from unime import files
 from unime.config import load_recipe
 from unime.errors import DataError, RecipeError
+from unime.overwrite import check_replaceable, contains, has_keys
 from unime.provenance import plan_of
 
 KINDS = ("positive", "mined", "random", "colour", "image")
@@ -91,6 +92,10 @@ def audit_recipe(
         sample: how many queries are looked at.
     """
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
+    path = output or Path(recipe.output) / "audit.html"
+    if output is not None:
+        check_replaceable(path, contains(MARK), "python -m judge audit")
+        check_replaceable(path.with_suffix(".json"), has_keys("findings"), "python -m judge audit")
     work = Work.of(recipe)
     manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
     probes = Sampler(work.job, made_up=recipe.engine not in ("oracle", "fake")).draw(sample)
@@ -107,7 +112,6 @@ def audit_recipe(
                 probes, lambda made: ask(work, store, _keyed_for(work, made))
             )
     page = _page(recipe, work, audited, tables)
-    path = output or Path(recipe.output) / "audit.html"
     write_page(path, page)
     facts = {
         "manifest": manifest,

@@ -21,8 +21,8 @@ class EarlyStop(Section):
     """How many candidates must survive the rule `either`."""
     step: int = Field(default=5, gt=0)
     """Candidates are asked about in the cyclic order of this step, as `unime select` draws them."""
-    relative_margin: float = 0.01
-    absolute_cut: float = 0.5
+    relative_margin: float = Field(default=0.01, ge=-1, le=1)
+    absolute_cut: float = Field(default=0.5, ge=0, le=1)
 
     def next_places(
         self,

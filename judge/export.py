@@ -15,8 +15,10 @@ from judge.score import ScoreRecipe
 from unime import files
 from unime.config import load_recipe
 from unime.errors import lookup
+from unime.overwrite import check_replaceable, never
 from unime.records import Item
-from unime.tables import DataFolder, PairRow, read_table
+from unime.table_checks import read_judged, read_mined, read_rows
+from unime.tables import DataFolder, PairRow
 
 
 class Row(NamedTuple):
@@ -47,8 +49,13 @@ def export_judged(
         output: the file.
         name: "unime_v2" (JSON) or "sentence_transformers" (Parquet).
         selected: the output of `unime select`: only the negatives chosen there.
+
+    Raises:
+        OutputError: when there is a file of that name.
     """
     write = lookup(FORMATS, name, "format")
+    # Its layouts leave no room for a mark of ours; people have files of the same layouts.
+    check_replaceable(output, never, "python -m judge export")
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     rows = list(_rows(recipe, selected))
     kept = [row for row in rows if row.scores and row.negatives]
@@ -108,13 +115,13 @@ FORMATS: dict[str, Callable[[Path, Sequence[Row]], None]] = {
 def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
     data = DataFolder.open(recipe.data)
     if selected is not None:
-        table = read_table(selected / "rows.parquet")
+        table = read_rows(selected, data)
         scores = table["scores"].to_pylist()
         positives = [row[0] for row in scores]
         candidates = zip(table["negatives"].to_pylist(), (row[1:] for row in scores), strict=True)
     else:
-        table = read_table(Path(recipe.output) / "judged.parquet")
-        mined = read_table(Path(recipe.mined) / "mined.parquet", ["candidates"])
+        table = read_judged(Path(recipe.output))
+        mined = read_mined(Path(recipe.mined), data)
         positives = table["positive_score"].to_pylist()
         candidates = zip(mined["candidates"].to_pylist(), table["scores"].to_pylist(), strict=True)
     for pair_row, positive, (items, values) in zip(

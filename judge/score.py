@@ -33,7 +33,8 @@ from unime import console, files
 from unime.config import Recipe
 from unime.errors import RecipeError, lookup
 from unime.provenance import Output
-from unime.tables import DataFolder, read_table, write_table
+from unime.table_checks import read_mined
+from unime.tables import DataFolder, write_table
 
 
 class ScoreRecipe(Recipe):
@@ -115,8 +116,9 @@ class Work:
         """Open what the recipe names."""
         truth = _load_truth(recipe.truth)
         engine = _options(recipe).engine(truth)
-        mined = read_table(Path(recipe.mined) / "mined.parquet", ["pair", "candidates"])
-        job = Job(DataFolder.open(recipe.data), mined, engine.fingerprint, shard)
+        data = DataFolder.open(recipe.data)
+        mined = read_mined(Path(recipe.mined), data)
+        job = Job(data, mined, engine.fingerprint, shard)
         return cls(recipe, job, engine, truth)
 
     def score(

@@ -1,28 +1,57 @@
 """Recipes: YAML files checked against frozen pydantic models, with `dotted.key=value` overrides.
 
 `extends: other.yaml` takes another recipe and changes only what is named. `${run}` stands for
-the run folder: `runs/` and the name of the recipe's folder, or the override `run=FOLDER`. All
-paths are relative to the working directory.
+the run folder: `runs/` and the name of the recipe's folder, or the override `run=FOLDER`; `$${run}`
+is the text `${run}` itself. All paths are relative to the working directory.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+)
 
 from unime.errors import RecipeError, did_you_mean
+from unime.yaml_files import MAX_DEPTH, MAX_INT, fill_run, parse_yaml, read_yaml
 
 R = TypeVar("R", bound="Recipe")
+
+MAX_EXTENDS = 8
+"""Recipes that extend one another in a row."""
 
 
 class Section(BaseModel):
     """A part of a recipe: frozen, unknown keys forbidden."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _countable(cls, value: Any, info: Any) -> Any:
+        """Refuse true for a number, which pydantic takes for 1."""
+        wanted = cls.model_fields[str(info.field_name)].annotation
+        kinds = {wanted, *get_args(wanted)}
+        if isinstance(value, bool) and kinds & {int, float} and not kinds & {bool, Any}:
+            raise ValueError("Input should be a number")
+        return value
+
+    @field_validator("*")
+    @classmethod
+    def _not_too_large(cls, value: Any) -> Any:
+        """Refuse what no tensor can hold."""
+        if isinstance(value, int) and abs(value) > MAX_INT:
+            raise ValueError(f"Input should be at most {MAX_INT} in size")
+        return value
 
 
 class Recipe(Section):
@@ -96,21 +125,30 @@ def read_values(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, An
     return _fill(values, run)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
+def _read_yaml(path: Path, heirs: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """Read a recipe and what it extends; `heirs` are the recipes that extend this one."""
+    try:
+        is_there, whole = path.exists(), path.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        raise RecipeError(f"no recipe {str(path)[:200]!r}: {error}") from None
+    if not is_there:
         near = did_you_mean(path.name, [p.name for p in path.parent.glob("*.yaml")])
         raise RecipeError(f"no recipe {path} (working directory {Path.cwd()}){near}")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    chain = " -> ".join(str(heir) for heir in (*heirs, whole))
+    if whole in heirs:
+        raise RecipeError(f"recipes extend each other in a circle: {chain}")
+    if len(heirs) >= MAX_EXTENDS:
+        raise RecipeError(f"more than {MAX_EXTENDS} recipes extend each other: {chain}")
+    values = read_yaml(path)
     if not isinstance(values, dict):
         raise RecipeError(f"{path} holds {type(values).__name__}, expected keys and values")
     values = _unshared(values)
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    return _merge(_read_yaml(path.parent / str(parent)), values)
+    if not isinstance(parent, str):
+        raise RecipeError(f"{path}: extends: expected a recipe's file name, got {parent!r}")
+    return _merge(_read_yaml(path.parent / parent, (*heirs, whole)), values)
 
 
 def _unshared(value: Any) -> Any:
@@ -133,21 +171,19 @@ def _merge(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _parse(text: str, override: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise RecipeError(f"the value of override '{override}' is not YAML") from None
+    value = parse_yaml(text, f"the value of override '{override[:200]}'")
     # YAML 1.1 reads 1e-4 as text; a recipe means the number.
-    if isinstance(value, str):
-        try:
-            return float(value) if set(value) & set("0123456789") else value
-        except ValueError:
-            return value
+    if isinstance(value, str) and set(value) & set("0123456789"):
+        with suppress(ValueError):
+            number = float(value)
+            return number if math.isfinite(number) else value
     return value
 
 
 def _put(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise RecipeError(f"override '{key[:200]}' is nested deeper than {MAX_DEPTH} levels")
     place: Any = values
     for name in parents:
         if isinstance(place, list):
@@ -172,7 +208,7 @@ def _index(place: list[Any], name: str, key: str) -> int:
 
 def _fill(value: Any, run: str) -> Any:
     if isinstance(value, str):
-        return value.replace("${run}", run)
+        return fill_run(value, run)
     if isinstance(value, dict):
         return {key: _fill(item, run) for key, item in value.items()}
     if isinstance(value, list):
@@ -188,7 +224,8 @@ def _sentence(schema: type[BaseModel], problem: Any) -> str:
         return f"{name}: no such key{near}"
     if problem["type"] == "missing":
         return f"{name}: missing; it has no default"
-    return f"{name}: {problem['msg']} (got {problem['input']!r})"
+    got = repr(problem["input"])
+    return f"{name}: {problem['msg']} (got {got if len(got) <= 200 else got[:200] + '...'})"
 
 
 def _fields_at(schema: Any, location: Sequence[int | str]) -> list[str]:

@@ -21,6 +21,7 @@ from unime.console import log
 from unime.errors import ModelError
 from unime.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
 from unime.provenance import Output, differences
+from unime.yaml_files import quoted
 
 if TYPE_CHECKING:
     from unime.models import Embedder
@@ -246,4 +247,4 @@ def _dims(recipe: ExportRecipe, chain: list[dict[str, Any]], whole: int) -> list
 
 def _front_matter(recipe: ExportRecipe) -> str:
     values = {"license": recipe.license, "base_model": recipe.base_model}
-    return "".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items() if value)
+    return "".join(f"{key}: {quoted(value)}\n" for key, value in values.items() if value)

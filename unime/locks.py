@@ -12,6 +12,8 @@ import json
 import os
 import platform
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from unime.console import log
@@ -48,6 +50,20 @@ def lock_folder(folder: Path) -> None:
     who = {"host": platform.node(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, json.dumps(who).encode(), 0)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Be the only writer of a folder for a while.
+
+    Raises:
+        OutputError: when another process is; says which.
+    """
+    lock_folder(folder)
+    try:
+        yield
+    finally:
+        unlock_folder(folder)
 
 
 def unlock_folder(folder: Path) -> None:

@@ -52,7 +52,7 @@ class MineRecipe(Recipe):
     queries: int | None = Field(default=None, gt=0)
     """Only so many distinct queries of each task ask, for a first look or a judge with a budget; the
     corpus stays whole. Drawn by content, so they are the same ones for every model."""
-    max_similarity_to_positive_margin: float | None = None
+    max_similarity_to_positive_margin: float | None = Field(default=None, ge=-2, le=2)
     """Drop candidates more similar than the positive plus this; off, since such a cut hides from
     the judge the false negatives and the hardest negatives alike."""
     batch_size: int = Field(default=64, gt=0)

@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from unime.errors import PromptError, did_you_mean
+from unime.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "_prompts"
 """A link to the checkout's `prompts/`; package data in a wheel."""
@@ -189,7 +188,7 @@ def load_judge_prompt(name: str) -> JudgePrompt:
         raise PromptError(
             f'{name}: \'answers\' must hold the lists "yes" and "no", got {answers!r}'
         )
-    yes, no = (tuple(map(str, answers[key])) for key in ("yes", "no"))
+    yes, no = (_texts(name, f"answers.{key}", answers[key]) for key in ("yes", "no"))
     if not yes or not no or set(yes) & set(no):
         raise PromptError(f"{name}: the answers must be two disjoint lists, got {yes} and {no}")
     return JudgePrompt(name, digest, levels, yes, no)
@@ -203,13 +202,20 @@ def load_list_prompt(name: str) -> ListPrompt:
     """
     keys = ("about", "fields", "system", "task", "kind", "label", "question", "labels")
     levels, digest = _load(name, keys, JUDGE_SIDES)
-    labels = levels["labels"]
-    if not isinstance(labels, list) or len(labels) < 2 or len(set(labels)) != len(labels):
+    labels = _texts(name, "labels", levels["labels"])
+    if len(labels) < 2 or len(set(labels)) != len(labels):
         raise PromptError(f"{name}: 'labels' must be a list of distinct labels, got {labels!r}")
     _check_fields(Path(name), "label", str(levels["label"]), {"label"})
     if "{label}" not in str(levels["label"]):
         raise PromptError(f"{name}: level 'label' must show {{label}}, got {levels['label']!r}")
-    return ListPrompt(name, digest, levels, tuple(map(str, labels)))
+    return ListPrompt(name, digest, levels, labels)
+
+
+def _texts(name: str, level: str, values: Any) -> tuple[str, ...]:
+    """Return a list of texts; a single text is no list of its letters."""
+    if not isinstance(values, list) or not all(isinstance(v, str | int) for v in values):
+        raise PromptError(f"{name}: level '{level}' must be a list of texts, got {values!r}")
+    return tuple(map(str, values))
 
 
 def prompt_ids() -> list[str]:
@@ -247,18 +253,14 @@ def _by_side(entry: Any, side: str) -> str:
 
 def _load(name: str, keys: tuple[str, ...], sides: tuple[str, str]) -> tuple[dict[str, Any], str]:
     path = _find(name, keys)
-    raw = path.read_bytes()
-    digest = hashlib.sha256(raw).hexdigest()
+    levels = read_yaml(path, PromptError)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
     released = locked().get(name, digest)
     if released != digest:
         raise PromptError(
             f"{path} was changed after its release (LOCK says {released[:12]}, it is "
             f"{digest[:12]}); put it back and give the new wording a new version"
         )
-    try:
-        levels = yaml.safe_load(raw)
-    except yaml.YAMLError as error:
-        raise PromptError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     _check(path, levels, keys, sides)
     return levels, digest
 
@@ -284,6 +286,11 @@ def _check(path: Path, levels: Any, keys: tuple[str, ...], sides: tuple[str, str
             raise PromptError(f"{path}: level '{key}' is missing")
     if not isinstance(levels["kind"], dict) or set(levels["kind"]) != set(KINDS):
         raise PromptError(f"{path}: level 'kind' must hold exactly {', '.join(KINDS)}")
+    if not isinstance(levels["fields"], list) or set(map(type, levels["fields"])) > {str}:
+        raise PromptError(f"{path}: level 'fields' must be a list of names")
+    for level in ("label", "question"):
+        if not isinstance(levels.get(level, ""), str):
+            raise PromptError(f"{path}: level '{level}' must be a text, got {levels[level]!r}")
     allowed = {"system": set(), "question": set()}
     for level, template in _templates(path, levels, sides):
         fields = allowed.get(level.partition(".")[0], set(levels["fields"]))
@@ -301,9 +308,13 @@ def _templates(
     for level, entry in entries.items():
         if isinstance(entry, str):
             yield level, entry
-        elif isinstance(entry, dict) and set(entry) == set(sides):
+        elif (
+            isinstance(entry, dict)
+            and set(entry) == set(sides)
+            and all(isinstance(text, str) for text in entry.values())
+        ):
             for side, text in entry.items():
-                yield f"{level}.{side}", str(text)
+                yield f"{level}.{side}", text
         else:
             raise PromptError(f"{path}: level '{level}' must be a text, or one each for {sides}")
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from unime import console
 from unime.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
+from unime.recipe_check import check_recipes
 from unime.stage import PROGRAMS, command_of, stage_of
 
 ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
@@ -56,6 +57,7 @@ def run_folder(
     left_out = [lookup(by_stem, stem, f"recipe of {folder}:") for stem in skip]
     recipes = [recipe for recipe in recipes if recipe not in left_out]
     shares = _share_out(recipes, overrides)
+    check_recipes(recipes, shares)
     start = time.monotonic()
     for number, recipe in enumerate(recipes, start=1):
         stage = stage_of(recipe)

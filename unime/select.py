@@ -25,6 +25,7 @@ from unime import console
 from unime.config import Recipe
 from unime.errors import DataError, RecipeError, lookup
 from unime.provenance import Output
+from unime.table_checks import read_judged, read_mined
 from unime.tables import ROWS, read_table, write_table
 
 Kept = Bool[np.ndarray, " candidates"]
@@ -46,11 +47,11 @@ class SelectRecipe(Recipe):
     order: Literal["score", "similarity"] = "score"
     """Hardest first: what the judge found most nearly right (UniME-V2), or what the miner confuses most
     with the positive. The second where scores of wrong candidates say little, as an oracle's."""
-    relative_margin: float = 0.01
+    relative_margin: float = Field(default=0.01, ge=-1, le=1)
     """beta of the rule on the positive's score; UniME-V2's value."""
-    absolute_cut: float = 0.5
+    absolute_cut: float = Field(default=0.5, ge=0, le=1)
     """The score above which a candidate counts as relevant whatever the positive's is."""
-    similarity_margin: float = 0.1
+    similarity_margin: float = Field(default=0.1, ge=-2, le=2)
     """beta of the rule on similarities; UniME's value."""
 
     @model_validator(mode="after")
@@ -169,10 +170,10 @@ def cyclic_order(count: int, step: int) -> Int[np.ndarray, " count"]:
 
 
 def _read(recipe: SelectRecipe) -> tuple[pa.Table, pa.Table | None]:
-    mined = read_table(Path(recipe.mined) / "mined.parquet")
+    mined = read_mined(Path(recipe.mined))
     if recipe.judged is None:
         return mined, None
-    judged = read_table(Path(recipe.judged) / "judged.parquet")
+    judged = read_judged(Path(recipe.judged))
     same = mined["pair"].equals(judged["pair"]) and _lengths(mined, "candidates").equals(
         _lengths(judged, "scores")
     )

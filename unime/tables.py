@@ -79,9 +79,13 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
     """Read a Parquet file, memory-mapped.
 
     Raises:
-        DataError: when it is missing or damaged.
+        DataError: when it is missing, damaged, or lacks one of the columns.
     """
     try:
+        known = pq.read_schema(path).names if columns else []
+        for name in columns or ():
+            if name not in known:
+                raise DataError(f"{path} has no column '{name}'; it has {', '.join(known)}")
         return pq.read_table(path, columns=columns, memory_map=True)
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the stage that writes it first") from None
@@ -150,8 +154,17 @@ class DataFolder:
 
     @cached_property
     def pairs(self) -> pa.Table:
-        """The pair table (schema PAIRS)."""
-        return read_table(self.path / "pairs.parquet")
+        """The pair table (schema PAIRS).
+
+        Raises:
+            DataError: when a row number or a score in it is out of range.
+        """
+        from unime.table_checks import check_pairs
+
+        path, items = self.path / "pairs.parquet", self.path / "items.parquet"
+        table = read_table(path, PAIRS.names)
+        check_pairs(path, table, len(self.items) if items.is_file() else None)
+        return table
 
     @cached_property
     def tasks(self) -> dict[str, Task]:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from unime import console, files
+from unime.overwrite import check_replaceable, has_keys
 from unime.provenance import plan_of
 from unime.readers import Job, Source, read, read_eval
 from unime.readers.instructions import Instructions, known_tasks
@@ -52,6 +53,8 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     recipe = {"folder": folder, "student": student, "seed": seed, "epochs": epochs}
     manifest = plan_of(recipe, {"world": root, "student": Path(student)})
     torch.manual_seed(seed)
+    if output is not None:
+        check_replaceable(Path(output), has_keys("rows", "problems"), "python -m world baselines")
     tasks = read_training(root)
     evaluation = {p.parent.name: read_lists(p.parent, root) for p in _tests(root)}
     pairs = {

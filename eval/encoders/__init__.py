@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from pydantic import Field, model_validator
+from pydantic import Field, PositiveInt, model_validator
 
 from eval.encoders.checkpoint import CheckpointConfig, load_checkpoint
 from eval.encoders.endpoint import EndpointConfig, load_endpoint
@@ -46,10 +46,10 @@ class Encoder(Protocol):
 class Sweep(Section):
     """Further rows of the same model under other settings, one setting changed at a time."""
 
-    dims: list[int] = Field(default=[])
+    dims: list[PositiveInt] = Field(default=[])
     """Matryoshka: the first so many numbers of each embedding, normalised again."""
     precision: list[Precision] = Field(default=[])
-    max_pixels: list[int] = Field(default=[])
+    max_pixels: list[PositiveInt] = Field(default=[])
     """Resolution; each is encoded anew, other preprocessing than training's allowed."""
 
 

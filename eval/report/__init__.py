@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from unime import console, files
+from unime.overwrite import check_replaceable, contains
 
 TEMPLATE = "page.html.j2"
+MARK = "Made by <code>python -m eval report</code>"
+"""What tells a report, which may be written over, from another file."""
 
 
 def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
@@ -25,6 +28,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
 
     Raises:
         DataError: when a folder holds no finished evaluation.
+        OutputError: when the file is there and is no report.
     """
     from eval.report.charts import chart_specs
     from eval.report.evaluations import find_evaluations
@@ -32,6 +36,8 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     from eval.report.pairs import all_pairs
     from eval.report.stages import judge_opinions, stages_of
 
+    path = output or runs[0] / "report.html"
+    check_replaceable(path, contains(MARK), "python -m eval report")
     evaluations = [found for run in runs for found in find_evaluations(run)]
     stages = [stage for run in runs for stage in stages_of(run)]
     models = [model for evaluation in evaluations for model in evaluation.models]
@@ -46,7 +52,6 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
         "pairs": all_pairs(models),
         "gallery": failures,
     }
-    path = output or runs[0] / "report.html"
     files.write_text(path, render(page))
     return path
 

@@ -5,7 +5,6 @@ To add one: a function that reads a file or folder, and one line in `FORMS`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,10 @@ from unime.errors import DataError
 from unime.readers import cells, folder, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source
+from unime.yaml_files import read_json
+
+MAX_BYTES = 1 << 30
+"""Of a JSON list of records, which is read as a whole."""
 
 Captioned = tuple[str, list[str]]
 
@@ -122,10 +125,7 @@ def _first(values: dict[str, Any], names: tuple[str, ...]) -> Any:
 
 
 def _json(path: Path, kind: type) -> Any:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
+    value = read_json(path, DataError, MAX_BYTES)
     if not isinstance(value, kind):
         raise DataError(f"{path} holds a {type(value).__name__}, expected a {kind.__name__}")
     return value

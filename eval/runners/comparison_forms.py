@@ -5,7 +5,6 @@ To add one: a function that reads a file, and one line in `FORMS`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,10 @@ from unime.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source
+from unime.yaml_files import read_json
+
+MAX_BYTES = 1 << 30
+"""Of a JSON list of records, which is read as a whole."""
 
 
 class Whole(NamedTuple):
@@ -175,10 +178,7 @@ FORMS: dict[str, Form] = {
 
 def _records(path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield (id, record) of a JSON mapping or list, the named fields checked to be texts."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
+    values = read_json(path, DataError, MAX_BYTES)
     if isinstance(values, list):
         values = {str(_id(record, number)): record for number, record in enumerate(values)}
     if not isinstance(values, dict) or not values:

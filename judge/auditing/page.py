@@ -15,6 +15,8 @@ from judge.auditing.findings import Finding, Scores
 from judge.engine import Content
 from unime import files
 
+MARK = '<meta name="generator" content="unime judge audit">'
+"""What tells an audit's page, which may be written over, from another file."""
 THUMBNAIL = 96
 BINS = 20
 

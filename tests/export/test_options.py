@@ -16,7 +16,7 @@ from tests.models.inputs import mixed
 from tests.models.test_adapters import scramble_adapters
 from unime import files, short_vectors
 from unime.config import ModelConfig
-from unime.errors import DataError, ModelError
+from unime.errors import DataError, ModelError, OutputError
 from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.adapter_files import combine_adapters
@@ -154,10 +154,16 @@ def test_results_come_into_the_card_and_the_hubs_own_file(model: ModelConfig, tm
     }  # fmt: skip
     path = tmp_path / "results.json"
     path.write_text(json.dumps({"rows": [row, {"name": "other", "overall": 1.0}]}))
-    write_card(folder, result_row(path, "mine"))
+    for _ in range(2):
+        write_card(folder, result_row(path, "mine"))
     assert "| overall | 12.5 | 10.0 to 15.0 | 1.0 |" in (folder / "README.md").read_text()
     (entry,) = yaml.safe_load((folder / ".eval_results/unime.yaml").read_text())
     assert entry["dataset"] == {"id": "me/bench", "task_id": "dogs"}
+    card = folder / "README.md"
+    card.write_text(card.read_text().replace("## Use", "## How I use it"))
+    with pytest.raises(OutputError, match="is not as `unime export` writes it"):
+        write_card(folder, result_row(path, "mine"))
+    assert "## How I use it" in card.read_text()
     assert entry["value"] == 12.5
     with pytest.raises(DataError, match="has no row 'mien'; did you mean 'mine'"):
         result_row(path, "mien")

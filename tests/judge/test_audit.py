@@ -19,6 +19,7 @@ from judge.engine import Content, Request
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime import files
+from unime.errors import OutputError
 from world.scene import Thing, ThingSpec
 from world.truth import PLANTED, TRUTH, Truth, to_json
 
@@ -89,6 +90,16 @@ def test_the_page_is_one_file_and_shows_text_as_text(recipe, tmp_path):
     assert "Calibration against the truth" in html
     # A judge agrees with itself.
     assert re.search(r"Agreement with the second judge.*?1\.000.*?1\.000.*?0\.000", html, re.DOTALL)
+
+
+def test_an_audit_is_written_over_and_no_other_file_is(recipe, tmp_path):
+    page, figures = tmp_path / "a.html", tmp_path / "a.json"
+    for _ in range(2):
+        audit_recipe(recipe, [], page)
+    figures.write_text('{"mine": 1}')
+    with pytest.raises(OutputError, match=r"a\.json is there already and is not as"):
+        audit_recipe(recipe, [], page)
+    assert figures.read_text() == '{"mine": 1}'
 
 
 def test_an_audit_asks_once(recipe, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, get_type_hints
 
@@ -86,7 +87,17 @@ def _checked_options(term: LossTerm, record: str) -> dict[str, Any]:
         except ValidationError as error:
             problem = error.errors()[0]["msg"]
             raise RecipeError(f"loss '{term.name}', {option}: {problem} (got {value!r})") from None
+        _check_number(term.name, option, checked[option])
     return checked
+
+
+def _check_number(loss: str, option: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return
+    if not math.isfinite(value):
+        raise RecipeError(f"loss '{loss}', {option}: expected a finite number, got {value}")
+    if (option.endswith("temperature") or option == "hardest") and value <= 0:
+        raise RecipeError(f"loss '{loss}', {option}: expected a number above 0, got {value}")
 
 
 def _options(loss: Loss) -> dict[str, Any]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unime import files, short_vectors
 from unime.errors import DataError, did_you_mean
+from unime.overwrite import check_replaceable
 from unime.prompts import EMBED_SIDES, KINDS, EmbedPrompt
+from unime.yaml_files import quoted
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
+MARK = "\n<!-- written by unime; text of hash "
+"""Ends a card, so that one that a person has changed is never written over."""
 LINKS = ("base", "teacher", "judge", "data")
 """What a model's licence hangs on."""
 _NON_COMMERCIAL = ("-nc", "noncommercial", "non-commercial", "research-only")
@@ -39,11 +44,29 @@ def write_card(folder: Path, results: Mapping[str, Any] | None = None) -> None:
     Args:
         folder: the export, with its `unime.json`.
         results: a row of a run's `results.json`, chosen by `result_row`.
+
+    Raises:
+        OutputError: when a person has written the README.md that is there.
     """
     facts = files.read_json(folder / "unime.json")
-    files.write_text(folder / "README.md", card(facts, folder, results))
+    path = folder / "README.md"
+    check_replaceable(path, lambda there: _is_untouched(there, facts), "unime export")
+    text = card(facts, folder, results)
+    files.write_text(path, f"{text}{MARK}{_hash(text)} -->\n")
     if results is not None:
         files.write_text(folder / ".eval_results" / "unime.yaml", _eval_results(results, facts))
+
+
+def _is_untouched(path: Path, facts: Mapping[str, Any]) -> bool:
+    """Tell whether a card is as it was written; cards of earlier versions carry no hash."""
+    text, mark, found = path.read_text(encoding="utf-8").rpartition(MARK)
+    if mark:
+        return found.partition(" ")[0] == _hash(text)
+    return found == card(facts, path.parent)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | None = None) -> str:
@@ -59,6 +82,7 @@ def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | No
     environment = jinja2.Environment(  # noqa: S701  # Markdown, not HTML
         undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
+    environment.filters["quoted"] = quoted
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
         **{**about, "repo": about["repo"] or about["title"]},
         example=prompt.render("query", "text", "two dogs on a beach", "Find the picture.").user,

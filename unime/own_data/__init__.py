@@ -7,11 +7,13 @@ sets test pictures aside so that nothing of them is in training, and writes `rec
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import count
 from pathlib import Path
 
-from unime import files
-from unime.errors import DataError
+from unime import files, locks
+from unime.errors import DataError, OutputError
+from unime.overwrite import is_free, read_mark
 from unime.own_data.look import Look, look_at
 from unime.own_data.recipe import write_recipe
 from unime.own_data.split import Split, split_pictures
@@ -19,6 +21,7 @@ from unime.own_data.statistics import report, statistics
 
 __all__ = ["Look", "Split", "is_own_data", "prepare"]
 
+REPORT = "report.json"
 TEST_SHARE = 0.15
 FEWEST = 12
 """Pictures; fewer cannot be trained on and tested at once."""
@@ -46,32 +49,88 @@ def prepare(
         echo: where the report goes.
 
     Raises:
-        DataError: when there is nothing to read, too little is usable, or the recipe exists with
-            other contents.
+        DataError: when there is nothing to read, too little is usable, or the recipe is there.
+        OutputError: when something else lies where the recipe or its data would be written.
     """
-    name = _name(place)
-    recipe = into or Path("recipes") / name
-    raw = Path("runs") / recipe.name / "raw"
-    if (raw / "report.json").is_file() and any(recipe.glob("*.yaml")):
-        raise DataError(
-            f"{recipe} and {raw} are there already; run it with `unime run {recipe}`, or remove "
-            "both, or choose another place by --into"
-        )
-    start = model or _default_model()
-    look = look_at(place, raw, language, start)
+    recipe = into or Path("recipes") / _name(place)
+    raw = _raw(recipe)
+    asked = {"place": place, "language": language, "recipe": str(recipe)}
+    raw.mkdir(parents=True, exist_ok=True)
+    with locks.only_writer(raw):
+        _check_place(recipe, raw, asked)
+        return _prepare(asked, recipe, raw, model or _default_model(), echo)
+
+
+def _prepare(
+    asked: Mapping[str, str | None],
+    recipe: Path,
+    raw: Path,
+    start: str,
+    echo: Callable[[str], None],
+) -> Path:
+    place = str(asked["place"])
+    # First of all, so that a killed run is known as this command's and can be done again.
+    files.write_json(raw / REPORT, {**asked, "unfinished": True})
+    look = look_at(place, raw, asked["language"], start)
     if len(look.pictures) < FEWEST:
+        look.write_rejected(raw)
         raise DataError(
             f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
             f"{FEWEST}; {len(look.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
         )
     split = split_pictures(look.pictures, TEST_SHARE)
     look.write(raw, split)
-    facts = statistics(look, split, start)
+    facts = {**asked, **statistics(look, split, start)}
     write_recipe(recipe, start, look, split)
-    files.write_json(raw / "report.json", facts)
+    files.write_json(raw / REPORT, facts)
     echo(report(facts, raw))
     echo(f"recipe: {recipe} (model {start}). Next: unime run {recipe}")
     return recipe
+
+
+def _raw(recipe: Path) -> Path:
+    # `${run}` of a recipe is named by its folder.
+    return Path("runs") / recipe.resolve().name / "raw"
+
+
+def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> None:
+    """Refuse places that hold anything but what this command wrote for the same data."""
+    before = read_mark(raw / REPORT)
+    same = [_whole(before.get("place")), before.get("language")] == [
+        _whole(asked["place"]),
+        asked["language"],
+    ]
+    begun = same and bool(before.get("unfinished")) and before.get("recipe") == asked["recipe"]
+    if not is_free(recipe) and not begun:
+        if same and any(recipe.glob("*.yaml")):
+            raise DataError(
+                f"{recipe} and {raw} are there already; run it with `unime run {recipe}`, or "
+                "remove both, or choose another place by --into"
+            )
+        raise OutputError(
+            f"{recipe} is there already and is no recipe of `unime data {asked['place']}`; it "
+            f"stays as it is: choose another place, such as --into {_free_beside(recipe)}"
+        )
+    if not is_free(raw) and not same:
+        raise OutputError(
+            f"{raw} is there already and was not written by `unime data {asked['place']}`; it "
+            f"stays as it is: choose another place, such as --into {_free_beside(recipe)}"
+        )
+
+
+def _whole(place: object) -> object:
+    if not isinstance(place, str) or place.startswith("hub:"):
+        return place
+    return str(Path(place).resolve())
+
+
+def _free_beside(recipe: Path) -> Path:
+    return next(
+        place
+        for number in count(2)
+        if is_free(place := recipe.with_name(f"{recipe.resolve().name}_{number}"))
+        and is_free(_raw(place))
+    )
 
 
 def _default_model() -> str:

@@ -59,8 +59,12 @@ class Look:
 
     def write(self, raw: Path, split: Split) -> None:
         """Write the pictures (as links where that is possible), the captions files, the rejects."""
+        linked: set[str] = set()
         for picture in console.progress(self.pictures, label="data: linking", unit="pictures"):
-            _link(self.root, picture.location, raw / "images")
+            name = _file_of(self.root, picture.location)
+            if name not in linked:
+                _link((self.root / name).resolve(), raw / "images" / name)
+                linked.add(name)
         for name, chosen in (("train", ~split.test), ("test", split.test)):
             lines = [
                 json.dumps(
@@ -71,6 +75,10 @@ class Look:
                 if is_in
             ]
             files.write_text(raw / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+        self.write_rejected(raw)
+
+    def write_rejected(self, raw: Path) -> None:
+        """Write what cannot be used, with its reason."""
         lines = [json.dumps(row, ensure_ascii=False) for row in self.rejected]
         files.write_text(raw / "rejected.jsonl", "".join(f"{line}\n" for line in lines))
 
@@ -181,15 +189,21 @@ def _picture(root: Path, location: str, found: Checked, captions: tuple[str, ...
     return Picture(location, found.hash, found.width, found.height, captions, gradient, colours)
 
 
-def _link(root: Path, location: str, target: Path) -> None:
-    """Put a picture's file, or the table it lies in, into the run: no second copy on one disk."""
-    name = location.partition("#")[0] if (root / location.partition("#")[0]).is_file() else location
-    place = target / name
-    if place.exists():
-        return
+def _file_of(root: Path, location: str) -> str:
+    """Return the picture's file, or the table it lies in."""
+    table = location.partition("#")[0]
+    return table if (root / table).is_file() else location
+
+
+def _link(source: Path, place: Path) -> None:
+    """Put a file into the run: no second copy on one disk."""
     place.parent.mkdir(parents=True, exist_ok=True)
-    source = (root / name).resolve()
+    if place.exists() and place.samefile(source):
+        return
+    # What else is there is of a run that was killed, and may be half a copy, or another picture.
+    place.unlink(missing_ok=True)
     try:
         os.link(source, place)
     except OSError:  # another disk, or one that knows no links
-        shutil.copyfile(source, place)
+        with files.atomic_path(place) as temporary:
+            shutil.copyfile(source, temporary)

@@ -6,11 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from unime import files
+from unime.overwrite import write_new
 from unime.own_data.look import Look
 from unime.own_data.split import Split
+from unime.yaml_files import keep_run, quoted
 
+# What a user named is pasted by `quoted`: any text is read back as that very text.
 _DATA = """\
-# Written by `unime data {place}`: {train} pictures to train on, {test} to test with.
+# Written by `unime data` from {place}: {train} pictures to train on, {test} to test with.
 # The pictures in raw/images are links to yours; raw/report.json says what was found.
 stage: data
 root: ${{run}}/raw
@@ -87,7 +90,7 @@ title: {name}
 {base}"""
 
 _EVAL = """\
-# R@1, R@5, R@10 both ways on the {test} test pictures: runs/{name}/results.json.
+# R@1, R@5, R@10 both ways on the {test} test pictures.
 stage: eval
 results: ${{run}}/results.json
 benchmarks:
@@ -106,25 +109,28 @@ def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
     """Write a recipe folder whose lengths and batches fit the data.
 
     Args:
-        folder: new, or written before for the same data.
+        folder: new; or as this function leaves it, or left it when it was killed.
         model: a folder or Hub id.
         look: the data.
         split: into training and test.
+
+    Raises:
+        OutputError: when a file of another content is there.
     """
     train = [p for p, is_test in zip(look.pictures, split.test, strict=True) if not is_test]
     pairs = len(train) + sum(len(picture.captions) for picture in train)
     tiny = _is_tiny(model)
     values = _lengths(pairs, tiny) | {
         "dims": _dims(model, 128 if tiny else 512),
-        "place": look.place,
-        "name": folder.name,
-        "model": model,
+        "place": quoted(look.place),
+        "name": quoted(keep_run(folder.resolve().name)),
+        "model": quoted(keep_run(model)),
         "train": len(train),
         "test": int(split.test.sum()),
     }
     settings = _SMALL_MODEL if tiny else _LARGE_MODEL
     prepare = settings.partition("{")[2].rpartition("}")[0]
-    base = "" if Path(model).is_dir() else f"base_model: {model}\n"
+    base = "" if Path(model).is_dir() else f"base_model: {values['model']}\n"
     second = values | {"steps": max(10, values["steps"] // 2), "rate": values["second_rate"]}
     second["half"] = max(5, second["steps"] // 2)
     texts = {
@@ -138,7 +144,7 @@ def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
         "9_eval": _EVAL.format(**values, prepare=prepare),
     }
     for name, text in texts.items():
-        files.write_text(folder / f"{name}.yaml", text)
+        write_new(folder / f"{name}.yaml", text)
 
 
 def _lengths(pairs: int, tiny: bool) -> dict[str, Any]:

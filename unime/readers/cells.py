@@ -112,6 +112,14 @@ def checked(pair: Pair) -> Pair:
             "wrong type",
             f"{len(pair.scores)} scores, expected 1 + {len(pair.negatives)} negatives",
         )
+    for score in pair.scores:
+        # What the losses assume; a teacher's logits are one sigmoid away.
+        if not (math.isnan(score) or 0 <= score <= 1):
+            raise RowError(
+                "score out of range",
+                f"expected a probability from 0 to 1, got {score:g}; that of a logit x is "
+                "1 / (1 + exp(-x))",
+            )
     return pair
 
 

@@ -7,7 +7,6 @@ the data ({task: {query_instruction, target_instruction, meta_task, in_batch}}) 
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -16,15 +15,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-import yaml
-
 from unime import console, inside
 from unime.errors import DataError
+from unime.yaml_files import read_json, read_yaml
 
 Side = Literal["query", "target"]
 
 PLACEHOLDER = re.compile(r"<\|image_\d+\|>[ \t]*\n?")
 FILE_NAME = "instructions.json"
+MAX_BYTES = 1 << 24
 
 # After an instruction comes the end, a colon or full stop and the content, or quoted content.
 # Without this, "Represent the given image" would cut into "Represent the given image with ...".
@@ -144,8 +143,8 @@ def as_known(values: Mapping[str, Any]) -> Known:
 
 
 def _read(path: Path) -> dict[str, Known]:
+    values = read_json(path, DataError, MAX_BYTES)
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
         return {str(task): as_known(known) for task, known in values.items()}
     except (ValueError, AttributeError, TypeError) as error:
         raise DataError(
@@ -157,12 +156,14 @@ def _read(path: Path) -> dict[str, Known]:
 @cache
 def _built_in() -> dict[str, Known]:
     path = Path(__file__).with_name("instructions.yaml")
-    tables = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tables = read_yaml(path)
     return {task: as_known(values) for task, values in tables.items()}
 
 
 def _wordings(value: str | list[str] | None) -> tuple[str, ...]:
     values = [value] if isinstance(value, str) else list(value or [])
+    if not all(isinstance(text, str) for text in values):
+        raise TypeError(f"expected a text or a list of texts, got {str(value)[:100]}")
     return tuple(text for text in values if text.strip())
 
 

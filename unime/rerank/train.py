@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from unime import files
 from unime.config import ModelConfig, Recipe
@@ -47,7 +47,7 @@ class RerankRecipe(Recipe):
     ask: AskSection = AskSection()
     tune: LoraSection = LoraSection()
     training: TrainingSection
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """How often a task's batches are drawn, relative to 1."""
     retriever: ModelConfig | None = None
     """The embedder whose first candidates will be reranked: makes the dev lists, and a fusion

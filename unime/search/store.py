@@ -15,6 +15,8 @@ import numpy as np
 import pyarrow as pa
 
 from unime import files, tables
+from unime.errors import OutputError
+from unime.overwrite import is_free, read_mark
 
 SCHEMA = pa.schema(
     [
@@ -67,8 +69,17 @@ def model_of(place: Path) -> Path | None:
 
 
 def begin(place: Path, model: Path, fingerprint: str) -> None:
-    """Make an index of a model; one of another model is given up."""
+    """Make an index of a model; one of another model is given up.
+
+    Raises:
+        OutputError: when the folder holds something else than an index.
+    """
     path = place / MODEL
+    if not is_free(place) and not {"model", "fingerprint"} <= read_mark(path).keys():
+        raise OutputError(
+            f"{place} is there already and is no search index; it stays as it is: choose another "
+            "folder by --index"
+        )
     if path.is_file() and files.read_json(path)["fingerprint"] == fingerprint:
         return
     if (place / "parts").is_dir():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
 from unime.config import ModelConfig, Recipe
 from unime.console import log
@@ -47,9 +47,9 @@ class ContrastRecipe(Recipe):
     """How many of a row's negatives are used, the first ones."""
     tune: LoraSection = LoraSection()
     training: TrainingSection
-    weights: dict[str, float] = Field(default_factory=dict)
+    weights: dict[str, NonNegativeFloat] = Field(default_factory=dict)
     """How often a task's batches are drawn, relative to 1."""
-    caps: dict[str, int] = Field(default_factory=dict)
+    caps: dict[str, PositiveInt] = Field(default_factory=dict)
     """How many of a task's rows are used at most."""
     temperature: float = Field(default=1.0, ge=1)
     """Above 1 evens tasks of different size out: drawn in proportion to rows ** (1 / temperature)."""

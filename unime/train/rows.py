@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from unime.errors import DataError
-from unime.tables import DataFolder, list_matrix, read_table
+from unime.table_checks import read_rows
+from unime.tables import DataFolder, list_matrix
 
 
 @dataclass(frozen=True)
@@ -83,20 +83,15 @@ class TrainingRows:
         """Take the rows that `unime select` wrote, at most `most` negatives a row.
 
         Raises:
-            DataError: when they name pairs or items the data folder does not have.
+            DataError: when they name pairs or items the data folder does not have, or hold scores
+                that are none.
         """
-        path = Path(folder) / "rows.parquet"
-        table = read_table(path)
-        rows = cls(
+        table = read_rows(Path(folder), data)
+        return cls(
             table["pair"].to_numpy(),
             list_matrix(table["negatives"])[:, :most],
             list_matrix(table["scores"])[:, : 1 + most],
         )
-        if rows.pair.max(initial=-1) >= data.pairs.num_rows or rows.negatives.max(
-            initial=-1
-        ) >= len(data.items):
-            raise DataError(f"{path} was selected from other data than {data.path}")
-        return rows
 
     def by_task(self, columns: PairColumns) -> dict[str, Int[np.ndarray, " rows"]]:
         """Return the places of each task's rows."""

@@ -29,7 +29,7 @@ class TrainingSection(Section):
 
     global_batch_size: int = Field(gt=1)
     """Rows that the loss sees together, of all processes; overrules rows a process."""
-    max_steps: int = -1
+    max_steps: int = Field(default=-1, ge=-1)
     num_train_epochs: float | None = Field(default=None, gt=0)
     """Instead of max_steps: how often every task's rows are gone through."""
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -37,15 +37,15 @@ class TrainingSection(Section):
     warmup_steps: float = Field(default=0, ge=0)
     """Below 1: a share of all steps."""
     weight_decay: float = Field(default=0.0, ge=0)
-    adam_beta1: float = 0.9
-    adam_beta2: float = 0.999
+    adam_beta1: float = Field(default=0.9, ge=0, lt=1)
+    adam_beta2: float = Field(default=0.999, ge=0, lt=1)
     optim: str = "adamw_torch_fused"
     max_grad_norm: float = Field(default=1.0, ge=0)
     gradient_accumulation_steps: int = Field(default=1, gt=0)
     """Sums the gradients of several batches; does not make the contrast wider."""
     gradient_checkpointing: bool = False
     bf16: bool = False
-    seed: int = 42
+    seed: int = Field(default=42, ge=0, lt=2**32)
     logging_steps: int = Field(default=10, gt=0)
     eval_steps: int = Field(default=100, gt=0)
     save_steps: int = Field(default=100, gt=0)
