@@ -4,19 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
 
 from judge.engine import Content, Request
-from judge.pictures import read_picture
+from judge.pictures import Picture, as_sent
 from judge.store import ScoreStore
 from unime.errors import RecipeError
-from unime.images import load_rgb
 from unime.records import pair_key
 from unime.tables import JUDGED, DataFolder
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 class Shard(NamedTuple):
@@ -179,14 +181,23 @@ class Job:
         item = items.item(row)
         if item.image is None:
             return Content(items.content_id(row), item.text)
-        root = self.data.root
         return Content(
             items.content_id(row),
             item.text,
-            partial(load_rgb, root, item.image),
+            partial(self._image, row),
             int(self._pixels[row]),
-            partial(read_picture, root, item.image),
+            partial(self._picture, row),
         )
+
+    def _image(self, row: int) -> Image:
+        image = self.data.load_image(row)
+        assert image is not None, row
+        return image
+
+    def _picture(self, row: int) -> Picture:
+        data = self.data.image_bytes(row)
+        assert data is not None, row
+        return as_sent(data, str(self.data.items.item(row).image))
 
     @cached_property
     def _pixels(self) -> np.ndarray:

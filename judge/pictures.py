@@ -10,7 +10,6 @@ import base64
 import io
 from collections import OrderedDict
 from collections.abc import Callable
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
@@ -26,16 +25,6 @@ class Picture(NamedTuple):
 
     media_type: str
     data: bytes
-
-
-def read_picture(root: Path | str, location: str) -> Picture:
-    """Read an image of the data root; no other file, and no URL, is ever opened.
-
-    Raises:
-        ImageError: when it is missing, damaged, too large or outside the data root.
-    """
-    data = images.read_bytes(images.locate(root, location), location)
-    return as_sent(data, location)
 
 
 def as_sent(data: bytes, location: str) -> Picture:

@@ -9,9 +9,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
+from tests.train.folder import drawn_folder
 from unime import files, tables
 from unime.errors import DataError
+from unime.images import ImageError
 from unime.records import Item, content_id
 from unime.tables import DataFolder, Items, list_matrix, read_table, write_table
 
@@ -117,3 +120,17 @@ def test_splits_and_pairs_by_row(tmp_path: Path) -> None:
     assert (folder.split("train").tolist(), folder.split("dev").tolist()) == ([0], [1])
     assert folder.split("dev").dtype == np.int32
     assert [folder.pair(i)._asdict() for i in range(2)] == rows
+
+
+def test_a_picture_that_was_changed_since_it_was_read_is_not_shown(tmp_path: Path) -> None:
+    data = drawn_folder(tmp_path / "d")
+    item = next(i for i in range(len(data.items)) if data.items.item(i).image)
+    assert data.load_image(item) is not None
+    path = data.root / str(data.items.item(item).image)
+    Image.new("RGB", (28, 28), "pink").save(path)
+    with pytest.raises(
+        ImageError,
+        match=r"^changed image: '.*' has other bytes than when `unime data` read it; put it back, or run "
+        "`unime data` again with --restart$",
+    ):
+        data.load_image(item)

@@ -12,7 +12,7 @@ from unime import console
 from unime.images import Checked, ImageError, Place, check, locate
 from unime.processes import cores
 
-RULES = 2
+RULES = 3
 """Of what makes an image usable; what was found good under other rules is looked at again."""
 
 LOCATIONS_PER_TASK = 64
@@ -21,7 +21,7 @@ time."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
-    path TEXT, member TEXT, size INTEGER, modified INTEGER,
+    path TEXT, member TEXT, size INTEGER, version TEXT,
     hash BLOB, width INTEGER, height INTEGER,
     PRIMARY KEY (path, member)
 ) WITHOUT ROWID
@@ -94,7 +94,7 @@ class ImageChecker:
         results = [result for task in self.pool.map(self._check_some, tasks) for result in task]
         self.decoded += len(results)
         rows = [
-            (str(place.path), place.member, place.size, place.modified, *result)
+            (str(place.path), place.member, place.size, place.version, *result)
             for (_, place), result in zip(todo, results, strict=True)
             if isinstance(result, Checked)
         ]
@@ -114,8 +114,8 @@ class ImageChecker:
     def _look_up(self, place: Place) -> Checked | None:
         row = self.cache.execute(
             "SELECT hash, width, height FROM images "
-            "WHERE path = ? AND member = ? AND size = ? AND modified = ?",
-            (str(place.path), place.member, place.size, place.modified),
+            "WHERE path = ? AND member = ? AND size = ? AND version = ?",
+            (str(place.path), place.member, place.size, place.version),
         ).fetchone()
         return None if row is None else Checked(*row)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from unime import inside
 from unime.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
 from unime.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
-from unime.records import hash_image
+from unime.records import content_id, hash_image
 
 MAX_PIXELS = 64_000_000
 """Default cap on width x height: a picture of 8000 x 8000 decodes to 192 MB."""
@@ -37,8 +37,8 @@ class Place(NamedTuple):
     member: str
     """Empty for a plain file."""
     size: int
-    modified: int
-    """Nanoseconds, of the file."""
+    version: str
+    """Of the file; differs after any change of it."""
 
 
 class Checked(NamedTuple):
@@ -58,6 +58,28 @@ def load_rgb(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> I
         ImageError: when it is missing, damaged, too large or outside the data root.
     """
     return decode(read_bytes(locate(root, location), location), location, max_pixels)
+
+
+def read_known(root: Path | str, location: str, text: str, content: bytes) -> bytes:
+    """Return the bytes of an item's image, if they are still those that `unime data` has seen.
+
+    Args:
+        root: the data root.
+        location: the image's.
+        text: the item's.
+        content: the item's `content_id`.
+
+    Raises:
+        ImageError: as `load_rgb`; when the file was changed since.
+    """
+    data = read_bytes(locate(root, location), location)
+    if content_id(text, data) != content:
+        raise ImageError(
+            "changed image",
+            f"{location!r} has other bytes than when `unime data` read it; put it back, or run "
+            "`unime data` again with --restart",
+        )
+    return data
 
 
 def load_file(path: Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -99,7 +121,7 @@ def locate(root: Path | str, location: str) -> Place:
         gone = error.kind in ("missing file", "not a file")
         kind = "missing image" if gone else error.kind
         raise ImageError(kind, error.detail.replace(repr(name), repr(location), 1)) from None
-    return Place(found.path, member, found.size, found.modified)
+    return Place(found.path, member, found.size, found.version)
 
 
 def read_bytes(place: Place, location: str) -> bytes:
@@ -180,7 +202,7 @@ def _too_large(location: str, size: str, max_pixels: int) -> ImageError:
 
 
 def _read_tar(place: Place, location: str) -> bytes:
-    members = _tar_members(place.path, place.size, place.modified)
+    members = _tar_members(place.path, place.size, place.version)
     if place.member not in members:
         raise ImageError("missing image", f"{location!r}: no such file in the archive")
     start, size = members[place.member]
@@ -190,7 +212,7 @@ def _read_tar(place: Place, location: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _tar_members(path: Path, size: int, modified: int) -> dict[str, tuple[int, int]]:
+def _tar_members(path: Path, size: int, version: str) -> dict[str, tuple[int, int]]:
     """Return where each regular file of an archive lies; links in it are not followed."""
     import tarfile
 
@@ -205,7 +227,7 @@ def _read_parquet(place: Place, location: str) -> bytes:
     row_text, _, column = place.member.partition("/")
     if not row_text.isdecimal():
         raise ImageError("missing image", f"{location!r}: '{row_text}' is no row number")
-    file, starts, columns = _parquet_file(place.path, place.size, place.modified)
+    file, starts, columns = _parquet_file(place.path, place.size, place.version)
     column = column or (columns[0] if len(columns) == 1 else "")
     if column not in columns:
         raise ImageError("missing image", f"{location!r}: image columns are {', '.join(columns)}")
@@ -223,7 +245,7 @@ def _read_parquet(place: Place, location: str) -> bytes:
 
 
 @lru_cache(maxsize=16)
-def _parquet_file(path: Path, size: int, modified: int) -> tuple[Any, list[int], list[str]]:
+def _parquet_file(path: Path, size: int, version: str) -> tuple[Any, list[int], list[str]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -37,8 +37,8 @@ class Found(NamedTuple):
     path: Path
     """Links followed."""
     size: int
-    modified: int
-    """Nanoseconds."""
+    version: str
+    """Differs after any change of the file: device, inode, times of change in nanoseconds."""
 
 
 def find(root: Path | str, name: str) -> Found:
@@ -70,7 +70,8 @@ def find(root: Path | str, name: str) -> Found:
         raise FileError("outside the data root", f"{name!r} leads to {path}")
     if not stat.S_ISREG(status.st_mode):
         raise FileError("not a file", f"{name!r} is a folder, pipe, socket or device")
-    return Found(path, status.st_size, status.st_mtime_ns)
+    version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+    return Found(path, status.st_size, "-".join(map(str, version)))
 
 
 def read(root: Path | str, name: str, most: int = MAX_TEXT) -> bytes:

@@ -193,10 +193,23 @@ class DataFolder:
 
     def load_image(self, item: int) -> Image.Image | None:
         """Return an item's image as RGB, or None if it has none."""
-        from unime.images import load_rgb
+        from unime.images import decode
 
-        location = self.items.item(item).image
-        return None if location is None else load_rgb(self.root, location)
+        data = self.image_bytes(item)
+        return None if data is None else decode(data, str(self.items.item(item).image))
+
+    def image_bytes(self, item: int) -> bytes | None:
+        """Return the file of an item's image, or None if it has none.
+
+        Raises:
+            ImageError: when it cannot be read, or was changed since `unime data`.
+        """
+        from unime.images import read_known
+
+        found = self.items.item(item)
+        if found.image is None:
+            return None
+        return read_known(self.root, found.image, found.text, self.items.content_id(item))
 
 
 class Items:

@@ -17,16 +17,22 @@ import pytest
 from PIL import Image
 
 from judge.engine import Content, EngineError, Request
-from judge.pictures import read_picture
+from judge.pictures import Picture as SentPicture
+from judge.pictures import as_sent
 from judge.store import ScoreStore
 from judge.vllm_engine import VllmOptions
 from judge.wire import as_plain_text
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
-from unime.images import ImageError
+from unime.images import ImageError, locate, read_bytes
 from unime.records import Score
 
 KEY = "a-secret-key"
+
+
+def read_picture(root: Path, location: str) -> SentPicture:
+    """Return a picture of a data root as the judge's server gets it."""
+    return as_sent(read_bytes(locate(root, location), location), location)
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from eval.pool import Picture
-from judge.pictures import read_picture
+from judge.pictures import Picture as SentPicture
+from judge.pictures import as_sent
 from tests.families import build_family
 from unime.config import ModelConfig
-from unime.images import check, load_file, load_rgb, shown_size
+from unime.images import check, load_file, load_rgb, locate, read_bytes, shown_size
 from unime.models import Embedder, Encode
 from unime.models.embedder import _identity
 from unime.pixels import ImageError, pixels_hash, to_rgb
@@ -42,6 +43,11 @@ TURNED = {
     8: np.rot90,
 }
 """What each EXIF orientation does with the stored pixels."""
+
+
+def read_picture(root: Path, location: str) -> SentPicture:
+    """Return a picture of a data root as the judge's server gets it."""
+    return as_sent(read_bytes(locate(root, location), location), location)
 
 
 def base() -> Image.Image:
