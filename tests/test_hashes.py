@@ -16,7 +16,8 @@ from unime import hashes
 def old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A file that was not changed a moment ago, and an empty cache."""
     monkeypatch.setenv("UNIME_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(hashes, "SETTLED_SECONDS", 0.0)
+    monkeypatch.setattr(hashes, "FINE_SECONDS", 0.0)
+    monkeypatch.setattr(hashes, "COARSE_SECONDS", 0.0)
     path = tmp_path / "file"
     path.write_bytes(b"content")
     time.sleep(0.01)

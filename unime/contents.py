@@ -91,6 +91,18 @@ def fingerprint(place: Path) -> str:
     return f"name:{place.as_posix()}"
 
 
+def check_folder(folder: Path) -> None:
+    """Check a folder that is, or lies in, a finished output; another one is taken as it is.
+
+    Raises:
+        OutputError: naming the files that are damaged or gone.
+    """
+    for output in (folder, folder.parent):
+        if (output / "manifest.json").is_file():
+            check_contents(output, read_manifest(output), "" if output == folder else folder.name)
+            return
+
+
 def verify_files(folder: Path) -> str:
     """Read every byte of every finished output at or below a folder; return what was found.
 

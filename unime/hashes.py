@@ -21,9 +21,9 @@ import xxhash
 CACHE_VARIABLE = "UNIME_CACHE"
 """The environment variable that names the folder of the cache."""
 
-SETTLED_SECONDS = 2.0
-"""A file changed more recently is not remembered: some file systems count time in seconds, so that
-another change might leave no trace."""
+COARSE_SECONDS, FINE_SECONDS = 2.0, 0.05
+"""A file changed more recently is not remembered: another change within one tick of its file system's
+clock would leave no trace. Some count in seconds, most in milliseconds."""
 
 _CHUNK = 1 << 20
 
@@ -68,7 +68,7 @@ def _remembered(algorithm: str, path: Path, compute: Callable[[Path], str], fres
         return known
     value = compute(path)
     # Changed while it was read: the hash is of no one state.
-    if key == (algorithm, *_state(path)) and time.time() - max(key[-2:]) / 1e9 > SETTLED_SECONDS:
+    if key == (algorithm, *_state(path)) and _is_settled(key[-1]):
         _tell(key, value)
     return value
 
@@ -77,6 +77,12 @@ def _state(path: Path) -> tuple[int, int, int, int, int]:
     """Return what changes whenever a file's bytes do; ctime can't be set back by a program."""
     found = path.stat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _is_settled(changed: int) -> bool:
+    """Tell whether any later change of a file will have another time, in nanoseconds."""
+    tick = COARSE_SECONDS if changed % 1_000_000 == 0 else FINE_SECONDS
+    return time.time() - changed / 1e9 > tick
 
 
 def _xxh3(path: Path) -> str:

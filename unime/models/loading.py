@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unime.contents import check_folder
 from unime.errors import ModelError, cannot_load
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
@@ -155,6 +156,7 @@ def loading(what: str, name: str) -> Iterator[None]:
     folder = Path(name.removeprefix("local-dir:"))
     if folder.is_dir() and (pickle := _pickle_in(folder)) is not None:
         raise ModelError(f"cannot load the {what} {name}: {pickle} {_PICKLED}")
+    check_folder(folder)
     try:
         yield
     except (OSError, ValueError, RuntimeError) as error:

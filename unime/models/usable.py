@@ -16,7 +16,8 @@ import numpy as np
 from PIL import Image
 
 from unime import files
-from unime.errors import DataError, ModelError, cannot_load
+from unime.errors import DataError, ModelError
+from unime.models.loading import load_processor
 from unime.pixels import first_line, name_of
 
 if TYPE_CHECKING:
@@ -98,14 +99,7 @@ def image_processor_of(config: ModelConfig) -> Any:
     Raises:
         ModelError: when it cannot be loaded, or the model takes no pictures.
     """
-    from transformers import AutoProcessor
-
-    try:
-        processor = AutoProcessor.from_pretrained(
-            config.id, revision=config.revision, trust_remote_code=False
-        )
-    except (OSError, ValueError) as error:
-        raise cannot_load("processor of the model", config.id, error) from error
+    processor = load_processor(config.id, config.revision)
     found = getattr(processor, "image_processor", None)
     if found is None:
         raise ModelError(f"{config.id} has no image processor; expected a vision-language model")
