@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from unime import files
+from unime import files, processes
 from unime.errors import DataError, ModelError, cannot_load
 from unime.pixels import first_line, name_of
 
@@ -148,7 +148,10 @@ def check_items(data: DataFolder, config: ModelConfig, listed: Path) -> None:
                 "reason": reasons[size],
             }
         )
-    files.write_text(listed, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    if processes.is_main():
+        files.write_text(
+            listed, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        )
     first = "; ".join(
         f"{line['image']} ({line['width']} x {line['height']}): {line['reason']}"
         for line in lines[:SHOWN]
