@@ -201,3 +201,14 @@ def test_reasons_do_not_vary_from_run_to_run(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(io.BytesIO(b"nothing").getvalue())
     with pytest.raises(ImageError, match="not an image: 'a.png': cannot identify image file$"):
         check(tmp_path, "a.png")
+
+
+def test_what_was_found_good_under_other_rules_is_looked_at_again(root: Path) -> None:
+    cache = root.parent / "cache/images.sqlite"
+    for decoded in (1, 0, 1):
+        checker = ImageChecker(root, 1000, cache)
+        checker.check(["in/a.png"])
+        assert checker.decoded == decoded
+        if decoded == 0:
+            checker.cache.execute("PRAGMA user_version=1")
+        checker.close()

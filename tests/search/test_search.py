@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -20,8 +22,8 @@ from tests.conftest import ROOT
 from tests.export.test_export import exported
 from unime.errors import DataError, ModelError
 from unime.models import Embedder
-from unime.search import open_search, show
-from unime.search.index import passages, scan
+from unime.search import open_search, show, store
+from unime.search.index import passages, picture_of, scan
 from unime.search.server import SearchServer
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")
@@ -147,6 +149,44 @@ def test_texts_are_cut_into_passages(tmp_path: Path):
     path.write_bytes(b"\xff\xfe\x00")
     with pytest.raises(DataError, match="not a text"):
         passages(path)
+
+
+def test_what_leads_out_hangs_or_is_refused_by_the_model_is_listed(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (photos.parent / "secret.txt").write_text("the secret of another folder")
+    (photos / "notes.txt").symlink_to(photos.parent / "secret.txt")
+    (photos / "away.png").symlink_to("/etc/passwd")
+    os.mkfifo(photos / "pipe.txt")
+    os.mkfifo(photos / "pipe.png")
+    Image.new("RGB", (900, 3)).save(photos / "wide.png")
+    said: list[str] = []
+    monkeypatch.setattr("unime.search.index.log", said.append)
+    found = open_search(photos, model=model)
+    odd = {"notes.txt", "away.png", "pipe.txt", "pipe.png", "wide.png"}
+    assert not odd & {e.path for e in found.snapshot.entries}
+    assert len(found.snapshot.entries) == len(COLOURS) + 1
+    assert "secret" not in str(found.find("the secret", top=99))
+    assert any("6 files in all cannot be read" in line for line in said)
+    problems = [e.problem for e in store.load(found.place)["wide.png"]]
+    assert problems == [
+        "refused by the model: 'wide.png' has 900 x 3 pixels: absolute aspect ratio must be smaller "
+        "than 200, got 300.0"
+    ]
+    # Not even when it takes the place of a file that was read.
+    (photos / "recipe.txt").unlink()
+    (photos / "recipe.txt").symlink_to(photos.parent / "secret.txt")
+    with pytest.raises(DataError, match="outside the data root"):
+        found.read("recipe.txt")
+    assert found.read("red.png") == (photos / "red.png").read_bytes()
+
+
+def test_an_upload_has_its_own_cap():
+    buffer = io.BytesIO()
+    Image.new("L", (300, 200), 7).save(buffer, "PNG")
+    assert picture_of(buffer.getvalue()).getpixel((0, 0)) == (7, 7, 7)
+    with pytest.raises(DataError, match=r"image too large: 'the picture' has 300 x 200 pixels"):
+        picture_of(buffer.getvalue(), 59_999)
 
 
 def test_the_index_itself_and_hidden_files_are_not_searched(photos: Path):

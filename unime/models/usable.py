@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from unime import files
+from unime import files, processes
 from unime.errors import DataError, ModelError
 from unime.models.loading import load_processor
 from unime.pixels import first_line, name_of
@@ -142,7 +142,10 @@ def check_items(data: DataFolder, config: ModelConfig, listed: Path) -> None:
                 "reason": reasons[size],
             }
         )
-    files.write_text(listed, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines))
+    if processes.is_main():
+        files.write_text(
+            listed, "".join(f"{json.dumps(line, ensure_ascii=False)}\n" for line in lines)
+        )
     first = "; ".join(
         f"{line['image']} ({line['width']} x {line['height']}): {line['reason']}"
         for line in lines[:SHOWN]
