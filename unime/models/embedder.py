@@ -19,7 +19,7 @@ from torch import Tensor
 
 from unime.config import ModelConfig
 from unime.console import log, progress
-from unime.errors import ModelError, cannot_load
+from unime.errors import DataError, ModelError, cannot_load
 from unime.files import read_json
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
@@ -147,7 +147,16 @@ class Embedder:
 
         Inputs are read in order, once, `batch_size * WINDOW` at a time, and may be loaded lazily.
         Equal inputs are encoded once; a batch holds inputs of like size.
+
+        Raises:
+            DataError: for a single input instead of a list of them.
         """
+        # An Encode is a tuple, a text a sequence of letters: both would be taken apart.
+        if isinstance(encodes, str | bytes | Mapping | Encode) or batch_size < 1:
+            raise DataError(
+                f"expected a list of Encode and a batch_size from 1 on, got a "
+                f"{type(encodes).__name__} and {batch_size}"
+            )
         vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []
