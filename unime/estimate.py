@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unime.config import load_recipe
+from unime.errors import ModelError, cannot_load
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,13 +147,22 @@ def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMP
 
 
 def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
-    """Count a model's language and vision side from its configuration alone."""
+    """Count a model's language and vision side from its configuration alone.
+
+    Raises:
+        ModelError: when the model is not there (yet), or has no eyes.
+    """
     import torch
     from transformers import AutoConfig, AutoModel
 
     from unime.models.adapters import parts_of, train_parts
 
-    config = AutoConfig.from_pretrained(model)
+    try:
+        config = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError) as error:  # what the libraries raise for a wrong id or folder
+        raise cannot_load("model", model, error) from None
+    if getattr(config, "vision_config", None) is None:
+        raise ModelError(f"{model} has no vision tower; expected a vision-language model")
     with torch.device("meta"):
         empty = AutoModel.from_config(config)
         where = parts_of(empty)
