@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -30,12 +31,20 @@ MOST_TOKENS = 100_000_000
 SLACK = 0.05
 """How far probabilities in half precision may add up to more than 1."""
 
+_NAMES = (
+    r"image|video|audio|img|bos|eos|pad|unk|mask|s|cls|sep|sop|eop|think|thinking|tools|turn|eot|eod|"
+    r"tool_calls?|tool_response|tool_result|im_start|im_end|img_context|image_soft_token|image_\d+|"
+    r"fake_token_around_image|global-img|end_of_utterance|row_\d+_col_\d+|(?:begin|end)_of_sentence|"
+    r"(?:start|end)_of_(?:turn|image|text|video|audio)|"
+    r"(?:vision|video|audio|img|image)_(?:start|end|pad|token)"
+)
+_IN_BRACKETS = r"INST|SYS|IMG\w*|[GS]?MASK|CLS|SEP|PAD|UNK|BOS|EOS|THINK|SYSTEM_PROMPT|TOOL_\w+|AVAILABLE_TOOLS"
 # What opens a turn or an image slot in one family or another. The template of `judge serve` knows
-# its model's own tokens; this stands before servers that this project did not start.
+# its model's own tokens; this stands before servers that this project did not start, whose
+# tokenizers may fold what looks alike and drop what is invisible: see `_folded`.
 _SPECIAL = re.compile(
-    r"<\|[^\s|<>]{1,40}\|>|</?s>|<(?:image|video|audio|bos|eos|pad|fake_token_around_image|"
-    r"global-img|end_of_utterance|start_of_turn|end_of_turn|start_of_image|end_of_image|"
-    r"image_soft_token)>|\[/?INST\]|\[IMG\w*\]|<(?:row_\d+_col_\d+)>"
+    rf"<\|[^\s|<>]{{1,40}}\|?>|<[^\s|<>]{{1,40}}\|>|</?(?:{_NAMES})>|\[/?(?:{_IN_BRACKETS})\]",
+    re.IGNORECASE,
 )
 
 
@@ -65,7 +74,24 @@ def spellings(answers: Iterable[str]) -> set[str]:
 
 def as_plain_text(text: str) -> str:
     """Make special tokens ordinary text, as our chat templates do: a space behind the first sign."""
-    return _SPECIAL.sub(lambda match: f"{match[0][0]} {match[0][1:]}", text)
+    folded, places = _folded(text)
+    broken = list(text)
+    for match in _SPECIAL.finditer(folded):
+        broken[places[match.start()]] += " "
+    return "".join(broken)
+
+
+def _folded(text: str) -> tuple[str, list[int]]:
+    """Return a text in compatible signs without invisible ones, and where each came from."""
+    if text.isascii():
+        return text, list(range(len(text)))
+    signs, places = [], []
+    for place, sign in enumerate(text):
+        for folded in unicodedata.normalize("NFKC", sign):
+            if unicodedata.category(folded) not in ("Cf", "Mn", "Cc") or folded.isspace():
+                signs.append(folded)
+                places.append(place)
+    return "".join(signs), places
 
 
 class Bodies:

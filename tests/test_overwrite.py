@@ -97,6 +97,18 @@ def test_what_cannot_be_used_is_listed_when_too_little_can(work: Path):
     for _ in range(2):  # and the same command may be tried again
         with pytest.raises(DataError, match=r"listed in runs/few/raw/rejected\.jsonl"):
             prepare("few", model=STUDENT)
+    with pytest.raises(DataError, match="is neither a folder nor a file"):
+        prepare("nowhere/few", model=STUDENT)
+    # What was refused keeps nobody from other data of that name.
+    own_folder(work / "other" / "few", "csv")
+    assert prepare("other/few", model=STUDENT, echo=lambda _: None) == Path("recipes/few")
+
+
+def test_what_is_rejected_is_listed(work: Path):
+    (work / "few").mkdir()
+    (work / "few/captions.csv").write_text("image,caption\nmissing.png,nothing\n")
+    with pytest.raises(DataError, match="has 0 usable captioned pictures"):
+        prepare("few", model=STUDENT)
     (line,) = (work / "runs/few/raw/rejected.jsonl").read_text().splitlines()
     assert json.loads(line)["row"] == 1 or "missing image" in line
 

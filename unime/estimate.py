@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from unime.config import load_recipe
+from unime.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -146,13 +147,19 @@ def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMP
 
 
 def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
-    """Count a model's language and vision side from its configuration alone."""
+    """Count a model's language and vision side from its configuration alone.
+
+    Raises:
+        ModelError: when the model is not there (yet), or has no eyes.
+    """
     import torch
 
     from unime.models.adapters import parts_of, train_parts
     from unime.models.loading import empty_model, load_config
 
     config = load_config(model)
+    if getattr(config, "vision_config", None) is None:
+        raise ModelError(f"{model} has no vision tower; expected a vision-language model")
     with torch.device("meta"):
         empty = empty_model("AutoModel", config)
         where = parts_of(empty)

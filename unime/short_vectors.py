@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unime.errors import ModelError
+from unime.errors import ModelError, lookup
 
 if TYPE_CHECKING:
     from unime.models import Embedder
@@ -49,7 +49,13 @@ class Cost(NamedTuple):
 
 
 def truncate(vectors: Float[np.ndarray, "rows dim"], dim: int) -> Float[np.ndarray, "rows short"]:
-    """Return the first `dim` numbers of each vector, L2-normalised again."""
+    """Return the first `dim` numbers of each vector, L2-normalised again.
+
+    Raises:
+        ModelError: when the vectors have fewer, or none are wanted.
+    """
+    if not 1 <= dim <= vectors.shape[1]:
+        raise ModelError(f"expected a length from 1 to {vectors.shape[1]}, got {dim}")
     short = vectors[:, :dim].astype(np.float32)
     return short / np.linalg.norm(short, axis=1, keepdims=True).clip(1e-12)
 
@@ -145,7 +151,11 @@ def similarities(
 
     Stored int8 targets are read back and compared with float queries; one-bit vectors are compared
     with each other by the number of equal bits.
+
+    Raises:
+        RecipeError: for an unknown precision.
     """
+    lookup(BITS, precision, "precision")
     from sentence_transformers.util import quantize_embeddings
 
     if precision == "float32":

@@ -84,6 +84,18 @@ def test_the_page_holds_every_number_and_no_address(run, tmp_path):
     assert "</script><b>not markup" not in page and "not markup" in page
 
 
+@pytest.mark.parametrize("stages", [[], ["2_warmup"], ["4_judge"], ["5_select"], ["2_warmup", "5_select"]])  # fmt: skip
+def test_a_run_needs_no_stage_but_an_evaluation(run, tmp_path, stages):
+    shutil.copytree(run / "9_eval", tmp_path / "9_eval")
+    for stage in stages:
+        shutil.copytree(run / stage, tmp_path / stage)
+    for folder in (tmp_path, tmp_path / "9_eval"):
+        page = write_report([folder], tmp_path / f"{folder.name}.html").read_text(encoding="utf-8")
+        assert ('id="training"' in page) == ("2_warmup" in stages)
+        assert ('id="judging"' in page) == ("4_judge" in stages)
+        write_report([folder], tmp_path / f"{folder.name}.html")  # a report is written over
+
+
 def test_a_folder_without_an_evaluation_is_one_clear_sentence(tmp_path):
     with pytest.raises(DataError, match="holds no evaluation; run `python -m eval run` first"):
         write_report([tmp_path])

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.errors import DataError, ModelError
+from unime.errors import DataError, ModelError, RecipeError
 from unime.losses import Combined
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
@@ -258,3 +258,28 @@ def test_pictures_seen_once_a_step_change_no_gradient(folder):
 def test_four_bit_weights_are_refused(folder):
     with pytest.raises(ModelError, match=r"4-bit weights \(QLoRA\) are for embedders"):
         load(folder, dtype="nf4")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"method": "pairwise"}, "method 'pairwise': expected pointwise or listwise; did you mean"),
+        ({"candidates": "a red circle"}, "candidates: expected a list of texts or images, got a str"),
+        ({"candidates": {"text": "a"}}, "expected a list of texts or images, got a dict"),
+        ({"similarities": [0.5]}, r"similarities: expected 2 numbers, one a candidate, got an array of shape \(1,\)"),
+        ({"similarities": 0.5}, r"got an array of shape \(\)"),
+        ({"similarities": [0.5, float("nan")]}, "similarities: expected cosines from -1 to 1"),
+        ({"method": "listwise", "permutations": 0}, "permutations: expected a whole number from 1 on, got 0"),
+        ({"method": "listwise", "window": -1}, "window: expected a whole number from 2 on, got -1"),
+        ({"method": "listwise", "window": 0}, "window: expected a whole number from 2 on, got 0"),
+    ],
+)  # fmt: skip
+def test_arguments_that_mean_nothing_are_one_sentence(arguments: dict, sentence: str):
+    from unime.rerank.reranker import _check
+
+    given = {"candidates": ["a", "b"], "method": "pointwise", "permutations": 3, "window": None, "similarities": None}  # fmt: skip
+    # Under pytest annotations are checked first.
+    check = getattr(_check, "__wrapped__", _check)
+    check(**given)
+    with pytest.raises(RecipeError, match=sentence):
+        check(**(given | arguments))

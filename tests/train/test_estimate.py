@@ -9,6 +9,7 @@ from PIL import Image
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.config import ModelConfig
+from unime.errors import ModelError
 from unime.estimate import (
     ChunkWork,
     Machine,
@@ -101,3 +102,14 @@ def test_the_page_says_what_fits_and_that_it_is_an_estimate(tmp_path):
         assert words in page
     small = estimate(recipe, [], Machine(gpus=1, memory_gb=0.001))
     assert "to make it fit: halve budget.tokens" in small
+
+
+def test_a_model_that_is_not_there_yet_is_one_sentence(tmp_path):
+    drawn_folder(tmp_path / "data")
+    recipe = tmp_path / "6_contrast.yaml"
+    recipe.write_text(
+        f"stage: contrast\nmodel: {{id: runs/none/2_warmup/model}}\ndata: {tmp_path / 'data'}\n"
+        "training: {global_batch_size: 4, max_steps: 2}\n"
+    )
+    with pytest.raises(ModelError, match=r"cannot load the model runs/none/2_warmup/model: there is no such folder"):  # fmt: skip
+        estimate(recipe, [], Machine(1, 80.0, 312.0, 0.35))

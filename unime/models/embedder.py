@@ -20,7 +20,7 @@ from torch import Tensor
 
 from unime.config import ModelConfig
 from unime.console import log, progress
-from unime.errors import ModelError
+from unime.errors import DataError, ModelError
 from unime.files import read_json
 from unime.models import self_check
 from unime.models.loading import load_config, load_processor, load_transformer, load_weights
@@ -174,7 +174,16 @@ class Embedder:
 
         Inputs are read in order, once, `batch_size * WINDOW` at a time, and may be loaded lazily.
         Equal inputs are encoded once; a batch holds inputs of like size.
+
+        Raises:
+            DataError: for a single input instead of a list of them.
         """
+        # An Encode is a tuple, a text a sequence of letters: both would be taken apart.
+        if isinstance(encodes, str | bytes | Mapping | Encode) or batch_size < 1:
+            raise DataError(
+                f"expected a list of Encode and a batch_size from 1 on, got a "
+                f"{type(encodes).__name__} and {batch_size}"
+            )
         vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []

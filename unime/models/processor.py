@@ -9,14 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from typing import Any
 
 from unime.config import ModelConfig
 from unime.console import log
 from unime.errors import ModelError
-from unime.models.template import unwrap_template, wrap_template
+from unime.models.look_alikes import look_alikes, normalize
+from unime.models.template import escaped_text, unwrap_template, wrap_template
 
 _PROBE = "unimeprobe"
+_MARK = re.compile(r"(?:[<\[{(|\uff1c\uff5c].+|.+[>\])}|\uff1e\uff5c])", re.DOTALL)
+"""An added token that is no word: it begins or ends with a bracket or a bar."""
+_NAMES = re.compile(r"token|tag|placeholder", re.IGNORECASE)
+"""How processors call the attributes that hold their placeholders."""
+_WRITTEN = re.compile(r"<[|/]?[A-Za-z][\w|/-]{0,60}>|\[/?[A-Z_]{2,20}\]")
+"""Marks in a template that need not be tokens."""
 
 
 def prepare_processor(
@@ -42,9 +50,10 @@ def prepare_processor(
     original = unwrap_template(chat_template_of(processor, config.id))
     wrapped = wrap_template(
         original,
-        special_tokens(processor),
+        special_tokens(processor, original),
         _keeps_system_text(processor, original, config.id),
         images_first=images_first,
+        look_alikes=look_alikes(processor.tokenizer),
     )
     # vLLM asks the tokenizer for the template, transformers and sentence-transformers the processor.
     processor.chat_template = processor.tokenizer.chat_template = wrapped
@@ -63,8 +72,37 @@ def chat_template_of(processor: Any, name: str) -> str:
     return template
 
 
-def special_tokens(processor: Any) -> list[str]:
-    """Return everything that would be read as a special token inside a text."""
+def special_tokens(processor: Any, template: str | None = None) -> list[str]:
+    """Return everything that would open a turn, a media slot or the like inside a text.
+
+    That is: the tokenizer's special tokens; its other added tokens that are written as marks
+    (`<think>`, `[gMASK]`), while added words stay words; the placeholders that the processor
+    knows; the marks that the family's template writes (`[INST]`); and all of these as the
+    tokenizer's normalizer spells them.
+
+    Args:
+        processor: of a model.
+        template: the family's; the processor's own by default.
+    """
+    found = {*registered_tokens(processor)}
+    added = processor.tokenizer.added_tokens_decoder.values()
+    found |= {token.content for token in added if _MARK.fullmatch(token.content)}
+    for owner in (processor, processor.tokenizer):
+        for name, value in vars(owner).items():
+            if _NAMES.search(name) and isinstance(value, str) and _MARK.fullmatch(value):
+                found.add(value)
+    text = unwrap_template(template or processor.chat_template or "")
+    found |= set(_WRITTEN.findall(text))
+    normalized = {token.content for token in added if token.normalized}
+    found |= {normalize(processor.tokenizer, token) for token in found & normalized}
+    return sorted(token for token in found if token)
+
+
+def registered_tokens(processor: Any) -> list[str]:
+    """Return the tokens that tokenizer and processor call special.
+
+    The first version of the prelude escaped these alone; they still identify a template.
+    """
     tokenizer = processor.tokenizer
     tokens = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     tokens |= set(tokenizer.all_special_tokens)
@@ -73,6 +111,17 @@ def special_tokens(processor: Any) -> list[str]:
         if isinstance(token, str):
             tokens.add(token)
     return sorted(tokens)
+
+
+def template_hash(processor: Any) -> str:
+    """Return what identifies a wrapped template: its hash with the first version's escapes.
+
+    Further escapes change nothing but texts that spell a control token; a model that was trained
+    or a score that was made before them is no other one.
+    """
+    escaped = escaped_text(special_tokens(processor), look_alikes(processor.tokenizer))
+    template = processor.chat_template.replace(escaped, escaped_text(registered_tokens(processor)))
+    return hashlib.sha256(template.encode()).hexdigest()
 
 
 def limit_pixels(image_processor: Any, config: ModelConfig) -> None:
@@ -116,7 +165,7 @@ def preprocessing_of(processor: Any) -> dict[str, Any]:
     ignored = ("image_processor_type", "processor_class", "backend", "return_tensors", "device")
     return {
         "image": {key: value for key, value in sorted(image.items()) if key not in ignored},
-        "template": hashlib.sha256(processor.chat_template.encode()).hexdigest(),
+        "template": template_hash(processor),
         "padding_side": processor.tokenizer.padding_side,
         "tokenizer": _hash_tokenizer(processor.tokenizer),
     }

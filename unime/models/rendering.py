@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unime.errors import DataError, ModelError
+from unime.models.look_alikes import look_alikes
 from unime.models.processor import special_tokens
 from unime.models.template import escape_special_tokens
 from unime.models.usable import PictureError, named
@@ -56,6 +57,7 @@ class Renderer:
         self.cut = 0
         """How many texts were cut at `max_length` so far."""
         self._special = special_tokens(processor)
+        self._look_alikes = look_alikes(self.tokenizer)
         self._skeletons: dict[tuple[str | None, bool, bool], _Skeleton] = {}
         self._tails: dict[str | None, list[int]] = {}
         self._concatenates = self._check_concatenation()
@@ -69,7 +71,7 @@ class Renderer:
         if not self._concatenates:
             return self._render_chat(system, encode.image is not None, user)
         before, after = self._skeleton(system, encode.image is not None, bool(user))
-        return f"{before}{escape_special_tokens(user, self._special)}{after}"
+        return f"{before}{self._escape(user)}{after}"
 
     def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
@@ -136,9 +138,9 @@ class Renderer:
             kind = kind_of(encode.text, encode.image is not None)
             system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
             tail = self._tail(system)
-            ids = self.tokenizer(
-                escape_special_tokens(user, self._special), add_special_tokens=False, verbose=False
-            )["input_ids"]
+            ids = self.tokenizer(self._escape(user), add_special_tokens=False, verbose=False)[
+                "input_ids"
+            ]
             if length - len(ids) >= self.max_length:
                 name = "" if encode.image is None else name_of(encode.image)
                 raise ModelError(
@@ -190,7 +192,10 @@ class Renderer:
         text = f"{_HARD_TEXT}{''.join(self._special)}"
         rendered = self._render_chat("system", True, text)
         before, after = self._skeleton("system", True, True)
-        return rendered == f"{before}{escape_special_tokens(text, self._special)}{after}"
+        return rendered == f"{before}{self._escape(text)}{after}"
+
+    def _escape(self, text: str) -> str:
+        return escape_special_tokens(text, self._special, self._look_alikes)
 
     def _adds_special_tokens(self, rendered: str) -> bool:
         """Follow transformers: a template that writes the begin token itself gets no second one."""

@@ -16,8 +16,11 @@ without flags, and without this package.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 from unime.errors import ModelError
+
+LookAlikes = Iterable[tuple[str, str]]
 
 _FIRST_LINE = "{#- unime chat template v1 -#}"
 # The newline behind the marker belongs to it: chat templates are rendered with trim_blocks.
@@ -39,7 +42,7 @@ _PRELUDE = """\
     {%- endif -%}
     {%- if part['type'] == 'text' -%}
       {%- if part['text'] -%}
-        {%- set this.parts = this.parts + [{'type': 'text', 'text': part['text']%ESCAPES%}] -%}
+        %TEXT%
       {%- endif -%}
     {%- elif %IMAGES_FIRST% and part['type'] != 'text' -%}
       {%- set this.images = this.images + [part] -%}
@@ -76,12 +79,19 @@ _PRELUDE = """\
 """
 
 
+_TEXT = "{%- set this.parts = this.parts + [{'type': 'text', 'text': %VALUE%}] -%}"
+
+MOST_IN_A_CHAIN = 90
+"""Replacements in one expression; Python takes 200 nested parentheses, two of each."""
+
+
 def wrap_template(
     original_template: str,
     special_tokens: Iterable[str],
     has_system_role: bool,
     *,
     images_first: bool = False,
+    look_alikes: LookAlikes = (),
 ) -> str:
     """Put the prelude before a family's chat template; a wrapped template is unwrapped first.
 
@@ -91,12 +101,13 @@ def wrap_template(
         has_system_role: False folds the system text into the first user turn.
         images_first: put a turn's images before its texts. For embedders, whose inputs are one
             image and one text in any order; a judge's turn interleaves several images.
+        look_alikes: see `escape_special_tokens`.
 
     Raises:
         ModelError: when a special token cannot be made ordinary text.
     """
     prelude = (
-        _PRELUDE.replace("%ESCAPES%", _escape_filters(special_tokens))
+        _PRELUDE.replace("%TEXT%", escaped_text(special_tokens, look_alikes))
         .replace("%IMAGES_FIRST%", "true" if images_first else "false")
         .replace("%FOLD_SYSTEM%", "false" if has_system_role else "true")
     )
@@ -121,34 +132,75 @@ def first_line(wrapped: str) -> tuple[str, str]:
     return f"{_FIRST_LINE}\n", wrapped.removeprefix(f"{_FIRST_LINE}\n")
 
 
-def escape_special_tokens(text: str, special_tokens: Iterable[str]) -> str:
-    """Do in Python what the prelude does to a text part."""
-    for token, plain in _replacements(special_tokens):
-        text = text.replace(token, plain)
+def escape_special_tokens(
+    text: str, special_tokens: Iterable[str], look_alikes: LookAlikes = ()
+) -> str:
+    """Do in Python what the prelude does to a text part.
+
+    Args:
+        text: a user's.
+        special_tokens: what must not be read as a special token.
+        look_alikes: what the tokenizer would turn into a sign of a special token, each with what
+            it turns into; done here first, so that no token can appear behind the escapes.
+    """
+    for found, put in _replacements(tuple(special_tokens), tuple(look_alikes)):
+        text = text.replace(found, put)
     return text
 
 
-def _escape_filters(special_tokens: Iterable[str]) -> str:
-    return "".join(
-        f".replace({_quote(token)}, {_quote(plain)})"
-        for token, plain in _replacements(special_tokens)
+def escaped_text(special_tokens: Iterable[str], look_alikes: LookAlikes = ()) -> str:
+    """Return the prelude's statement that takes a text part over, escaped."""
+    pairs = _replacements(tuple(special_tokens), tuple(look_alikes))
+    if len(pairs) <= MOST_IN_A_CHAIN:
+        text = "part['text']" + "".join(f".replace({_quote(a)}, {_quote(b)})" for a, b in pairs)
+        return _TEXT.replace("%VALUE%", text)
+    listed = ", ".join(f"[{_quote(a)}, {_quote(b)}]" for a, b in pairs)
+    return (
+        "{%- set this.text = part['text'] -%}\n"
+        f"        {{%- for pair in [{listed}] -%}}\n"
+        "          {%- set this.text = this.text.replace(pair[0], pair[1]) -%}\n"
+        "        {%- endfor -%}\n"
+        "        " + _TEXT.replace("%VALUE%", "this.text")
     )
 
 
-def _replacements(special_tokens: Iterable[str]) -> list[tuple[str, str]]:
-    """Return (token, escaped token), longest first, so that no token is broken by a part of it."""
+@lru_cache(maxsize=64)
+def _replacements(
+    special_tokens: tuple[str, ...], look_alikes: tuple[tuple[str, str], ...]
+) -> list[tuple[str, str]]:
+    """Return what is replaced by what, in order.
+
+    Tokens are broken longest first, so that none is broken by a part of it.
+    """
     tokens = sorted(set(special_tokens), key=lambda token: (-len(token), token))
-    pairs = [(token, f"{token[0]} {token[1:]}") for token in tokens]
-    for token, _ in pairs:
-        if len(token) < 2 or any(token in plain for _, plain in pairs):
-            raise ModelError(
-                f"special token {token!r} cannot be told apart from ordinary text; this tokenizer "
-                "is not supported"
-            )
-    return pairs
+    known = frozenset(tokens)
+    return [*look_alikes, *((token, _broken(token, known)) for token in tokens)]
+
+
+def _broken(token: str, tokens: frozenset[str]) -> str:
+    """Return a token with a space in it, as early as no token is left in it."""
+    for place in range(1, len(token)):
+        plain = f"{token[:place]} {token[place:]}"
+        ends = range(1, len(plain) + 1)
+        if not any(plain[start:end] in tokens for end in ends for start in range(end)):
+            return plain
+    raise _inseparable(token)
+
+
+def _inseparable(token: str) -> ModelError:
+    return ModelError(
+        f"special token {token!r} cannot be told apart from ordinary text; this tokenizer is not "
+        "supported"
+    )
 
 
 def _quote(text: str) -> str:
     """Write a Jinja string literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
-    return f"'{escaped}'"
+    # Jinja changes ends of lines in its source, and nobody can read what is invisible.
+    shown = "".join(sign if sign.isprintable() else _code(sign) for sign in escaped)
+    return f"'{shown}'"
+
+
+def _code(sign: str) -> str:
+    return f"\\u{ord(sign):04x}" if ord(sign) < 1 << 16 else f"\\U{ord(sign):08x}"

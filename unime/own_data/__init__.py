@@ -12,7 +12,7 @@ from itertools import count
 from pathlib import Path
 
 from unime import files, locks
-from unime.errors import DataError, OutputError
+from unime.errors import DataError, OutputError, UnimeError
 from unime.overwrite import is_free, read_mark
 from unime.own_data.look import Look, look_at
 from unime.own_data.recipe import write_recipe
@@ -22,6 +22,7 @@ from unime.own_data.statistics import report, statistics
 __all__ = ["Look", "Split", "is_own_data", "prepare"]
 
 REPORT = "report.json"
+REJECTED = "rejected.jsonl"
 TEST_SHARE = 0.15
 FEWEST = 12
 """Pictures; fewer cannot be trained on and tested at once."""
@@ -71,9 +72,14 @@ def _prepare(
     place = str(asked["place"])
     # First of all, so that a killed run is known as this command's and can be done again.
     files.write_json(raw / REPORT, {**asked, "unfinished": True})
-    look = look_at(place, raw, asked["language"], start)
+    try:
+        look = look_at(place, raw, asked["language"], start)
+    except UnimeError:
+        files.write_json(raw / REPORT, {**asked, "failed": True})
+        raise
     if len(look.pictures) < FEWEST:
         look.write_rejected(raw)
+        files.write_json(raw / REPORT, {**asked, "failed": True})
         raise DataError(
             f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
             f"{FEWEST}; {len(look.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
@@ -111,11 +117,17 @@ def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> No
             f"{recipe} is there already and is no recipe of `unime data {asked['place']}`; it "
             f"stays as it is: choose another place, such as --into {_free_beside(recipe)}"
         )
-    if not is_free(raw) and not same:
+    if not is_free(raw) and not same and not _is_failed(raw):
         raise OutputError(
             f"{raw} is there already and was not written by `unime data {asked['place']}`; it "
             f"stays as it is: choose another place, such as --into {_free_beside(recipe)}"
         )
+
+
+def _is_failed(raw: Path) -> bool:
+    """Tell whether there is nothing but what this command left when it refused some data."""
+    names = {path.name for path in raw.iterdir()} if raw.is_dir() else set()
+    return bool(read_mark(raw / REPORT).get("failed")) and names <= {REPORT, REJECTED}
 
 
 def _whole(place: object) -> object:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 
 from unime.config import ModelConfig
 from unime.console import log
-from unime.errors import RecipeError
+from unime.errors import RecipeError, did_you_mean
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
@@ -19,6 +19,7 @@ from unime.records import content_id_from_hash, pair_key
 from unime.rerank.content import Content, as_side
 from unime.rerank.model import RerankConfig, RerankModel
 from unime.rerank.questions import Question
+from unime.table_checks import COSINE
 
 Method = Literal["pointwise", "listwise"]
 
@@ -59,10 +60,10 @@ class Reranker:
         candidates: Sequence[Content],
         instruction: str = "",
         *,
-        method: Method = "pointwise",
+        method: Method | str = "pointwise",
         permutations: int = 3,
         window: int | None = None,
-        similarities: Sequence[float] | None = None,
+        similarities: Sequence[float] | np.ndarray | None = None,
     ) -> Ranking:
         """Rank candidates.
 
@@ -81,7 +82,11 @@ class Reranker:
                 to the front by half their length.
             similarities: the embedder's; P(yes) is then fused with them by the weight fitted on a
                 dev split (pointwise only).
+
+        Raises:
+            RecipeError: for an argument that means nothing.
         """
+        _check(candidates, method, permutations, window, similarities)
         if not candidates:
             return Ranking(np.empty(0, dtype=np.int64), np.empty(0))
         asked, sides = as_side(query), [as_side(candidate) for candidate in candidates]
@@ -90,8 +95,6 @@ class Reranker:
             if similarities is not None:
                 scores = fuse(scores, np.asarray(similarities), self._fusion())
             return Ranking(np.argsort(-scores, kind="stable"), scores)
-        if similarities is not None:
-            raise RecipeError("similarities are fused with pointwise scores; use method=pointwise")
         most = min(window or len(self.model.labels), len(self.model.labels))
         if len(sides) <= most:
             scores = self.listwise(asked, sides, instruction, permutations)
@@ -202,6 +205,43 @@ class Reranker:
                 "rank without similarities"
             )
         return self.model.fusion
+
+
+def _check(
+    candidates: Sequence[Content],
+    method: str,
+    permutations: int,
+    window: int | None,
+    similarities: Sequence[float] | np.ndarray | None,
+) -> None:
+    """Raise a RecipeError for arguments of `rank` that mean nothing."""
+    if isinstance(candidates, str | bytes | Mapping) or not isinstance(candidates, Sequence):
+        raise RecipeError(
+            f"candidates: expected a list of texts or images, got a {type(candidates).__name__}; "
+            "put a single candidate into a list"
+        )
+    if method not in get_args(Method):
+        raise RecipeError(
+            f"method '{method}': expected {' or '.join(get_args(Method))}"
+            f"{did_you_mean(str(method), get_args(Method))}"
+        )
+    for name, value, least in (("permutations", permutations, 1), ("window", window, 2)):
+        if name == "window" and value is None:
+            continue
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise RecipeError(f"{name}: expected a whole number from {least} on, got {value!r}")
+    if similarities is None:
+        return
+    if method != "pointwise":
+        raise RecipeError("similarities are fused with pointwise scores; use method=pointwise")
+    values = np.asarray(similarities)
+    if values.shape != (len(candidates),) or values.dtype.kind not in "fiu":
+        raise RecipeError(
+            f"similarities: expected {len(candidates)} numbers, one a candidate, got an array of "
+            f"shape {values.shape} and type {values.dtype}"
+        )
+    if not (np.abs(values) <= COSINE).all():  # NaN too
+        raise RecipeError("similarities: expected cosines from -1 to 1")
 
 
 def shuffled(query: Side, candidates: Sequence[Side]) -> Int[np.ndarray, " cands"]:

@@ -119,6 +119,11 @@ class RerankSource(RowSource):
             },
         )
 
+    def has_negative(self, number: int) -> bool:
+        """Tell whether batch `number` asks about anything but positives; nothing is loaded."""
+        _, indices = self._lay_out(number, self.batches[number])
+        return bool((indices.slots[:, 1:] >= 0).any()) or len(indices.lists) > 0
+
     def _lay_out(self, number: int, draw: Draw) -> tuple[_Asked, RerankIndices]:
         """Return a batch's distinct questions, and which of them stands where."""
         rng = np.random.default_rng([self.batches.seed, 4, number])

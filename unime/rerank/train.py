@@ -29,6 +29,7 @@ from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
 from unime.train.fit import MODEL, fit, load_whole_models, train_once
 from unime.train.masks import KnownPositives, content_numbers
+from unime.train.negatives import check_negatives
 from unime.train.plan import Budget
 from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
@@ -131,6 +132,12 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         budget=recipe.budget,
         features=model.features,
         ask=recipe.ask,
+    )
+    check_negatives(
+        batches,
+        recipe.training.batches(batches.epoch_length),
+        source.has_negative,
+        recipe.rows or recipe.data,
     )
     log(
         f"{len(rows.pair)} rows in {len(batches.names)} tasks, "

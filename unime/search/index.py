@@ -124,7 +124,15 @@ class SearchFolder:
         """Return the nearest pictures and passages, one a file, best first.
 
         A file that was deleted or changed since it was embedded is left out.
+
+        Raises:
+            DataError: when nothing is asked for, or no result.
         """
+        if top < 1 or (not text.strip() and image is None):
+            raise DataError(
+                f"expected a text or an image, and a number of results from 1 on; got {text!r}, "
+                f"{'no image' if image is None else 'an image'}, {top}"
+            )
         from unime.images import load_file
         from unime.models import Encode
 

@@ -26,6 +26,7 @@ from unime.train.clusters import ClusterSection, cluster_tasks
 from unime.train.evaluate import DevSet
 from unime.train.fit import fit, train_once
 from unime.train.masks import KnownPositives, content_numbers
+from unime.train.negatives import can_contrast, check_negatives
 from unime.train.plan import Budget
 from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
@@ -97,6 +98,12 @@ def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str,
         rows, folder = _training_rows(recipe, data), out.file("clusters")
         groups = cluster_tasks(recipe.clusters, data, rows, embedder, folder)
     source = training_source(recipe, embedder.packed_features, groups)
+    check_negatives(
+        source.batches,
+        recipe.training.batches(source.batches.epoch_length),
+        lambda number: can_contrast(source.layout(number).indices, recipe.losses),
+        recipe.rows or recipe.data,
+    )
     dev = DevSet(source.data, source.known, source.contents, recipe.dev_queries)
     log(
         f"{len(source.rows.pair)} rows in {len(source.batches.names)} tasks, "

@@ -76,6 +76,10 @@ class TrainingSection(Section):
         batches = self.num_train_epochs * batches_an_epoch
         return max(1, round(batches / self.gradient_accumulation_steps))
 
+    def batches(self, batches_an_epoch: int) -> int:
+        """Return the number of batches that are trained on."""
+        return self.steps(batches_an_epoch) * self.gradient_accumulation_steps
+
     def arguments(self, folder: Path, steps: int, *, evaluates: bool) -> TrainingArguments:
         """Return transformers' arguments; checkpoints go into `folder`."""
         import sys

@@ -13,7 +13,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from unime import files
 from unime.console import log
-from unime.errors import DamagedError, ModelError, RecipeError
+from unime.errors import DamagedError, DataError, ModelError, RecipeError
 from unime.hashes import content_hash
 from unime.losses import Combined, ContrastBatch, LossFunction
 from unime.models import self_check
@@ -37,6 +37,8 @@ LOG = "train.jsonl"
 SAMPLER_STATE = "batches.json"
 LOG_STATE = "log.json"
 """In a checkpoint: the hash of the log, whose lines a resumed run keeps."""
+MOST_IDLE = 50
+"""Batches at the start of a training that may give a loss of exactly 0 before it is stopped."""
 BAD_BATCH = "bad_batch.json"
 """Which rows gave no number, when training stops for it."""
 
@@ -70,6 +72,7 @@ class CachedTrainer(Trainer):
         self._embedder, self._source, self._batches, self._loss = embedder, source, batches, loss
         self._out, self._dev, self._keep = out, evaluate, training.save_total_limit
         self._start = 0
+        self._idle: int | None = 0
         self._backend: Backend | None = None
         self._telemetry = Telemetry()
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
@@ -211,9 +214,29 @@ class CachedTrainer(Trainer):
         record = batch.indices.record(embeddings)
         combined = self._loss(record)
         self._check_finite(batch, "loss", combined.total.item())
+        self._check_taught(combined.total.item())
         if self._looks_closer() and isinstance(record, ContrastBatch):
             self._telemetry.add(describe_contrast(record, embeddings, batch.pictures))
         return combined
+
+    def _check_taught(self, loss: float) -> None:
+        """Stop when no batch so far had anything to learn from, after some or at the end.
+
+        Raises:
+            DataError: then.
+        """
+        # A resumed training has learned before.
+        if self._idle is None or self._start or loss != 0.0:
+            self._idle = None
+            return
+        self._idle += 1
+        total = self.args.max_steps * self.args.gradient_accumulation_steps
+        if self._idle >= min(MOST_IDLE, total):
+            raise DataError(
+                f"the loss was exactly 0 in all of the first {self._idle} batches: no query had a "
+                "negative that the losses left it; look at their options (threshold, hardest, "
+                "in_batch), at the rows' negatives and at the batch size"
+            )
 
     def _looks_closer(self) -> bool:
         every = max(1, int(self.args.logging_steps))
