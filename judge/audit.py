@@ -7,6 +7,7 @@ kept. A page (one HTML file) shows verdicts, measures, histograms and the worst 
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from judge.auditing import findings, injections
 from judge.auditing.findings import Finding, Scores
 from judge.auditing.page import MARK, Page, Shown, facts_of, write_page
 from judge.auditing.probes import Probe, Sampler
-from judge.engine import Request, StreamingEngine, Truth
+from judge.engine import EngineError, Request, StreamingEngine, Truth
 from judge.score import ScoreRecipe, Work, inputs
 from judge.store import ScoreStore
 from unime import files
@@ -103,6 +104,12 @@ def audit_recipe(
         raise RecipeError(f"{recipe.mined} has no pairs to look at")
     with ScoreStore(recipe.store) as store:
         audited = Audited(probes, ask(work, store, probes))
+        if np.isnan(audited.values).all():
+            reasons = store.reasons([probe.request.key for probe in probes])
+            raise EngineError(
+                f"nothing to audit: not one of {len(probes)} pairs has a score, such as: "
+                f"{next(iter(reasons.values()), 'no reason known')}"
+            )
         tables = {"Soft labels": _soft_labels(audited), **_truth_tables(work, audited)}
         others = _other_judges(recipe_path, overrides, recipe, second)
         for name, other in others.items():
@@ -130,8 +137,9 @@ def ask(work: Work, store: ScoreStore, probes: Sequence[Probe]) -> Scores:
     requests = {probe.request.key: probe.request for probe in probes}
     keys = list(requests)
     missing = [requests[keys[i]] for i in np.flatnonzero(~store.find(keys).known).tolist()]
-    for part in _batches(work, missing):
-        store.add(work.job.fingerprint, part)
+    with contextlib.closing(_batches(work, missing)) as parts:
+        for part in parts:
+            store.add(work.job.fingerprint, part)
     values = store.find([probe.request.key for probe in probes]).values
     return values.astype(np.float64)
 
@@ -209,6 +217,7 @@ def _page(recipe: ScoreRecipe, work: Work, audited: Audited, tables: dict) -> Pa
     measures = {
         "judge": f"{recipe.engine}, {work.job.fingerprint}",
         "queries looked at": str(len(queries)),
+        "pairs without a score": str(int(np.isnan(audited.values).sum())),
         "positives above 0.5": _percent(findings.share_above(audited.of_kind("positive"))),
         "random pairs above 0.5 (yes-bias)": _percent(
             findings.share_above(audited.of_kind("random"))

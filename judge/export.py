@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from judge.score import ScoreRecipe
 from unime import files
 from unime.config import load_recipe
-from unime.errors import lookup
+from unime.errors import DataError, lookup
 from unime.overwrite import check_replaceable, never
 from unime.records import Item
 from unime.table_checks import read_judged, read_mined, read_rows
@@ -122,6 +122,7 @@ def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
     else:
         table = read_judged(Path(recipe.output))
         mined = read_mined(Path(recipe.mined), data)
+        _check_same(recipe, table, mined)
         positives = table["positive_score"].to_pylist()
         candidates = zip(mined["candidates"].to_pylist(), table["scores"].to_pylist(), strict=True)
     for pair_row, positive, (items, values) in zip(
@@ -131,12 +132,32 @@ def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
         pairs = zip(items, values, strict=True)
         scored = [(i, float(v)) for i, v in pairs if i >= 0 and not math.isnan(v)]
         known = not math.isnan(positive)
+        for value in (positive, *values):
+            if not (0 <= value <= 1 or math.isnan(value)):
+                raise DataError(
+                    f"the score {value} of pair {pair_row} is outside 0..1; the table is damaged, "
+                    "write it again with --restart"
+                )
         yield Row(
             pair,
             data.items.item(pair.query),
             data.items.item(pair.positives[0]),
             [data.items.item(item) for item, _ in scored],
             [float(positive), *(value for _, value in scored)] if known else [],
+        )
+
+
+def _check_same(recipe: ScoreRecipe, judged: pa.Table, mined: pa.Table) -> None:
+    """Refuse scores of other candidates than those that stand there now."""
+    lengths = [
+        table[name].combine_chunks().value_lengths()
+        for table, name in ((judged, "scores"), (mined, "candidates"))
+    ]
+    same = judged["pair"].equals(mined["pair"]) and lengths[0].equals(lengths[1])
+    if not same:
+        raise DataError(
+            f"{recipe.output} holds scores of other candidates than {recipe.mined} has now; judge "
+            "them again"
         )
 
 

@@ -15,8 +15,9 @@ from judge.engine import Request
 from judge.job import Job
 from judge.score import ScoreRecipe, Work, kind_of_reason
 from judge.store import ScoreStore
-from unime import files
+from unime import console, files
 from unime.config import ModelConfig, load_recipe
+from unime.errors import RecipeError, UnimeError
 
 SAMPLE = 200
 """Queries whose texts and images stand for all when tokens are estimated."""
@@ -49,6 +50,8 @@ def plan_job(
         rate: pairs a second.
         measure: score so many pairs now, to measure the rate; they are kept.
     """
+    if rate is not None and not 0 < rate < float("inf"):
+        raise RecipeError(f"--rate {rate}: expected pairs a second, more than 0")
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     with ScoreStore(recipe.store) as store:
         work = Work.of(recipe)
@@ -155,9 +158,15 @@ def _measured(work: Work, store: ScoreStore, pairs: int) -> float | None:
 def _remembered(recipe: ScoreRecipe) -> float | None:
     """Return the rate of this output's last run."""
     path = Path(recipe.output) / "run.json"
-    judging = files.read_json(path).get("judging", {}) if path.is_file() else {}
-    done = judging.get("scored", 0) + judging.get("set_aside", 0)
-    return done / judging["seconds"] if done and judging.get("seconds") else None
+    if not path.is_file():
+        return None
+    try:
+        judging = files.read_json(path).get("judging", {})
+        done = judging.get("scored", 0) + judging.get("set_aside", 0)
+        return done / judging["seconds"] if done and judging.get("seconds") else None
+    except (OSError, ValueError, UnimeError, AttributeError, KeyError, TypeError) as error:
+        console.log(f"judge: {path} is damaged ({error}); its rate is not used")
+        return None
 
 
 def _model(recipe: ScoreRecipe) -> ModelConfig | None:

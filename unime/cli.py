@@ -207,6 +207,10 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
 
     if not serve and not query and image is None:
         raise DataError("nothing to search for: give a query, --image PICTURE, or --serve")
+    if serve:
+        from unime.search.server import check_installed
+
+        check_installed()  # before hours of indexing
     found = open_search(folder, index, model)
     if serve:
         from unime.search.server import serve_forever

@@ -69,6 +69,32 @@ def finite(value: Any) -> float:
     return number
 
 
+def embeddings_of(reply: Any, count: int) -> list[list[float]]:
+    """Return the embeddings of an OpenAI-like reply, in the order of what was asked.
+
+    Args:
+        reply: decoded.
+        count: how many were asked for.
+
+    Raises:
+        BadReplyError: when they are not so many, not finite, zero, or of several lengths.
+    """
+    try:
+        rows = {
+            row.get("index", place): row["embedding"] for place, row in enumerate(reply["data"])
+        }
+        vectors = [[finite(value) for value in rows[place]] for place in range(count)]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise BadReplyError(
+            f"the reply does not hold {count} embeddings of finite numbers"
+        ) from None
+    if len(rows) != count or len(reply["data"]) != count:
+        raise BadReplyError(f"the reply holds {len(reply['data'])} embeddings, expected {count}")
+    if len({len(vector) for vector in vectors}) != 1 or not all(map(any, vectors)):
+        raise BadReplyError("the reply's embeddings are empty, zero, or of several lengths")
+    return vectors
+
+
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

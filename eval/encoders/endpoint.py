@@ -22,6 +22,7 @@ from unime.console import progress
 from unime.errors import ModelError
 from unime.pixels import to_rgb
 from unime.prompts import kind_of, load_prompt
+from unime.replies import BadReplyError, embeddings_of, parse_reply, read_reply
 
 if TYPE_CHECKING:
     from unime.models import Encode
@@ -74,6 +75,8 @@ class EndpointModel:
         step = starts.step
         for start in progress(starts, len(starts), label, "batch"):
             parts.append(asyncio.run(self._batch(encodes[start : start + step])))
+        if len({part.shape[1] for part in parts}) != 1:
+            raise ModelError(f"{self._config.url} gives embeddings of several lengths")
         vectors = np.concatenate(parts)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
@@ -90,7 +93,10 @@ class EndpointModel:
                 async with limit:
                     return await self._ask(session, self._messages(encode))
 
-            return np.array(await asyncio.gather(*map(one, batch)), dtype=np.float32)
+            vectors = await asyncio.gather(*map(one, batch))
+            if len({len(vector) for vector in vectors}) != 1:
+                raise ModelError(f"{config.url} gives embeddings of several lengths")
+            return np.array(vectors, dtype=np.float32)
 
     async def _ask(self, session: Any, messages: list[dict[str, Any]]) -> list[float]:
         import aiohttp
@@ -103,7 +109,7 @@ class EndpointModel:
             "messages": messages,
             "encoding_format": "float",
         }
-        temporary = (aiohttp.ClientConnectionError, aiohttp.ServerDisconnectedError, TimeoutError)
+        temporary = (aiohttp.ClientError, TimeoutError, BadReplyError)
         try:
             async for attempt in AsyncRetrying(
                 retry=retry_if_exception_type(temporary),
@@ -112,17 +118,18 @@ class EndpointModel:
                 reraise=True,
             ):
                 with attempt:
-                    async with session.post(url, json=body) as answer:
+                    async with session.post(url, json=body, allow_redirects=False) as answer:
                         if answer.status in (429, 502, 503, 504):
                             raise aiohttp.ClientConnectionError(f"status {answer.status}")
                         if answer.status != 200:
-                            text = " ".join((await answer.text()).split())[:300]
+                            said = (await read_reply(answer)).decode("utf-8", "replace")
+                            text = " ".join(said[:10_000].split())[:300]
                             raise ModelError(f"{url} answered {answer.status}: {text}")
-                        return (await answer.json())["data"][0]["embedding"]
+                        return embeddings_of(parse_reply(await read_reply(answer)), 1)[0]
         except temporary as error:
             raise ModelError(
-                f"{url} cannot be reached after {RETRIES} attempts ({type(error).__name__}: {error}); "
-                "is the server up?"
+                f"{url} gives no answer after {RETRIES} attempts ({type(error).__name__}: {error}); "
+                "is the server up, and one of embeddings?"
             ) from None
         raise AssertionError("unreachable")
 

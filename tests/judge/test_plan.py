@@ -7,16 +7,18 @@ import json
 import math
 import re
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from judge.engine import EngineError
 from judge.export import export_judged
 from judge.partial import compact_store, score_part
 from judge.plan import job_status, plan_job
 from judge.serve import Service, command, options_of
 from judge.vllm_engine import VllmOptions
 from tests.judge.test_score import folders, recipe_for
-from unime.errors import RecipeError
+from unime.errors import DataError, RecipeError
 from unime.stage import execute
 from unime.tables import read_table
 
@@ -98,3 +100,31 @@ def test_a_server_gets_the_recipe_s_limits_and_no_key(folders, monkeypatch):
 
     with pytest.raises(RecipeError, match="no engines.vllm.model"):
         options_of(load_recipe(recipe_for(folders), ScoreRecipe))
+
+
+def test_damaged_or_other_inputs_are_one_sentence(folders, monkeypatch):
+    path = recipe_for(folders)
+    with pytest.raises(RecipeError, match="--rate 0.0: expected pairs a second"):
+        plan_job(path, [], rate=0.0)
+    execute("judge.score", path)
+    (folders / "out/run.json").write_text('{"judging": [')
+    assert "hours           unknown" in plan_job(path, [], rate=None)
+    judged = pq.read_table(folders / "out/judged.parquet")
+    wrong = judged.set_column(
+        1, judged.schema.field(1), [pa.array([7.5] * judged.num_rows, pa.float32())]
+    )
+    pq.write_table(wrong, folders / "out/judged.parquet")
+    with pytest.raises(DataError, match="the score 7.5 of pair 0 is outside 0..1|damaged"):
+        export_judged(path, [], folders / "rows.json", "unime_v2")
+    pq.write_table(judged.slice(0, 5), folders / "out/judged.parquet")
+    with pytest.raises(DataError, match="holds scores of other candidates than|damaged"):
+        export_judged(path, [], folders / "rows.json", "unime_v2")
+    assert not (folders / "rows.json").exists()
+
+
+def test_an_audit_of_nothing_is_no_praise(folders):
+    from judge.audit import audit_recipe
+
+    path = recipe_for(folders, engines={"fake": {"unscored": 1.0}})
+    with pytest.raises(EngineError, match="nothing to audit: not one of .* the fake engine has no"):
+        audit_recipe(path, [])

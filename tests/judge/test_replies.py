@@ -96,7 +96,9 @@ def test_a_hostile_reply_costs_its_pair_and_nothing_else():
     for number, (fault, reason) in enumerate(HOSTILE.items()):
         score = scores[wanted[4 * number].key]
         assert math.isnan(score.value), fault[:100]
-        assert score.reason == f"set aside after 2 tries: {reason}", fault[:100]
+        # One try more when all others failed meanwhile.
+        tries, _, said = score.reason.removeprefix("set aside after ").partition(" tries: ")
+        assert int(tries) >= 2 and said == reason, fault[:100]
     assert sum(math.isnan(score.value) for score in scores.values()) == len(faults)
 
 

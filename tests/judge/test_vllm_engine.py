@@ -374,7 +374,7 @@ def test_a_signal_ends_the_job_at_once_and_what_was_paid_for_is_kept(tmp_path, n
             time.sleep(0.01)
             assert process.poll() is None
         process.send_signal(number)
-        _, said = process.communicate(timeout=20)
+        _, said = process.communicate(timeout=60)
         judged_there = sum(server.calls.values())
     assert process.returncode == (143 if number == signal.SIGTERM else -signal.SIGINT), said
     assert b"Traceback" not in said or number == signal.SIGINT

@@ -22,6 +22,7 @@ from unime.config import Section
 from unime.console import progress
 from unime.errors import ModelError
 from unime.hashes import sha256
+from unime.replies import LIMIT, BadReplyError, embeddings_of, parse_reply, read_reply
 
 PART = 4096
 """Texts in one file of embeddings."""
@@ -155,7 +156,10 @@ async def _ask(teacher: TeacherSection, texts: list[str]) -> np.ndarray:
                 return await _request(session, teacher, batch)
 
         answers = await asyncio.gather(*map(one, batches))
-    return np.array([vector for answer in answers for vector in answer], dtype=np.float32)
+    vectors = [vector for answer in answers for vector in answer]
+    if len({len(vector) for vector in vectors}) > 1:
+        raise ModelError(f"the teacher at {teacher.url} gives embeddings of several lengths")
+    return np.array(vectors, dtype=np.float32)
 
 
 async def _request(session: Any, teacher: TeacherSection, batch: list[str]) -> list[list[float]]:
@@ -166,14 +170,14 @@ async def _request(session: Any, teacher: TeacherSection, batch: list[str]) -> l
     for attempt in range(ATTEMPTS):
         try:
             async with session.post(url, json={"model": teacher.id, "input": batch}) as answer:
+                data = await read_reply(answer, LIMIT + (len(batch) << 20))
                 if answer.status == 200:
-                    rows = sorted((await answer.json())["data"], key=lambda row: row["index"])
-                    return [row["embedding"] for row in rows]
-                problem = f"{answer.status}: {(await answer.text())[:200]}"
+                    return embeddings_of(parse_reply(data), len(batch))
+                problem = f"{answer.status}: {data[:200].decode('utf-8', 'replace')}"
                 # Only an overloaded or restarting server is worth asking again.
                 if answer.status < 500 and answer.status != 429:
                     break
-        except (TimeoutError, aiohttp.ClientError) as error:
+        except (TimeoutError, aiohttp.ClientError, BadReplyError) as error:
             problem = str(error) or type(error).__name__
         await asyncio.sleep(0.2 * 2**attempt)
     raise ModelError(f"the teacher at {url} does not answer: {problem}")

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unime.errors import ModelError
 from unime.pixels import to_rgb
+from unime.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.verify import kinds
 from unime.verify.plain import SCRIPT
 
@@ -107,13 +108,19 @@ def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> V
         ModelError: when the server cannot be asked, with what it said.
     """
     base = server.rstrip("/").removesuffix("/v1")
-    model = _ask(f"{base}/v1/models")["data"][0]["id"]
+    try:
+        model = str(_ask(f"{base}/v1/models")["data"][0]["id"])
+    except (KeyError, IndexError, TypeError):
+        raise ModelError(f"{server} lists no models; is it a vLLM server?") from None
     found = {}
     for name, encode in named.items():
         if embedder.is_cut(encode):
             continue
         body = {"model": model, "messages": messages_of(embedder, encode)}
-        found[name] = _ask(f"{base}/v1/embeddings", body)["data"][0]["embedding"]
+        try:
+            (found[name],) = embeddings_of(_ask(f"{base}/v1/embeddings", body), 1)
+        except BadReplyError as error:
+            raise ModelError(f"{server}: {error}") from None
     return found
 
 
@@ -153,7 +160,9 @@ def _ask(address: str, body: Any = None) -> Any:
     )
     try:
         with urllib.request.urlopen(request, timeout=300) as answer:  # noqa: S310
-            return json.load(answer)
+            return parse_reply(answer.read(LIMIT))
+    except BadReplyError as error:
+        raise ModelError(f"{address}: {error}") from None
     except urllib.error.HTTPError as error:
         said = error.read().decode(errors="replace")[:500]
         raise ModelError(f"{address} answered {error.code}: {said}") from None
