@@ -117,6 +117,11 @@ class Embedder:
         """Where the weights are."""
         return next(self.module.parameters()).device
 
+    @property
+    def renderer(self) -> Renderer:
+        """Prepares inputs, without the weights: what a loader's worker processes are sent."""
+        return self._renderer
+
     def render(self, encode: Encode) -> str:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
         return self._renderer.render(encode)
@@ -136,7 +141,7 @@ class Embedder:
 
     def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
         """Return `features(encodes, packed=True)`."""
-        return self._renderer.features(encodes, packed=True)
+        return self._renderer.packed(encodes)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""

@@ -106,6 +106,10 @@ class Renderer:
             self._cut_texts(features, encodes)
         return features
 
+    def packed(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+        """Return `features(encodes, packed=True)`."""
+        return self.features(encodes, packed=True)
+
     def _cut_texts(self, features: dict[str, Tensor], encodes: Sequence[Encode]) -> None:
         """Shorten long rows at the end of the user's text; image and assistant header stay.
 

@@ -94,7 +94,7 @@ def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str,
         data = DataFolder.open(recipe.data)
         rows, folder = _training_rows(recipe, data), out.file("clusters")
         groups = cluster_tasks(recipe.clusters, data, rows, embedder, folder)
-    source = training_source(recipe, embedder.packed_features, groups)
+    source = training_source(recipe, embedder.renderer.packed, groups)
     dev = DevSet(source.data, source.known, source.contents, recipe.dev_queries)
     log(
         f"{len(source.rows.pair)} rows in {len(source.batches.names)} tasks, "
