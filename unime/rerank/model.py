@@ -17,6 +17,7 @@ from unime.config import ModelConfig
 from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token
+from unime.models.exact_head import answer_logits, make_head_exact
 from unime.models.generative import load_generative
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side
@@ -42,6 +43,8 @@ class RerankConfig(ModelConfig):
 class AnswerLogits(SharesPrefix):
     """The trained module: features -> logits of yes, no and the labels, in this order."""
 
+    answers: Tensor
+
     def __init__(self, model: Any, answers: Sequence[int]) -> None:
         super().__init__()
         self.model = model
@@ -51,9 +54,7 @@ class AnswerLogits(SharesPrefix):
         """Return `(batch, answers)` under the name that the trainer reads its outputs from."""
         backbone = getattr(self.model, self.model.base_model_prefix)
         hidden = last_hidden(backbone, self.model.config, features, share=self.shares_prefix)
-        # Through the whole head: where weights are sharded, only its own forward gathers them.
-        logits = self.model.get_output_embeddings()(hidden)
-        return {"sentence_embedding": logits[:, self.answers].float()}
+        return {"sentence_embedding": answer_logits(self.model, hidden, self.answers)}
 
 
 class RerankModel:
@@ -81,6 +82,7 @@ class RerankModel:
         self.network = self.module
         """What the trainer calls."""
         self.vision = VisionInput(self.backbone, processor.image_processor)
+        make_head_exact(model)
         # The answers' rows of the head stay: what is trained is named by the recipe's `tune`.
         model.requires_grad_(False)
 
