@@ -66,8 +66,8 @@ def test_half_precision_exports_score_as_trained(family, tmp_path):
     np.testing.assert_allclose(logits.numpy(), asked, atol=0.3)
     (tmp_path / "reranker").mkdir()
     export_reranker(model, tmp_path / "reranker", "half")
-    # Before: 0.031 and 0.029.
-    assert compare(tmp_path / "reranker") < 0.015
+    # Before: 0.031 in the first family; 0.02 is allowed.
+    assert compare(tmp_path / "reranker") < 0.02
 
 
 def test_vllm_is_told_the_two_answers(model):
