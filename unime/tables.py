@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -146,6 +146,10 @@ class DataFolder:
         if not (path / "manifest.json").is_file():
             raise DataError(f"{path} is no finished data folder; run `unime data` for it first")
         return cls(path)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the path to another process, which maps the tables itself, not a copy of them."""
+        return DataFolder, (self.path,)
 
     @cached_property
     def items(self) -> Items:

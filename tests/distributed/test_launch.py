@@ -19,6 +19,7 @@ from safetensors.numpy import load_file
 
 from tests.distributed.launch import ROOT, torchrun, torchrun_command, two_process_environment
 from tests.families import build_family
+from tests.models.test_self_check import change, zero_projector
 from tests.train.folder import drawn_folder
 from unime import files
 from unime.run import recipes_in
@@ -101,6 +102,15 @@ def test_two_processes_train_what_one_trains(config: str, tmp_path: Path):
     assert np.allclose(losses(tmp_path / "two"), losses(tmp_path / "one"), rtol=2e-4)
     facts = [files.read_json(tmp_path / name / "facts.json") for name in ("one", "two")]
     assert facts[0]["steps"] == facts[1]["steps"]
+
+
+@pytest.mark.slow
+def test_a_blind_model_is_refused_on_all_processes(tmp_path: Path):
+    recipe = write_recipe(tmp_path, "blind")
+    change(tmp_path / "base", zero_projector)
+    done = accelerate("zero3.yaml", recipe)
+    assert done.returncode != 0
+    assert done.stderr.count("another picture changes its output by") == 2
 
 
 @pytest.mark.slow

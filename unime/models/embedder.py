@@ -55,6 +55,7 @@ class Embedder:
         self.config = config
         self.prompt = prompt
         self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
+        self._renderer.packs = self.network.hooks.layout is not None
 
     @classmethod
     def load(
@@ -119,6 +120,11 @@ class Embedder:
         """Where the weights are."""
         return next(self.module.parameters()).device
 
+    @property
+    def renderer(self) -> Renderer:
+        """Prepares inputs, without the weights: what a loader's worker processes are sent."""
+        return self._renderer
+
     def render(self, encode: Encode) -> str:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
         return self._renderer.render(encode)
@@ -134,13 +140,11 @@ class Embedder:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
-        # Bytes are made numbers where the model asks for its features.
-        packed = packed and self.network.hooks.layout is not None
-        return self._renderer.features(encodes, packed=packed)
+        return self._renderer.packed(encodes) if packed else self._renderer.features(encodes)
 
     def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
         """Return `features(encodes, packed=True)`."""
-        return self.features(encodes, packed=True)
+        return self._renderer.packed(encodes)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
@@ -150,7 +154,8 @@ class Embedder:
         inputs = self_check.probe_inputs(
             self.tokenizer, lambda text: renderer.render(Encode(text, Image.new("RGB", (8, 8))))
         )
-        return renderer.features([Encode(text, image) for text, image in inputs], packed=True)
+        renderer.packs = self._renderer.packs
+        return renderer.packed([Encode(text, image) for text, image in inputs])
 
     def is_cut(self, encode: Encode) -> bool:
         """Tell whether an input is too long and loses the end of its text."""

@@ -54,6 +54,8 @@ class Renderer:
         self.prompt = prompt
         self.max_length = max_length
         self.name = name
+        self.packs = True
+        """Whether the model takes pictures as bytes: they are made numbers where it asks for features."""
         self.cut = 0
         """How many texts were cut at `max_length` so far."""
         self._special = special_tokens(processor)
@@ -123,6 +125,10 @@ class Renderer:
         shown = [image for image in images if image is not None]
         found = named(error, self.processor.image_processor, shown)
         return found.at(places[found.place]) if isinstance(found, PictureError) else error
+
+    def packed(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
+        """Return the features with pictures as bytes, where the model takes them so."""
+        return self.features(encodes, packed=self.packs)
 
     def _cut_texts(self, features: dict[str, Tensor], encodes: Sequence[Encode]) -> None:
         """Shorten long rows at the end of the user's text; image and assistant header stay.

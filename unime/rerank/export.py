@@ -171,7 +171,12 @@ def _save_modules(model: RerankModel, folder: Path) -> None:
     )
     transformer.processing_kwargs = {"text": {"max_length": model.config.max_length}}
     score = LogitScore(true_token_id=model.yes, false_token_id=model.no)
-    CrossEncoder(modules=[transformer, score], device="cpu").save(str(folder))
+    head = transformer.model.get_output_embeddings()
+    name = next(name for name, module in transformer.named_modules() if module is head)
+    # As `unime.models.exact_head` does here.
+    CrossEncoder(
+        modules=[transformer, score], device="cpu", keep_in_fp32_modules=[f"0.{name}"]
+    ).save(str(folder))
 
 
 def _set_template(model: RerankModel, template: str) -> None:

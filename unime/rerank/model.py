@@ -14,20 +14,20 @@ from torch import Tensor
 
 from unime import files
 from unime.config import ModelConfig
-from unime.errors import ModelError
 from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token
+from unime.models.exact_head import answer_logits, make_head_exact
 from unime.models.generative import load_generative
 from unime.models.hooks import Hooks, hooks_of
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side
 from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
-from unime.models.prompt_batch import last_hidden, prompt_batch
+from unime.models.prompt_batch import last_hidden
 from unime.models.vision_input import VisionInput
 from unime.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
-from unime.rerank.questions import Question, QuestionRenderer
+from unime.rerank.questions import Question, QuestionInputs, QuestionRenderer
 
 FACTS = "unime.json"
 
@@ -44,6 +44,8 @@ class RerankConfig(ModelConfig):
 class AnswerLogits(SharesPrefix):
     """The trained module: features -> logits of yes, no and the labels, in this order."""
 
+    answers: Tensor
+
     def __init__(self, model: Any, answers: Sequence[int], hooks: Hooks) -> None:
         super().__init__()
         self.model, self.hooks = model, hooks
@@ -53,9 +55,7 @@ class AnswerLogits(SharesPrefix):
         """Return `(batch, answers)` under the name that the trainer reads its outputs from."""
         backbone = getattr(self.model, self.model.base_model_prefix)
         hidden = last_hidden(backbone, self.hooks, features, share=self.shares_prefix)
-        # Through the whole head: where weights are sharded, only its own forward gathers them.
-        logits = self.model.get_output_embeddings()(hidden)
-        return {"sentence_embedding": logits[:, self.answers].float()}
+        return {"sentence_embedding": answer_logits(self.model, hidden, self.answers)}
 
 
 class RerankModel:
@@ -74,17 +74,18 @@ class RerankModel:
         """Weight of the reranker beside the embedder's similarity; None before it is fitted."""
         self.pair_prompt, self.list_prompt = prompts
         self.renderer = QuestionRenderer(processor, *prompts, config.max_length, config.id)
-        self.cut = 0
-        """How many questions were shortened so far."""
         tokenizer = processor.tokenizer
         self.yes = single_token(tokenizer, self.pair_prompt.yes)
         self.no = single_token(tokenizer, self.pair_prompt.no)
         self.labels = [single_token(tokenizer, [label]) for label in self.list_prompt.labels]
         self.vision = VisionInput.of(self.backbone, processor.image_processor)
+        hooks = hooks_of(self.backbone, processor)
+        self.inputs = QuestionInputs(self.renderer, self.backbone)
         answers = [self.yes, self.no, *self.labels]
-        self.module = AnswerLogits(model, answers, hooks_of(self.backbone, processor))
+        self.module = AnswerLogits(model, answers, hooks)
         self.network = self.module
         """What the trainer calls."""
+        make_head_exact(model)
         # The answers' rows of the head stay: what is trained is named by the recipe's `tune`.
         model.requires_grad_(False)
 
@@ -149,36 +150,19 @@ class RerankModel:
         """Where the weights are."""
         return self.model.device
 
-    def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        """Return the model's inputs of one batch; see `unime.models.prompt_batch`.
+    @property
+    def cut(self) -> int:
+        """How many questions were shortened so far."""
+        return self.inputs.cut
 
-        Raises:
-            ModelError: when a question cannot be shortened to `max_length`.
-        """
-        features = self._process(questions)
-        lengths = features["attention_mask"].sum(dim=1).tolist()
-        if max(lengths) <= self.config.max_length:
-            return features
-        fitting = [
-            question
-            if length <= self.config.max_length
-            else self.renderer.shortened(question, length)
-            for question, length in zip(questions, lengths, strict=True)
-        ]
-        self.cut += sum(length > self.config.max_length for length in lengths)
-        features = self._process(fitting)
-        longest = int(features["attention_mask"].sum(dim=1).max())
-        if longest > self.config.max_length:
-            raise ModelError(
-                f"a question of {longest} tokens could not be shortened to max_length "
-                f"{self.config.max_length}; raise max_length"
-            )
-        return features
+    def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return the model's inputs of one batch; see `QuestionInputs`."""
+        return self.inputs(questions)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
         sides = self_check.probe_sides(self.processor.tokenizer, self._pair)
-        return self._process([Question("", query, (other,)) for query, other in sides])
+        return self.inputs.whole([Question("", query, (other,)) for query, other in sides])
 
     def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch answers"]:
         """Return the logits of yes, no and the labels."""
@@ -236,12 +220,6 @@ class RerankModel:
 
     def _pair(self, query: Side, candidate: Side) -> Prompt:
         return self.renderer.prompt(Question("", query, (candidate,)))
-
-    def _process(self, questions: Sequence[Question]) -> dict[str, Tensor]:
-        prompts = [self.renderer.prompt(question) for question in questions]
-        return prompt_batch(
-            prompts, [q.beginning for q in questions], self.processor, self.backbone
-        )
 
 
 def facts_of(model: str) -> dict[str, Any] | None:

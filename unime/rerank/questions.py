@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
+from torch import Tensor, nn
+
 from unime.errors import ModelError
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side, messages_of
+from unime.models.prompt_batch import prompt_batch
 from unime.prompts import JudgePrompt, ListPrompt
 
 
@@ -96,6 +99,60 @@ class QuestionRenderer:
             for side, row, count in zip(sides, ids, lengths, strict=True)
         ]
         return question._replace(query=cut[0], candidates=tuple(cut[1:]))
+
+
+class QuestionInputs:
+    """Questions -> the inputs of one batch; holds no weights, so that a worker process can be sent it.
+
+    Args:
+        renderer: of the model's processor and prompts.
+        backbone: the model without its head, of which class, configuration and hooks are kept: all
+            that it takes to number positions.
+    """
+
+    def __init__(self, renderer: QuestionRenderer, backbone: Any) -> None:
+        self.renderer = renderer
+        self._numbering = _without_weights(backbone)
+        self.cut = 0
+        """How many questions were shortened so far."""
+
+    def __call__(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return the model's inputs of one batch; see `unime.models.prompt_batch`.
+
+        Raises:
+            ModelError: when a question cannot be shortened to `max_length`.
+        """
+        features = self.whole(questions)
+        lengths, most = features["attention_mask"].sum(dim=1).tolist(), self.renderer.max_length
+        if max(lengths) <= most:
+            return features
+        fitting = [
+            question if length <= most else self.renderer.shortened(question, length)
+            for question, length in zip(questions, lengths, strict=True)
+        ]
+        self.cut += sum(length > most for length in lengths)
+        features = self.whole(fitting)
+        longest = int(features["attention_mask"].sum(dim=1).max())
+        if longest > most:
+            raise ModelError(
+                f"a question of {longest} tokens could not be shortened to max_length {most}; raise "
+                "max_length"
+            )
+        return features
+
+    def whole(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+        """Return the inputs of questions however long they are."""
+        prompts = [self.renderer.prompt(question) for question in questions]
+        groups = [question.beginning for question in questions]
+        return prompt_batch(prompts, groups, self.renderer.processor, self._numbering)
+
+
+def _without_weights(backbone: Any) -> Any:
+    """Return a module of the same class and configuration, without submodules."""
+    bare = object.__new__(type(backbone))
+    nn.Module.__init__(bare)
+    bare.config, bare.unime_hooks = backbone.config, backbone.unime_hooks
+    return bare
 
 
 def _water_level(lengths: Sequence[int], excess: int) -> int | None:

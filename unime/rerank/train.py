@@ -103,13 +103,6 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
     for config in (recipe.model, recipe.retriever):
         if config is not None:
             check_items(data, config, out.file("unusable.jsonl"))
-    rows = _training_rows(recipe, data)
-    batches = TaskBatches(
-        rows.by_task(PairColumns.of(data)),
-        recipe.training.global_batch_size,
-        recipe.training.seed,
-        recipe.weights,
-    )
     contents = content_numbers(data.items)
     known = KnownPositives(data, contents)
     dev = RerankDev(
@@ -123,16 +116,8 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
             f"ask.lists.longest is {lists.longest}, the prompt {model.list_prompt.id} has "
             f"{len(model.labels)} labels"
         )
-    source = RerankSource(
-        data=data,
-        rows=rows,
-        batches=batches,
-        known=known,
-        sizes=ItemSizes(data, recipe.model),
-        budget=recipe.budget,
-        features=model.features,
-        ask=recipe.ask,
-    )
+    source = rerank_source(recipe, model)
+    batches = source.batches
     check_negatives(
         batches,
         recipe.training.batches(batches.epoch_length),
@@ -140,7 +125,7 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         recipe.rows or recipe.data,
     )
     log(
-        f"{len(rows.pair)} rows in {len(batches.names)} tasks, "
+        f"{len(source.rows.pair)} rows in {len(batches.names)} tasks, "
         f"{batches.epoch_length} batches an epoch"
     )
     facts = fit(
@@ -154,6 +139,28 @@ def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, A
         out=out,
     )
     return {**facts, **_fuse(dev, recipe.model, out)}
+
+
+def rerank_source(recipe: RerankRecipe, model: RerankModel) -> RerankSource:
+    """Return the recipe's batches, which hold nothing of the model but how inputs are prepared."""
+    data = DataFolder.open(recipe.data)
+    rows = _training_rows(recipe, data)
+    batches = TaskBatches(
+        rows.by_task(PairColumns.of(data)),
+        recipe.training.global_batch_size,
+        recipe.training.seed,
+        recipe.weights,
+    )
+    return RerankSource(
+        data=data,
+        rows=rows,
+        batches=batches,
+        known=KnownPositives(data, content_numbers(data.items)),
+        sizes=ItemSizes(data, recipe.model),
+        budget=recipe.budget,
+        features=model.inputs,
+        ask=recipe.ask,
+    )
 
 
 def _fuse(dev: RerankDev, config: RerankConfig, out: Output) -> dict[str, Any]:

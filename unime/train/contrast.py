@@ -97,7 +97,7 @@ def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str,
         data = DataFolder.open(recipe.data)
         rows, folder = _training_rows(recipe, data), out.file("clusters")
         groups = cluster_tasks(recipe.clusters, data, rows, embedder, folder)
-    source = training_source(recipe, embedder.packed_features, groups)
+    source = training_source(recipe, embedder.renderer.packed, groups)
     check_negatives(
         source.batches,
         recipe.training.batches(source.batches.epoch_length),

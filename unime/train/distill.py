@@ -125,7 +125,7 @@ class TextBatches:
         budget: Budget,
     ) -> None:
         self._texts, self._teacher, self._batches = texts, teacher, batches
-        self._features, self._model = embedder.features, embedder.config
+        self._features, self._model = embedder.renderer.features, embedder.config
         self._side, self._ranks = side, ranks()
         self.budget = LiveBudget(budget)
 

@@ -48,7 +48,8 @@ def make_loader(source: Source, start: int, total: int, workers: int) -> Any:
         source: prepares a batch.
         start: the first number; above 0 after a restart.
         total: numbers of the whole training.
-        workers: 0 prepares one batch ahead in a thread, n in so many processes.
+        workers: 0 prepares one batch ahead in a thread, n in so many processes. Where the platform
+            starts them afresh (spawn) they are sent the source, which must hold no weights.
     """
     sampler = NumberSampler(start, total)
     if workers == 0:

@@ -80,9 +80,7 @@ class TaskBatches:
         # Halves are rounded to even, as Python does.
         self.counts = np.maximum(1, np.rint(wanted)).astype(int)
         self.epoch_length = int(self.counts.sum())
-        # Per instance, because a cache on the method would outlive the data.
-        self._order = lru_cache(maxsize=2)(self._compute_order)
-        self._permutation = lru_cache(maxsize=2 * len(self.names))(self._compute_permutation)
+        self._remember()
 
     def __getitem__(self, number: int) -> Draw:
         """Return batch `number`, counted from 0."""
@@ -133,6 +131,20 @@ class TaskBatches:
 
     def _full_batches(self, name: str) -> int:
         return len(self.rows[name]) // self._size(name)
+
+    def _remember(self) -> None:
+        # Per instance, because a cache on the method would outlive the data.
+        self._order = lru_cache(maxsize=2)(self._compute_order)
+        self._permutation = lru_cache(maxsize=2 * len(self.names))(self._compute_permutation)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return what a worker process is sent: all but the caches, which cannot be."""
+        return {k: v for k, v in vars(self).items() if k not in ("_order", "_permutation")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Begin with empty caches."""
+        vars(self).update(state)
+        self._remember()
 
     def _compute_order(self, epoch: int) -> list[tuple[int, int]]:
         """Return, for each place of an epoch, the task and how many of its batches came before."""
