@@ -24,6 +24,7 @@ from torch import Tensor
 
 from unime.models.hooks import hidden_states, hooks_of, new_cache, position_ids
 from unime.models.pictures import Picture, Pictures, Seen, vision_output
+from unime.models.processor import tokenizing
 
 SHORTEST = 8
 """Shorter beginnings are not worth a call of their own."""
@@ -203,11 +204,12 @@ class NextToken:
 
 def token_ids(processor: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
     """Return the tokens of prompts, one image token for each picture."""
-    return processor.tokenizer(
-        [prompt.text for prompt in prompts],
-        add_special_tokens=_begins(processor, prompts[0].text),
-        verbose=False,
-    )["input_ids"]
+    with tokenizing():
+        return processor.tokenizer(
+            [prompt.text for prompt in prompts],
+            add_special_tokens=_begins(processor, prompts[0].text),
+            verbose=False,
+        )["input_ids"]
 
 
 def plain_inputs(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
@@ -220,12 +222,13 @@ def plain_inputs(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Tensor]
         "add_special_tokens": _begins(processor, prompts[0].text),
         "verbose": False,
     }
-    batch = processor(
-        text=[prompt.text for prompt in prompts],
-        images=images if any(images) else None,
-        text_kwargs=text,
-        common_kwargs={"return_tensors": "pt"},
-    )
+    with tokenizing():
+        batch = processor(
+            text=[prompt.text for prompt in prompts],
+            images=images if any(images) else None,
+            text_kwargs=text,
+            common_kwargs={"return_tensors": "pt"},
+        )
     return dict(batch)
 
 

@@ -15,6 +15,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.errors import ModelError
+from unime.models.processor import tokenizing
 from unime.models.usable import named
 from unime.models.vision_input import TowerOutput, tower_output
 from unime.pixels import to_rgb
@@ -167,9 +168,10 @@ def prepare_pictures(
         texts.append(token * len(many))
         rows.append(many)
     try:
-        batch = processor(
-            text=texts, images=rows, padding=True, add_special_tokens=False, return_tensors="pt"
-        )
+        with tokenizing():
+            batch = processor(
+                text=texts, images=rows, padding=True, add_special_tokens=False, return_tensors="pt"
+            )
     except Exception as error:
         raise named(error, processor.image_processor, images) from error
     blocks = [

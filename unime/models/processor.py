@@ -9,7 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from unime.config import ModelConfig
@@ -25,6 +29,30 @@ _NAMES = re.compile(r"token|tag|placeholder", re.IGNORECASE)
 """How processors call the attributes that hold their placeholders."""
 _WRITTEN = re.compile(r"<[|/]?[A-Za-z][\w|/-]{0,60}>|\[/?[A-Z_]{2,20}\]")
 """Marks in a template that need not be tokens."""
+
+
+_lock = threading.RLock()
+
+
+@contextmanager
+def tokenizing() -> Iterator[None]:
+    """Call a tokenizer, or a processor around it, while no other thread does.
+
+    A fast tokenizer keeps padding and truncation between calls: a batch that the loader's thread
+    prepares would set them for a text that the main thread evaluates, which then has padding in it.
+    """
+    with _lock:
+        yield
+
+
+def _new_lock() -> None:
+    """Replace the lock in a forked process: the thread that may have held it is not there."""
+    global _lock  # noqa: PLW0603
+    _lock = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_new_lock)
 
 
 def prepare_processor(

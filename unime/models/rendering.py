@@ -15,7 +15,7 @@ from torch import Tensor
 
 from unime.errors import DataError, ModelError
 from unime.models.look_alikes import look_alikes
-from unime.models.processor import special_tokens
+from unime.models.processor import special_tokens, tokenizing
 from unime.models.template import escape_special_tokens
 from unime.models.usable import PictureError, named
 from unime.models.vision_input import pack, travels_packed
@@ -104,20 +104,26 @@ class Renderer:
         return features
 
     def _process(self, texts: list[str], images: list[list[Image]], *, packed: bool) -> Any:
-        return self.processor(
-            text=texts,
-            images=images if any(images) else None,
-            text_kwargs={
-                "padding": True,
-                "padding_side": "right",
-                "truncation": False,
-                # Long rows are cut below; the tokenizer would warn about each.
-                "verbose": False,
-                "add_special_tokens": self._adds_special_tokens(texts[0]),
-            },
-            common_kwargs={"return_tensors": "pt"},
-            images_kwargs={"do_rescale": False, "do_normalize": False} if packed else {},
-        )
+        with tokenizing():
+            return self.processor(
+                text=texts,
+                images=images if any(images) else None,
+                text_kwargs={
+                    "padding": True,
+                    "padding_side": "right",
+                    "truncation": False,
+                    # Long rows are cut below; the tokenizer would warn about each.
+                    "verbose": False,
+                    "add_special_tokens": self._adds_special_tokens(texts[0]),
+                },
+                common_kwargs={"return_tensors": "pt"},
+                images_kwargs={"do_rescale": False, "do_normalize": False} if packed else {},
+            )
+
+    def _ids(self, text: str) -> list[int]:
+        """Return the tokens of a text by itself."""
+        with tokenizing():
+            return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def _about(self, error: Exception, images: Sequence[Image | None]) -> Exception:
         """Return a processor's error about a batch as one about the input that it is about."""
@@ -144,9 +150,7 @@ class Renderer:
             kind = kind_of(encode.text, encode.image is not None)
             system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
             tail = self._tail(system)
-            ids = self.tokenizer(self._escape(user), add_special_tokens=False, verbose=False)[
-                "input_ids"
-            ]
+            ids = self._ids(self._escape(user))
             if length - len(ids) >= self.max_length:
                 name = "" if encode.image is None else name_of(encode.image)
                 raise ModelError(
@@ -167,10 +171,7 @@ class Renderer:
         if system not in self._tails:
             before, after = self._skeleton(system, False, True)
             # Two texts that share no last token: what their ids have in common is the template's.
-            one, other = (
-                self.tokenizer(f"{before}{text}{after}", add_special_tokens=False)["input_ids"]
-                for text in ("0", "1 2 3 4")
-            )
+            one, other = (self._ids(f"{before}{text}{after}") for text in ("0", "1 2 3 4"))
             count = 0
             while one[-1 - count] == other[-1 - count]:
                 count += 1

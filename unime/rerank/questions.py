@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from unime.errors import ModelError
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side, messages_of
+from unime.models.processor import tokenizing
 from unime.models.prompt_batch import prompt_batch
 from unime.prompts import JudgePrompt, ListPrompt
 
@@ -84,7 +85,11 @@ class QuestionRenderer:
         """
         tokenizer = self.processor.tokenizer
         sides = list(question.sides)
-        ids = [tokenizer(s.text, add_special_tokens=False, verbose=False).input_ids for s in sides]
+        with tokenizing():
+            ids = [
+                tokenizer(side.text, add_special_tokens=False, verbose=False).input_ids
+                for side in sides
+            ]
         lengths = list(map(len, ids))
         # Cut ends may be tokenised anew, into one token more for each text.
         limit = _water_level(lengths, length - self.max_length + len(sides))
