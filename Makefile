@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env judge-env test slow lint demo smoke photos evidence base clean
+.PHONY: help setup user-env judge-env lowest lock locked test slow lint demo smoke photos evidence base clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,33 @@ user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-
 	test -x .venv-user/bin/python || $(PYTHON) -m venv .venv-user
 	.venv-user/bin/python -m pip install --quiet 'sentence-transformers[image]>=6.2,<7'
 	@touch .venv-user/ready
+
+# uv, configured as pip is.
+UV := $(PYTHON) .ci/uv.py .venv-uv/bin/uv
+
+.venv-uv/ready:
+	test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet 'uv>=0.9,<1'
+	@touch .venv-uv/ready
+
+lowest: .venv-lowest/ready  ## the tests with the lowest versions that pyproject.toml allows: .venv-lowest
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.venv-lowest/ready: pyproject.toml .venv-uv/ready
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev,demo]'
+	@touch .venv-lowest/ready
+
+# Versions, and no word about where they come from.
+COMPILE := pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
+
+lock: .venv-uv/ready  ## write requirements.lock: the newest versions that pyproject.toml allows
+	$(UV) $(COMPILE) --upgrade --output-file requirements.lock
+
+locked: .venv-uv/ready  ## fail where requirements.lock does not fit pyproject.toml
+	cp requirements.lock .venv-uv/again.lock
+	$(UV) $(COMPILE) --output-file .venv-uv/again.lock
+	diff requirements.lock .venv-uv/again.lock || (echo 'requirements.lock does not fit pyproject.toml: run make lock' && false)
 
 judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
 
