@@ -41,16 +41,16 @@ lowest: .venv-lowest/ready  ## the tests with the lowest versions that pyproject
 	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev,demo]'
 	@touch .venv-lowest/ready
 
-# Versions, and no word about where they come from.
-COMPILE := pip compile --quiet --universal --python-version 3.11 --all-extras --no-emit-index-url --no-emit-find-links --no-header --no-annotate pyproject.toml
+lock: .venv-uv/ready  ## write requirements.lock: every version, the newest that pyproject.toml allows
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-emit-package unime \
+		--no-header --no-annotate --output-file requirements.lock pyproject.toml
 
-lock: .venv-uv/ready  ## write requirements.lock: the newest versions that pyproject.toml allows
-	$(UV) $(COMPILE) --upgrade --output-file requirements.lock
+locked: .venv-locked/ready  ## the environment with the versions of requirements.lock: .venv-locked
 
-locked: .venv-uv/ready  ## fail where requirements.lock does not fit pyproject.toml
-	cp requirements.lock .venv-uv/again.lock
-	$(UV) $(COMPILE) --output-file .venv-uv/again.lock
-	diff requirements.lock .venv-uv/again.lock || (echo 'requirements.lock does not fit pyproject.toml: run make lock' && false)
+.venv-locked/ready: requirements.lock .venv-uv/ready
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-locked
+	$(UV) pip install --quiet --python .venv-locked/bin/python --requirement requirements.lock --no-deps --editable .
+	@touch .venv-locked/ready
 
 judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
 
