@@ -13,8 +13,8 @@ ROOT = Path(__file__).resolve().parents[1]
 
 def declared() -> list[Requirement]:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = sum(project["optional-dependencies"].values(), [])
-    found = [Requirement(line) for line in [*project["dependencies"], *extras]]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = [Requirement(line) for group in groups for line in group]
     return [requirement for requirement in found if requirement.name != project["name"]]
 
 
