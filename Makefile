@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env judge-env test slow lint demo smoke photos evidence base clean
+.PHONY: help setup user-env judge-env lowest lock locked test slow lint demo smoke photos evidence base clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -24,6 +24,33 @@ user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-
 	test -x .venv-user/bin/python || $(PYTHON) -m venv .venv-user
 	.venv-user/bin/python -m pip install --quiet 'sentence-transformers[image]>=6.2,<7'
 	@touch .venv-user/ready
+
+# uv, configured as pip is.
+UV := $(PYTHON) .ci/uv.py .venv-uv/bin/uv
+
+.venv-uv/ready:
+	test -x .venv-uv/bin/python || $(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet 'uv>=0.9,<1'
+	@touch .venv-uv/ready
+
+lowest: .venv-lowest/ready  ## the tests with the lowest versions that pyproject.toml allows: .venv-lowest
+	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+
+.venv-lowest/ready: pyproject.toml .venv-uv/ready
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-lowest
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev,demo]'
+	@touch .venv-lowest/ready
+
+lock: .venv-uv/ready  ## write requirements.lock: every version, the newest that pyproject.toml allows
+	$(UV) pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --no-emit-package unime \
+		--no-header --no-annotate --output-file requirements.lock pyproject.toml
+
+locked: .venv-locked/ready  ## the environment with the versions of requirements.lock: .venv-locked
+
+.venv-locked/ready: requirements.lock .venv-uv/ready
+	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-locked
+	$(UV) pip install --quiet --python .venv-locked/bin/python --requirement requirements.lock --no-deps --editable .
+	@touch .venv-locked/ready
 
 judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
 

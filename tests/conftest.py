@@ -1,12 +1,14 @@
-"""What all tests share: no network, and a way to stop a process at every durable change."""
+"""What all tests share: no network, no outdated call, a way to stop a process at every durable change."""
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
+import sysconfig
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,61 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("UNIME_CACHE", tempfile.mkdtemp(prefix="unime-cache-"))
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+class OutdatedCalls(logging.Handler):
+    """Collects what a library logs about a call of ours that it will not take for long.
+
+    transformers says most of it through its logger and not through `warnings` (see `filterwarnings`
+    in pyproject.toml). A call that another library makes is not ours to change.
+    """
+
+    # transformers hides its own frames behind decorators of these.
+    BETWEEN = ("transformers", "torch", "huggingface_hub", "peft", "accelerate")
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.found: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        lowered = message.lower()
+        if ("deprecated" in lowered or "will be removed" in lowered) and _is_our_call():
+            self.found.append(message)
+
+
+def _is_our_call() -> bool:
+    """Tell whether the outermost library call in the stack, from the inside, was made by us."""
+    library = Path(sysconfig.get_path("purelib"))
+    standard = Path(sysconfig.get_path("stdlib"))
+    frame = sys._getframe(2)
+    while frame is not None:
+        path = Path(frame.f_code.co_filename)
+        if path.is_relative_to(library):
+            if path.relative_to(library).parts[0] not in OutdatedCalls.BETWEEN:
+                return False
+        elif path.is_relative_to(ROOT) and path != Path(__file__):
+            return True
+        elif not path.is_relative_to(standard) and path.is_file():
+            return False
+        frame = frame.f_back
+    return False
+
+
+@pytest.fixture(autouse=True)
+def no_outdated_calls() -> Iterator[list[str]]:
+    """Fail a test in which we call transformers in a way that it calls deprecated."""
+    once = sys.modules.get("transformers.utils.logging")
+    if once is not None:
+        # Said once a process; each test is to hear it.
+        once.warning_once.cache_clear()
+    handler = OutdatedCalls()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    yield handler.found
+    logger.removeHandler(handler)
+    assert not handler.found, f"deprecated: {handler.found}"
+
 
 STOP_AT = """
 import os, sys

@@ -75,11 +75,7 @@ def _hidden_after_prefix(
         model, ids, mask, features.get("mm_token_type_ids"), features.get("image_grid_thw")
     )
     cache = new_cache(model.config)
-    start = {
-        "input_ids": ids[:1, :length],
-        "attention_mask": mask[:1, :length],
-        "position_ids": positions[..., :1, :length],
-    }
+    start = {"input_ids": ids[:1, :length], "position_ids": positions[..., :1, :length]}
     hidden_states(model, hooks, None, cache, start)
     cache.batch_select_indices(ids.new_zeros(len(ids)))
     rest = {
