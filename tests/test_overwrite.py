@@ -68,6 +68,7 @@ def test_killed_at_any_change_the_same_command_does_it_again(
     prepare("photos", model=STUDENT, echo=lambda _: None)
     whole = contents(work / "recipes"), contents(work / "runs/photos/raw")
     moments: list[str] = []
+    stop_at = 0
     for stop_at in range(1, 100):
         for folder in (work / "recipes", work / "runs"):
             files.remove_folder(folder)
