@@ -111,5 +111,5 @@ def test_a_model_that_is_not_there_yet_is_one_sentence(tmp_path):
         f"stage: contrast\nmodel: {{id: runs/none/2_warmup/model}}\ndata: {tmp_path / 'data'}\n"
         "training: {global_batch_size: 4, max_steps: 2}\n"
     )
-    with pytest.raises(ModelError, match=r"cannot load the model runs/none/2_warmup/model: there is no such folder"):  # fmt: skip
+    with pytest.raises(ModelError, match=r"cannot load the configuration runs/none/2_warmup/model: there is no such folder"):  # fmt: skip
         estimate(recipe, [], Machine(1, 80.0, 312.0, 0.35))

@@ -127,7 +127,7 @@ def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> No
 def _is_failed(raw: Path) -> bool:
     """Tell whether there is nothing but what this command left when it refused some data."""
     names = {path.name for path in raw.iterdir()} if raw.is_dir() else set()
-    return bool(read_mark(raw / REPORT).get("failed")) and names <= {REPORT, REJECTED}
+    return bool(read_mark(raw / REPORT).get("failed")) and names <= {REPORT, REJECTED, locks.NAME}
 
 
 def _whole(place: object) -> object:
