@@ -21,8 +21,8 @@ from unime.stage import PROGRAMS, STAGES, command_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"
-KILLS = 3
-DAMAGES = int(os.environ.get("UNIME_TEST_DAMAGES", "4"))
+KILLS = int(os.environ.get("UNIME_TEST_KILLS", "3"))
+DAMAGES = int(os.environ.get("UNIME_TEST_DAMAGES", "2"))
 PAIRS = int(os.environ.get("UNIME_TEST_PAIRS", "2"))
 """Of each stage; by hand with 20."""
 
