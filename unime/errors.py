@@ -3,7 +3,8 @@
 UnimeError
  |- RecipeError   a recipe, option or name is wrong
  |- DataError     input data cannot be used
- |   `- DamagedError  a file that unime wrote has other contents now
+ |   |- UnusableError  a file or picture of the user's, by kind
+ |   `- DamagedError   a file that unime wrote has other contents now
  |- PromptError   a prompt file or one of its fields is wrong
  |- ModelError    a model cannot be loaded or does not fit the request
  `- OutputError   an output folder holds something else
@@ -34,6 +35,19 @@ class RecipeError(UnimeError):
 
 class DataError(UnimeError):
     """Input data cannot be used."""
+
+
+class UnusableError(DataError):
+    """A file, or a picture, that cannot be used; the message is "KIND: DETAIL"."""
+
+    def __init__(self, kind: str, detail: str) -> None:
+        super().__init__(f"{kind}: {detail}")
+        self.kind = kind
+        self.detail = detail
+
+    def __reduce__(self) -> tuple[type[UnusableError], tuple[str, str]]:
+        """Rebuild from both parts; exceptions pickle by their single message otherwise."""
+        return type(self), (self.kind, self.detail)
 
 
 class DamagedError(DataError):

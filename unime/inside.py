@@ -12,23 +12,14 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from unime.errors import DataError
+from unime.errors import UnusableError
 
 MAX_TEXT = 20_000_000
 """Bytes of a text file that is read as a whole, at most."""
 
 
-class FileError(DataError):
-    """A file that cannot be used; the message is "KIND: DETAIL"."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[FileError], tuple[str, str]]:
-        """Rebuild from both parts; exceptions pickle by their single message otherwise."""
-        return FileError, (self.kind, self.detail)
+class FileError(UnusableError):
+    """A file that cannot be used."""
 
 
 class Found(NamedTuple):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unime.errors import DataError
+from unime.errors import UnusableError
 
 ORIENTATION = 0x0112
 SOURCE = "unime_source"
@@ -35,17 +35,8 @@ _TURNS = {
 }
 
 
-class ImageError(DataError):
-    """An image that cannot be used; the message is "KIND: DETAIL"."""
-
-    def __init__(self, kind: str, detail: str) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind = kind
-        self.detail = detail
-
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        """Rebuild from both parts; exceptions pickle by their single message otherwise."""
-        return ImageError, (self.kind, self.detail)
+class ImageError(UnusableError):
+    """An image that cannot be used."""
 
 
 def to_rgb(image: object) -> Image.Image:
