@@ -134,3 +134,19 @@ def test_a_picture_that_was_changed_since_it_was_read_is_not_shown(tmp_path: Pat
         "`unime data` again with --restart$",
     ):
         data.load_image(item)
+
+
+def test_a_flipped_byte_in_a_table_is_an_error_and_no_other_value(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    table = pa.table({"values": pa.array(rng.normal(size=4000), pa.float32())})
+    path = tmp_path / "t.parquet"
+    write_table(path, table)
+    whole = path.read_bytes()
+    refused = 0
+    for place in rng.integers(0, len(whole), 200).tolist():
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        try:
+            assert read_table(path).equals(table), place
+        except DataError:
+            refused += 1
+    assert refused > 150

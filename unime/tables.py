@@ -72,7 +72,9 @@ ROWS = pa.schema(
 def write_table(path: Path | str, table: pa.Table) -> None:
     """Write a Parquet file atomically; equal tables give equal bytes."""
     with files.atomic_path(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd", row_group_size=65536)
+        pq.write_table(
+            table, temporary, compression="zstd", row_group_size=65536, write_page_checksum=True
+        )
 
 
 def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
@@ -86,7 +88,9 @@ def read_table(path: Path | str, columns: list[str] | None = None) -> pa.Table:
         for name in columns or ():
             if name not in known:
                 raise DataError(f"{path} has no column '{name}'; it has {', '.join(known)}")
-        return pq.read_table(path, columns=columns, memory_map=True)
+        return pq.read_table(
+            path, columns=columns, memory_map=True, page_checksum_verification=True
+        )
     except FileNotFoundError:
         raise DataError(f"{path} is missing; run the stage that writes it first") from None
     # pyarrow says damaged pages as OSError, and a damaged schema in other ways.

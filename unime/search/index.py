@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unime import files, inside
+from unime import files, inside, locks
 from unime.console import log, progress
 from unime.errors import DataError
 from unime.search import store
@@ -81,7 +81,9 @@ class SearchFolder:
 
         model = exported_folder(model)
         embedder = load_exported(model, plain=True)
-        store.begin(place, model, _fingerprint(model))
+        place.mkdir(parents=True, exist_ok=True)
+        with locks.only_writer(place):
+            store.begin(place, model, _fingerprint(model))
         found = cls(folder, place, embedder, Snapshot([], np.empty((0, embedder.dim), np.float32)))
         found.update()
         if not found.snapshot.entries:
@@ -106,8 +108,9 @@ class SearchFolder:
                     f"search: {len(there)} files, {len(fresh)} in the index, {len(todo)} new or "
                     f"changed, {len(known.keys() - there.keys())} gone"
                 )
-                fresh |= self._embed(todo)
-                store.finish(self.place, (e for path in sorted(fresh) for e in fresh[path]))
+                with locks.only_writer(self.place):
+                    fresh |= self._embed(todo)
+                    store.finish(self.place, (e for path in sorted(fresh) for e in fresh[path]))
             if changed or not self.snapshot.entries:
                 self.snapshot = _snapshot(fresh, self.embedder.dim)
                 _report_problems(fresh)
