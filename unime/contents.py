@@ -166,26 +166,31 @@ def check_contents(
     if not below:
         run = folder / "run.json"
         listed |= files.read_json(run).get("files", {}) if run.is_file() else {}
-    wrong, count = [], 0
-    for name, (size, value) in sorted(listed.items()):
+    wrong: dict[str, str] = {}
+    whole: list[str] = []
+    for name, (size, _) in sorted(listed.items()):
         is_outside = below and name != below and not name.startswith(f"{below}/")
         if is_outside or name.rpartition("/")[2] in EDITABLE:
             continue
-        count += 1
         path = folder / name
         if not path.is_file():
-            wrong.append(f"{name} is gone")
+            wrong[name] = "is gone"
         elif (found := path.stat().st_size) != size:
-            wrong.append(f"{name} has {found} bytes, {size} were written")
-        elif hashes.content_hash(path, fresh=fresh) != value:
-            wrong.append(f"{name} has other contents than were written")
+            wrong[name] = f"has {found} bytes, {size} were written"
+        else:
+            whole.append(name)
+    found_hashes = hashes.content_hashes([folder / name for name in whole], fresh=fresh)
+    for name, found_hash in zip(whole, found_hashes, strict=True):
+        if found_hash != listed[name][1]:
+            wrong[name] = "has other contents than were written"
     if wrong:
+        lines = [f"{name} {problem}" for name, problem in sorted(wrong.items())]
         rest = [f"and {len(wrong) - SHOWN} more"] if len(wrong) > SHOWN else []
         raise OutputError(
-            "\n  ".join([f"{folder} was changed since it was finished:", *wrong[:SHOWN], *rest])
+            "\n  ".join([f"{folder} was changed since it was finished:", *lines[:SHOWN], *rest])
             + "\nput these files back, or run its stage again with --restart"
         )
-    return count
+    return len(whole)
 
 
 @cache

@@ -11,7 +11,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -43,14 +43,21 @@ def content_hash(path: Path | str, *, fresh: bool = False) -> str:
 
     Args:
         path: the file.
-        fresh: read the bytes even if the cache knows the file.
+        fresh: read the bytes, whatever the cache knows of the file.
     """
-    return _remembered("xxh3", Path(path), _xxh3, fresh)
+    return content_hashes([Path(path)], fresh=fresh)[0]
+
+
+def content_hashes(paths: Sequence[Path], *, fresh: bool = False) -> list[str]:
+    """Return `content_hash` of many files; what is new in the cache is written once."""
+    if fresh:
+        return [_xxh3(path) for path in paths]
+    return _remembered("xxh3", paths, _xxh3)
 
 
 def sha256(path: Path | str) -> str:
     """Return the sha256 of a file's bytes as hex; remembered like `content_hash`."""
-    return _remembered("sha256", Path(path), _sha256, False)
+    return _remembered("sha256", [Path(path)], _sha256)[0]
 
 
 def cache_folder() -> Path:
@@ -61,16 +68,21 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "unime"
 
 
-def _remembered(algorithm: str, path: Path, compute: Callable[[Path], str], fresh: bool) -> str:
-    key = (algorithm, *_state(path))
-    known = None if fresh else _ask(key)
-    if known is not None:
-        return known
-    value = compute(path)
-    # Changed while it was read: the hash is of no one state.
-    if key == (algorithm, *_state(path)) and _is_settled(key[-1]):
-        _tell(key, value)
-    return value
+def _remembered(algorithm: str, paths: Sequence[Path], compute: Callable[[Path], str]) -> list[str]:
+    values: list[str] = []
+    learned: list[tuple[Any, ...]] = []
+    for path in paths:
+        key = (algorithm, *_state(path))
+        value = _ask(key)
+        if value is None:
+            value = compute(path)
+            # Changed while it was read: the hash is of no one state.
+            if key == (algorithm, *_state(path)) and _is_settled(key[-1]):
+                learned.append((*key, value))
+        values.append(value)
+    if learned:
+        _tell(learned)
+    return values
 
 
 def _state(path: Path) -> tuple[int, int, int, int, int]:
@@ -115,10 +127,10 @@ def _ask(key: tuple[Any, ...]) -> str | None:
     return None if row is None else str(row[0])
 
 
-def _tell(key: tuple[Any, ...], value: str) -> None:
+def _tell(rows: Sequence[tuple[Any, ...]]) -> None:
     try:
         with _lock, _cache(os.getpid(), cache_folder()) as cache:
-            cache.execute("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?,?)", (*key, value))
+            cache.executemany("INSERT OR REPLACE INTO hashes VALUES (?,?,?,?,?,?,?)", rows)
     except (sqlite3.Error, OSError):
         return
 
