@@ -30,6 +30,7 @@ def start(module: str, recipe: str, overrides: list[str], says: Path) -> int:
     child = os.fork()
     if child:
         return child
+    os.setsid()  # its worker processes are killed with it
     code = 0
     try:
         execute(module, recipe, overrides)
@@ -75,7 +76,7 @@ def main(module: str, recipe: str, out: Path, times: int, overrides: list[str]) 
             said = says[ended].read_text()
             assert f"is being written by process {other} on " in said, said
             if not to_the_end:
-                os.kill(other, signal.SIGKILL)
+                os.killpg(other, signal.SIGKILL)
         codes[1 - ended] = code_of(other)
         assert sorted(codes) in ([0, 0], [0, REFUSED], [-signal.SIGKILL, REFUSED]), codes
         if -signal.SIGKILL not in codes:
