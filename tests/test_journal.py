@@ -93,6 +93,15 @@ def test_a_kill_beside_a_change_leaves_old_and_new_acceptable_until_the_next_che
         check(out)
 
 
+def test_a_kill_while_a_folder_is_filled_leaves_nothing_to_miss(out: Path):
+    with pytest.raises(Killed), files.atomic_folder(out / "model") as temporary:
+        files.write_json(temporary / "unime.json", {})
+        raise Killed
+    files.sweep_partials(out)
+    check(out)
+    assert Journal(out).written() == {}
+
+
 def test_a_log_that_grows_and_folders_with_checks_of_their_own_are_not_compared(out: Path):
     files.write_text(out / "train.jsonl", "1\n")
     files.append_lines(out / "train.jsonl", ["2"])

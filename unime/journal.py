@@ -88,7 +88,9 @@ class Journal:
         if not path.is_relative_to(self.folder) or path == self.folder:
             return None
         name = path.relative_to(self.folder)
-        return None if name.parts[0] in SELF_CHECKED else name.as_posix()
+        # What is written into a temporary folder is noted when that folder gets its name.
+        temporary = any(part.startswith(".") and ".partial" in part for part in name.parts)
+        return None if temporary or name.parts[0] in SELF_CHECKED else name.as_posix()
 
     def begin_file(self, name: str, written: Path) -> str:
         """Note that a file is about to be put at `name`; return the change's id."""
