@@ -57,7 +57,6 @@ MEDIA = frozenset(
 Contents = dict[str, tuple[int, str]]
 """Size and hash of files, by their name in a folder."""
 
-
 SHOWN = 10
 """Damaged files that an error names."""
 

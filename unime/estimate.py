@@ -150,7 +150,7 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     """Count a model's language and vision side from its configuration alone.
 
     Raises:
-        ModelError: when the model is not there (yet), or has no eyes.
+        ModelError: when the model is not there (yet), or has no vision tower.
     """
     import torch
 

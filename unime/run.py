@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 import signal
 import subprocess
@@ -14,7 +13,7 @@ from pathlib import Path
 from unime import console
 from unime.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
 from unime.recipe_check import check_recipes
-from unime.stage import PROGRAMS, command_of, stage_of
+from unime.stage import command_of, stage_of
 
 ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
 """Recipes with one number run in this order, then by name."""
@@ -60,13 +59,8 @@ def run_folder(
     check_recipes(recipes, shares)
     start = time.monotonic()
     for number, recipe in enumerate(recipes, start=1):
-        stage = stage_of(recipe)
-        if stage in PROGRAMS and importlib.util.find_spec(PROGRAMS[stage][0]) is None:
-            raise RecipeError(
-                f"{recipe} needs the program '{PROGRAMS[stage][0]}', which runs from a checkout; "
-                "change to the checkout's root"
-            )
-        words = [sys.executable, "-m", *command_of(stage), str(recipe), *shares[recipe.stem]]
+        command = command_of(stage_of(recipe))
+        words = [sys.executable, "-m", *command, str(recipe), *shares[recipe.stem]]
         console.log(f"[{number}/{len(recipes)}] {recipe.name}")
         code = _run([*words, *(["--dry-run"] if dry_run else [])])
         if code in (TERMINATED, -signal.SIGTERM):
