@@ -48,6 +48,7 @@ START_SECONDS = 1800.0
 """A large model loads, and compiles, for many minutes."""
 
 STOP_SECONDS = 20.0
+GONE_SECONDS = 5.0
 
 ASKED = 8
 """Connections that must all lead to our server: vLLM lets two of its own share a port."""
@@ -312,6 +313,13 @@ def _stop(process: subprocess.Popen[bytes], signals: Ending) -> None:
         time.sleep(0.05)
     with contextlib.suppress(ProcessLookupError):  # all of them are gone
         os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        # A killed process needs a moment to end and to give its memory back. A dead one that
+        # nobody waits for counts as well, hence the bound.
+        end = time.monotonic() + GONE_SECONDS
+        while time.monotonic() < end:
+            os.killpg(process.pid, 0)
+            time.sleep(0.01)
     process.wait()
 
 
