@@ -81,7 +81,7 @@ def main(
 
 def predicted_flops(path: str, overrides: list[str], steps: int) -> float:
     """Return what `unime estimate` counts for a mean step of those that are measured."""
-    from unime.config import load_recipe
+    from unime.core.config import load_recipe
     from unime.estimate import count
     from unime.train.contrast import ContrastRecipe
 
@@ -91,7 +91,7 @@ def predicted_flops(path: str, overrides: list[str], steps: int) -> float:
 
 def measured_seconds(path: str, overrides: list[str]) -> float:
     """Train some steps and return the mean seconds of one; the first ones warm up."""
-    from unime.stage import execute
+    from unime.core.stage import execute
 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "out"

@@ -111,7 +111,7 @@ def _pool(recipe: Any) -> tuple[Any, int]:
 
 def _evaluate(recipe: Any) -> None:
     from eval.run import inputs, run
-    from unime.provenance import open_output
+    from unime.core.provenance import open_output
 
     with tempfile.TemporaryDirectory() as folder:
         placed = recipe.model_copy(update={"output": f"{folder}/9_eval"})

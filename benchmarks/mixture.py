@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from benchmarks.common import say
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder, Encode
 from unime.models.vision_input import VisionInput
 

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import adapted, build_model, inputs
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
+from unime.core.processes import Ranks
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models import Embedder, Encode
 from unime.models.adapters import tower_is_frozen
-from unime.processes import Ranks
 from unime.train.batch import ContrastIndices, prepare_chunks
 from unime.train.plan import Budget, plan_chunks, size_of
 from unime.train.step import Chunk, cached_step

@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field, PositiveInt, ValidationError, field_validator
 
-from unime import files, inside
-from unime.config import Section
-from unime.errors import DataError, RecipeError, lookup
-from unime.yaml_files import read_yaml
+from unime.core import files, inside
+from unime.core.config import Section
+from unime.core.errors import DataError, RecipeError, lookup
+from unime.core.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "benchmarks"
 

@@ -10,9 +10,9 @@ from eval.encoders import expand
 from eval.run import EvalRecipe, read, select
 from eval.score import ParsedTask
 from eval.usable import unusable
-from unime import console
-from unime.config import load_recipe
-from unime.errors import DataError
+from unime.core import console
+from unime.core.config import load_recipe
+from unime.core.errors import DataError
 
 SHOWN = 20
 """How many problems are listed."""

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from unime.cli import DryRun, Overrides, RecipePath, Restart, stage_command
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +42,7 @@ def run(
             raise RecipeError(f"{recipe} needs a model: --model FOLDER")
         typer.echo(run_mteb(recipe.removeprefix(MTEB), str(model), output))
         return
-    from unime.stage import execute
+    from unime.core.stage import execute
 
     execute(
         "eval.run", Path(recipe), overrides or [], dry_run=dry_run, restart=restart, echo=typer.echo
@@ -81,7 +81,7 @@ def inputs(
     """Write what a recipe's benchmarks would encode, for embeddings made elsewhere."""
     from eval.outputs import write_inputs
     from eval.run import EvalRecipe, read, select
-    from unime.config import load_recipe
+    from unime.core.config import load_recipe
 
     loaded = load_recipe(recipe, EvalRecipe, overrides or [])
     pool, _ = read(select(loaded.benchmarks), 0.0)

@@ -24,8 +24,8 @@ from eval.intervals import (
 )
 from eval.table import grid
 from eval.task_file import load_task
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 
 SCORES = "scores.json"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 
 BLOCK = 8192
 

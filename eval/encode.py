@@ -12,8 +12,8 @@ import numpy as np
 from eval.pool import Pool
 from eval.similarity import check_embeddings
 from eval.store import EmbeddingStore
-from unime import console
-from unime.errors import ModelError, UnimeError
+from unime.core import console
+from unime.core.errors import ModelError, UnimeError
 from unime.records import encode_id
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 
 
 def markdown_table(path: Path | str) -> str:

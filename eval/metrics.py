@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 
 class GoldRanks(NamedTuple):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.table import grid
-from unime.errors import RecipeError, did_you_mean
+from unime.core.errors import RecipeError, did_you_mean
 
 
 def run_mteb(name: str, model: str, output: Path) -> str:

@@ -15,8 +15,8 @@ import yaml
 
 from eval.pool import Pool
 from eval.score import ParsedTask, RankedTask
-from unime import files
-from unime.overwrite import check_replaceable
+from unime.core import files
+from unime.core.overwrite import check_replaceable
 from unime.records import ID_BYTES
 from unime.tables import write_table
 

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from eval.video import hash_video, is_video, load_sheet
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.images import ImageError, load_rgb, locate, read_bytes, shown_size
 from unime.records import content_id_from_hash, hash_image
 

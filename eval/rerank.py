@@ -15,9 +15,9 @@ from pydantic import Field
 
 from eval.pool import Pool
 from eval.similarity import Similarities
-from unime.config import Section
-from unime.console import progress
-from unime.errors import ModelError
+from unime.core.config import Section
+from unime.core.console import progress
+from unime.core.errors import ModelError
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:

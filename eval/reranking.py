@@ -17,10 +17,10 @@ import typer
 from pydantic import Field
 
 from eval.intervals import RESAMPLES, bootstrap_means, interval
-from unime import console, files
-from unime.config import ModelConfig, Recipe
-from unime.errors import DataError
-from unime.provenance import Output
+from unime.core import console, files
+from unime.core.config import ModelConfig, Recipe
+from unime.core.errors import DataError
+from unime.core.provenance import Output
 from unime.rerank.dev import DevList, RerankDev
 from unime.rerank.reranker import Reranker, fuse, shuffled
 from unime.tables import DataFolder

@@ -30,11 +30,11 @@ from eval.summary import result_row, summarise
 from eval.table import results_table
 from eval.task_file import load_task, save_task
 from eval.usable import unusable
-from unime import console, files
-from unime.config import Recipe
-from unime.errors import DataError, RecipeError, lookup
-from unime.overwrite import check_replaceable, has_keys
-from unime.provenance import Output
+from unime.core import console, files
+from unime.core.config import Recipe
+from unime.core.errors import DataError, RecipeError, lookup
+from unime.core.overwrite import check_replaceable, has_keys
+from unime.core.provenance import Output
 
 SCORES = "scores.json"
 CACHE = "embeddings"

@@ -13,7 +13,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 BLOCK = 1024
 """Queries scored at once: bounds memory at BLOCK x candidates floats."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from unime import files
+from unime.core import files
 from unime.records import ID_BYTES
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from eval.encoders import ModelEntry
 from eval.pool import Picture, Pool
-from unime.config import ModelConfig
-from unime.errors import UnimeError
+from unime.core.config import ModelConfig
+from unime.core.errors import UnimeError
 
 
 def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:

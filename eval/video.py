@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from unime import inside
-from unime.errors import DataError
+from unime.core import inside
+from unime.core.errors import DataError
 from unime.images import load_rgb
 
 FRAMES = 8

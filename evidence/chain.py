@@ -19,10 +19,10 @@ from typing import Any
 import yaml
 
 from evidence.grid import END, Cell, Change, Grid, step_of
-from unime import files
-from unime.config import read_values
-from unime.errors import RecipeError, lookup
-from unime.stage import command_of, stage_of
+from unime.core import files
+from unime.core.config import read_values
+from unime.core.errors import RecipeError, lookup
+from unime.core.stage import command_of, stage_of
 
 PLACE = re.compile(r"\$\{(\w+)\}")
 

@@ -108,7 +108,7 @@ def check(
 def _cells(
     grid: Grid, table: str | None, row: str | None, seed: int | None, dev: bool
 ) -> list[Cell]:
-    from unime.errors import RecipeError
+    from unime.core.errors import RecipeError
 
     if dev and seed not in (None, grid.dev):
         raise RecipeError(f"--dev means seed {grid.dev}, and --seed says {seed}; give one of them")

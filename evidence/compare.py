@@ -9,7 +9,7 @@ from evidence.bootstrap import resampled
 from evidence.grid import Grid
 from evidence.result import Result, load_result, path_of
 from evidence.run import states
-from unime.errors import DataError
+from unime.core.errors import DataError
 
 Found = Mapping[str, Mapping[str, Sequence[Result]]]
 """By table and row, results at the test seeds in order."""

@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, field_validator, model_validator
 
-from unime.config import Recipe, Section, load_recipe
-from unime.errors import RecipeError, lookup
+from unime.core.config import Recipe, Section, load_recipe
+from unime.core.errors import RecipeError, lookup
 
 GRID = Path("recipes/evidence/grid.yaml")
 

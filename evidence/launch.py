@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from unime import console
-from unime.processes import cores
+from unime.core import console
+from unime.core.processes import cores
 
 LOG_LINES = 20
 """Shown of a failed job's log."""

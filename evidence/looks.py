@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence.grid import Cell, Grid
-from unime import files, provenance
+from unime.core import files, provenance
 
 FILE = "looks.json"
 

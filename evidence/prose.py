@@ -21,7 +21,7 @@ from evidence.compare import Found, said
 from evidence.grid import Grid
 from evidence.repeats import groups_of, noise_of
 from evidence.result import Result, number_at
-from unime.errors import DataError, UnimeError, lookup
+from unime.core.errors import DataError, UnimeError, lookup
 
 FIGURE = re.compile(r"\{([^{}:]+):\s+([^{}|]+?)(?:\s+\|\s+([^{}]+))?\}")
 

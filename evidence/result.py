@@ -17,10 +17,10 @@ from pydantic import Field
 
 from evidence.chain import Step, hash_of
 from evidence.grid import END, Cell, Change, Grid, step_of
-from unime import files
-from unime.config import Section
-from unime.errors import DataError, OutputError
-from unime.hashes import sha256
+from unime.core import files
+from unime.core.config import Section
+from unime.core.errors import DataError, OutputError
+from unime.core.hashes import sha256
 
 MODEL = "model"
 """What the model under evaluation is called in recipes/evidence/9_eval.yaml."""

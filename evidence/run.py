@@ -19,8 +19,8 @@ from evidence.bootstrap import resampled
 from evidence.chain import Step, chain_of, hash_of
 from evidence.grid import Cell, Grid
 from evidence.result import Result, gather, load_result, path_of
-from unime import console, files
-from unime.errors import TERMINATED, DataError, Terminated, UnimeError
+from unime.core import console, files
+from unime.core.errors import TERMINATED, DataError, Terminated, UnimeError
 
 SAME_FIGURE = 0.05
 """Share by which a figure that has no queries may differ when it is made again."""

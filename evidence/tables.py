@@ -14,8 +14,8 @@ from evidence.grid import Grid, Table
 from evidence.prose import filled_texts
 from evidence.result import Result
 from evidence.run import planned_minutes, states
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 
 COLUMNS = {
     "overall": "overall",

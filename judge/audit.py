@@ -22,11 +22,11 @@ from judge.auditing.probes import Probe, Sampler
 from judge.engine import EngineError, Request, StreamingEngine, Truth
 from judge.score import ScoreRecipe, Work, inputs
 from judge.store import ScoreStore
-from unime import files
-from unime.config import load_recipe
-from unime.errors import DataError, RecipeError
-from unime.overwrite import check_replaceable, contains, has_keys
-from unime.provenance import plan_of
+from unime.core import files
+from unime.core.config import load_recipe
+from unime.core.errors import DataError, RecipeError
+from unime.core.overwrite import check_replaceable, contains, has_keys
+from unime.core.provenance import plan_of
 
 KINDS = ("positive", "mined", "random", "colour", "image")
 PARAPHRASE = "judge/match.v1"

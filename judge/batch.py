@@ -21,7 +21,7 @@ from judge.early import EarlyStop
 from judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
 from judge.job import Job
 from judge.store import ScoreStore
-from unime import console
+from unime.core import console
 from unime.records import Score
 
 

@@ -10,8 +10,8 @@ from typing import NamedTuple
 from pydantic import Field
 
 from judge.engine import Usage
-from unime.config import Section
-from unime.errors import RecipeError
+from unime.core.config import Section
+from unime.core.errors import RecipeError
 
 _BUDGET = re.compile(r"(?P<amount>\d+(?:\.\d+)?)\s*(?P<unit>calls?|h|hours?|[A-Z]{3}|[$€£])")
 

@@ -36,7 +36,7 @@ def score(
 ) -> None:
     """Score a mined table's pairs; what is scored is kept, whatever happens."""
     from judge.partial import score_part
-    from unime.stage import execute
+    from unime.core.stage import execute
 
     words = overrides or []
     if not dry_run and (budget or shard or retry):

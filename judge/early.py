@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime.config import Section
+from unime.core.config import Section
 from unime.select import cyclic_order
 
 

@@ -24,9 +24,9 @@ import aiohttp
 from pydantic import Field, field_validator
 
 from judge.engine import EngineError, Request
-from unime import console
-from unime.config import Section
-from unime.replies import BadReplyError, parse_reply, read_reply
+from unime.core import console
+from unime.core.config import Section
+from unime.core.replies import BadReplyError, parse_reply, read_reply
 
 PROBE_SECONDS = (0.2, 5.0)
 """Shortest and longest wait between two probes of a server that is gone."""

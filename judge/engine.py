@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool
 
-from unime.errors import UnimeError
+from unime.core.errors import UnimeError
 from unime.records import Score
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from judge.fake import FakeOptions
 from judge.oracle import OracleOptions
 from judge.transformers_engine import TransformersOptions
 from judge.vllm_engine import VllmOptions
-from unime.config import Section
+from unime.core.config import Section
 
 
 class Engines(Section):

@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from judge.score import ScoreRecipe
-from unime import files
-from unime.config import load_recipe
-from unime.errors import DataError, lookup
-from unime.overwrite import check_replaceable, never
+from unime.core import files
+from unime.core.config import load_recipe
+from unime.core.errors import DataError, lookup
+from unime.core.overwrite import check_replaceable, never
 from unime.records import Item
 from unime.table_checks import read_judged, read_mined, read_rows
 from unime.tables import DataFolder, PairRow

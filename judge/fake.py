@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pydantic import Field
 
 from judge.engine import Engine, Request, Truth
-from unime.config import Section
+from unime.core.config import Section
 from unime.records import Score
 
 

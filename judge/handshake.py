@@ -8,7 +8,7 @@ from typing import Any
 from judge import wire
 from judge.endpoint import Endpoint, FailedError, NotThereError, RejectedError, UnavailableError
 from judge.engine import EngineError
-from unime.replies import finite
+from unime.core.replies import finite
 
 
 async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.AnswerTokens | None:

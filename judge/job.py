@@ -13,7 +13,7 @@ from jaxtyping import Int64
 from judge.engine import Content, Request
 from judge.pictures import Picture, as_sent
 from judge.store import ScoreStore
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.records import pair_key
 from unime.tables import JUDGED, DataFolder
 

@@ -27,7 +27,7 @@ from pydantic import Field
 
 from judge import blind
 from judge.engine import Engine, Request, Truth
-from unime.config import Section
+from unime.core.config import Section
 from unime.records import Score, pair_key
 
 MARGIN = 3.0

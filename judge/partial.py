@@ -9,8 +9,8 @@ from judge.budget import UNLIMITED, Budget
 from judge.job import WHOLE, Shard
 from judge.score import ScoreRecipe, Work
 from judge.store import ScoreStore
-from unime import console
-from unime.config import load_recipe
+from unime.core import console
+from unime.core.config import load_recipe
 
 
 def score_part(

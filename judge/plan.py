@@ -15,9 +15,9 @@ from judge.engine import Request
 from judge.job import Job
 from judge.score import ScoreRecipe, Work, kind_of_reason
 from judge.store import ScoreStore
-from unime import console, files
-from unime.config import ModelConfig, load_recipe
-from unime.errors import RecipeError, UnimeError
+from unime.core import console, files
+from unime.core.config import ModelConfig, load_recipe
+from unime.core.errors import RecipeError, UnimeError
 
 SAMPLE = 200
 """Queries whose texts and images stand for all when tokens are estimated."""

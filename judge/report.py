@@ -15,8 +15,8 @@ import pyarrow as pa
 from jaxtyping import Bool, Float
 
 from judge.engine import Truth
-from unime import console
-from unime.provenance import Output
+from unime.core import console
+from unime.core.provenance import Output
 from unime.tables import DataFolder, write_table
 
 TRUTH = pa.schema(

@@ -29,10 +29,10 @@ from judge.engines import ENGINES, Engines
 from judge.job import WHOLE, Job, Shard
 from judge.report import report_truth
 from judge.store import ScoreStore
-from unime import console, files
-from unime.config import Recipe
-from unime.errors import RecipeError, lookup
-from unime.provenance import Output
+from unime.core import console, files
+from unime.core.config import Recipe
+from unime.core.errors import RecipeError, lookup
+from unime.core.provenance import Output
 from unime.table_checks import read_mined
 from unime.tables import DataFolder, write_table
 

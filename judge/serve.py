@@ -31,10 +31,10 @@ from typing import TYPE_CHECKING, Any
 from judge.engine import EngineError
 from judge.score import ScoreRecipe
 from judge.signals import Ending, ending
-from unime import console, files
-from unime.config import load_recipe
-from unime.errors import RecipeError
-from unime.replies import BadReplyError, parse_reply
+from unime.core import console, files
+from unime.core.config import load_recipe
+from unime.core.errors import RecipeError
+from unime.core.replies import BadReplyError, parse_reply
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

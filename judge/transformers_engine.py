@@ -23,8 +23,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import Field
 
 from judge.engine import Content, Request, Truth
-from unime.config import ModelConfig, Section
-from unime.contents import fingerprint
+from unime.core.config import ModelConfig, Section
+from unime.core.contents import fingerprint
 from unime.prompts import load_judge_prompt
 from unime.records import Score
 

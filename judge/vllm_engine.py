@@ -30,10 +30,10 @@ from judge.endpoint import (
 )
 from judge.engine import EngineError, Request, Truth, Usage
 from judge.transformers_engine import JudgeModel
-from unime import console
-from unime.config import Section
-from unime.contents import fingerprint
-from unime.errors import DataError
+from unime.core import console
+from unime.core.config import Section
+from unime.core.contents import fingerprint
+from unime.core.errors import DataError
 from unime.prompts import load_judge_prompt
 from unime.records import Score
 

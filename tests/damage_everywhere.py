@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from tests.kill_everywhere import KILLED, REFUSED, contents, run
-from unime.contents import EDITABLE
+from unime.core.contents import EDITABLE
 
 HARMLESS = {"run.json", ".lock", *EDITABLE}
 """What no stage reads for its result."""

@@ -17,9 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unime import files
-from unime.errors import UnimeError
-from unime.stage import execute
+from unime.core import files
+from unime.core.errors import UnimeError
+from unime.core.stage import execute
 
 KILLED = 137
 REFUSED = 2

@@ -12,8 +12,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 TORCH_FREE = {
-    "unime.errors", "unime.records", "unime.files", "unime.tables", "unime.config", "unime.console",
-    "unime.provenance", "unime.stage", "unime.run", "unime.cli", "unime.prompts", "unime.images",
+    "unime.core.errors", "unime.records", "unime.core.files", "unime.tables", "unime.core.config", "unime.core.console",
+    "unime.core.provenance", "unime.core.stage", "unime.run", "unime.cli", "unime.prompts", "unime.images",
     "unime.readers", "unime.data", "unime.select",
 }  # fmt: skip
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from unime.config import Recipe, Section, load_recipe, read_values
-from unime.errors import RecipeError, did_you_mean, lookup
+from unime.core.config import Recipe, Section, load_recipe, read_values
+from unime.core.errors import RecipeError, did_you_mean, lookup
 
 
 class Part(Section):

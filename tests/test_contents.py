@@ -10,12 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from unime import contents, files
 from unime.cli import app
-from unime.config import Recipe
-from unime.contents import fingerprint, verify_files
-from unime.errors import DamagedError, OutputError, UnimeError
-from unime.provenance import open_output
+from unime.core import contents, files
+from unime.core.config import Recipe
+from unime.core.contents import fingerprint, verify_files
+from unime.core.errors import DamagedError, OutputError, UnimeError
+from unime.core.provenance import open_output
 
 
 class Toy(Recipe):

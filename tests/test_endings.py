@@ -14,7 +14,7 @@ import yaml
 
 from tests.families import build_family
 from tests.train.folder import drawn_folder
-from unime import files
+from unime.core import files
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -24,7 +24,7 @@ from pathlib import Path
 import typer
 from unime import files, stage
 from unime.cli import main, stage_command
-from unime.config import Recipe
+from unime.core.config import Recipe
 
 class ToyRecipe(Recipe):
     do: str

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unime import files
+from unime.core import files
 
 
 class Stop(Exception):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from unime import hashes
+from unime.core import hashes
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from unime import files
-from unime.errors import OutputError
-from unime.journal import NAME, Journal, add_journal, remove_journal
+from unime.core import files
+from unime.core.errors import OutputError
+from unime.core.journal import NAME, Journal, add_journal, remove_journal
 
 
 class Killed(BaseException):
@@ -158,6 +158,6 @@ def test_any_flipped_bit_of_any_file_is_an_error(out: Path, data: st.DataObject)
 
 
 def _hash(path: Path) -> str:
-    from unime.hashes import content_hash
+    from unime.core.hashes import content_hash
 
     return content_hash(path, fresh=True)

@@ -15,9 +15,9 @@ import yaml
 
 from tests.families import build_family
 from tests.kill_everywhere import contents
-from unime import files
+from unime.core import files
+from unime.core.stage import PROGRAMS, STAGES, command_of, stage_of
 from unime.run import recipes_in
-from unime.stage import PROGRAMS, STAGES, command_of, stage_of
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from unime import locks
-from unime.errors import OutputError
+from unime.core import locks
+from unime.core.errors import OutputError
 
 HOLD = """
 import sys, time

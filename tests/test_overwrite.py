@@ -13,12 +13,13 @@ from eval.run import RECIPE, run
 from judge.export import export_judged
 from tests.conftest import ROOT
 from tests.own_data.test_own_data import own_folder
-from unime import files, images
-from unime.config import load_recipe
-from unime.errors import DataError, OutputError
-from unime.overwrite import check_replaceable, contains, has_keys, is_free
+from unime import images
+from unime.core import files
+from unime.core.config import load_recipe
+from unime.core.errors import DataError, OutputError
+from unime.core.overwrite import check_replaceable, contains, has_keys, is_free
+from unime.core.provenance import Output
 from unime.own_data import prepare
-from unime.provenance import Output
 from unime.search.store import begin
 
 STUDENT = str(ROOT / "assets/student")

@@ -12,8 +12,8 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tests.families import FAMILIES, build_family
-from unime import files
-from unime.stage import PROGRAMS, STAGES, execute
+from unime.core import files
+from unime.core.stage import PROGRAMS, STAGES, execute
 from unime.tables import read_table
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from unime import prompts
-from unime.errors import PromptError
+from unime.core.errors import PromptError
 from unime.prompts import fill, load_judge_prompt, load_list_prompt, load_prompt, locked, prompt_ids
 
 GOOD = """about: a test

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unime import files
-from unime.config import Recipe
-from unime.contents import fingerprint, hash_listing
-from unime.errors import OutputError
-from unime.provenance import differences, open_output
+from unime.core import files
+from unime.core.config import Recipe
+from unime.core.contents import fingerprint, hash_listing
+from unime.core.errors import OutputError
+from unime.core.provenance import differences, open_output
 
 
 class Toy(Recipe):

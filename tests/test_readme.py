@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.markdown import markdown_table
-from unime import files
+from unime.core import files
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = re.findall(

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from unime import stage as stages
-from unime.errors import UnimeError
+from unime.core import stage as stages
+from unime.core.errors import UnimeError
 from unime.run import recipes_in
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,9 +10,9 @@ import pytest
 
 from eval.encoders import endpoint
 from eval.encoders.endpoint import EndpointConfig, load_endpoint
-from unime.errors import ModelError
+from unime.core.errors import ModelError
+from unime.core.replies import BadReplyError, embeddings_of
 from unime.models import Encode
-from unime.replies import BadReplyError, embeddings_of
 from unime.train.teacher import TeacherSection, teach
 from unime.verify.elsewhere import _ask
 

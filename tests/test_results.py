@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from unime import files
+from unime.core import files
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 LOOKS = RESULTS / "mini" / "looks.json"

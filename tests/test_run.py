@@ -8,7 +8,7 @@ import pytest
 
 from tests.conftest import ROOT
 from unime import run as run_module
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.run import run_folder
 
 

@@ -8,11 +8,11 @@ from types import ModuleType
 
 import pytest
 
-from unime import files
-from unime.config import Recipe
-from unime.errors import OutputError, RecipeError
+from unime.core import files
+from unime.core.config import Recipe
+from unime.core.errors import OutputError, RecipeError
+from unime.core.stage import execute
 from unime.run import recipes_in, run_folder
-from unime.stage import execute
 
 
 class ToyRecipe(Recipe):
@@ -38,7 +38,7 @@ def toy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[int]:
     monkeypatch.setitem(sys.modules, "toy_stage", module)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "toy.yaml").write_text("stage: toy\noutput: out\n")
-    monkeypatch.setitem(__import__("unime.stage").stage.STAGES, "toy", "toy_stage")
+    monkeypatch.setitem(__import__("unime.core.stage").stage.STAGES, "toy", "toy_stage")
     return runs
 
 

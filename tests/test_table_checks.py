@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 from judge.score import ScoreRecipe, Work
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
-from unime.config import load_recipe
-from unime.errors import DataError, RecipeError
+from unime.core.config import load_recipe
+from unime.core.errors import DataError, RecipeError
+from unime.core.provenance import Output
 from unime.losses import ContrastBatch, LossTerm, combine
-from unime.provenance import Output
 from unime.readers import cells
 from unime.readers.source import RowError
 from unime.records import Item, Pair

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.train.folder import drawn_folder
-from unime import files, tables
-from unime.errors import DataError
+from unime import tables
+from unime.core import files
+from unime.core.errors import DataError
 from unime.images import ImageError
 from unime.records import Item, content_id
 from unime.tables import DataFolder, Items, list_matrix, read_table, write_table

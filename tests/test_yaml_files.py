@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.test_config import Small, write
-from unime.config import load_recipe, read_values
-from unime.errors import DataError, PromptError, RecipeError
+from unime.core.config import load_recipe, read_values
+from unime.core.errors import DataError, PromptError, RecipeError
+from unime.core.yaml_files import fill_run, keep_run, parse_yaml, quoted
 from unime.prompts import load_judge_prompt, load_prompt
 from unime.readers.instructions import known_tasks
-from unime.yaml_files import fill_run, keep_run, parse_yaml, quoted
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n"

@@ -18,8 +18,8 @@ import time
 from pathlib import Path
 
 from tests.kill_everywhere import REFUSED, contents, run
-from unime.errors import UnimeError
-from unime.stage import execute
+from unime.core.errors import UnimeError
+from unime.core.stage import execute
 
 LATEST = 2.0
 """Seconds after which the second one starts at most: the race is at the opening."""

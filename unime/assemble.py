@@ -17,7 +17,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unime import files, tables
+from unime import tables
+from unime.core import files
 from unime.dev_split import NEGATIVE, NONE, POSITIVE, QUERY, Slots, foreign_negatives
 from unime.records import ID_BYTES
 

@@ -12,9 +12,9 @@ from typing import Annotated
 
 import typer
 
-from unime import stage as stages
-from unime.console import log, start_logging
-from unime.errors import TERMINATED, DataError, Terminated, UnimeError, sentence_of
+from unime.core import stage as stages
+from unime.core.console import log, start_logging
+from unime.core.errors import TERMINATED, DataError, Terminated, UnimeError, sentence_of
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[
@@ -145,7 +145,7 @@ def verify(
 ) -> None:
     """Compare an exported model's embeddings over every way of loading it; or check files."""
     if files:
-        from unime.contents import verify_files
+        from unime.core.contents import verify_files
 
         typer.echo(verify_files(folder))
         return

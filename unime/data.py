@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from unime import console, files, tables
+from unime import tables
 from unime.assemble import (
     PART,
     Contents,
@@ -29,12 +29,13 @@ from unime.assemble import (
     write_pairs,
     write_rejected,
 )
-from unime.config import ModelConfig, Recipe
+from unime.core import console, files
+from unime.core.config import ModelConfig, Recipe
+from unime.core.errors import DataError, RecipeError, lookup
+from unime.core.provenance import Output
 from unime.dev_split import choose_dev, groups_of_pairs
-from unime.errors import DataError, RecipeError, lookup
 from unime.image_check import ImageChecker
 from unime.images import MAX_PIXELS, Checked, ImageError
-from unime.provenance import Output
 from unime.readers import READERS, Job, Row, Source, folder, read, rows
 from unime.readers.hub import PREFIX, hub_to_parquet
 from unime.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks

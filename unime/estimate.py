@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unime.config import load_recipe
-from unime.errors import ModelError
+from unime.core.config import load_recipe
+from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
     from torch import Tensor

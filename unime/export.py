@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, model_validator
 
-from unime import files
-from unime.config import ModelConfig, Recipe
-from unime.console import log
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.config import ModelConfig, Recipe
+from unime.core.console import log
+from unime.core.errors import ModelError
+from unime.core.provenance import Output, differences
+from unime.core.yaml_files import quoted
 from unime.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
-from unime.provenance import Output, differences
-from unime.yaml_files import quoted
 
 if TYPE_CHECKING:
     from unime.models import Embedder

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from unime import console
+from unime.core import console
+from unime.core.processes import cores
 from unime.images import Checked, ImageError, Place, check, locate
-from unime.processes import cores
 
 RULES = 3
 """Of what makes an image usable; what was found good under other rules is looked at again."""

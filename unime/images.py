@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from unime import inside
-from unime.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
+from unime.core import inside
+from unime.core.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
 from unime.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
 from unime.records import content_id, hash_image
 

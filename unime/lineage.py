@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unime import files
-from unime.hashes import sha256
+from unime.core import files
+from unime.core.hashes import sha256
 
 
 def manifest_chain(model: Path) -> list[dict[str, Any]]:

@@ -23,10 +23,10 @@ import pyarrow as pa
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime import console, files, processes
-from unime.config import ModelConfig, Recipe
-from unime.errors import DataError
-from unime.provenance import Output
+from unime.core import console, files, processes
+from unime.core.config import ModelConfig, Recipe
+from unime.core.errors import DataError
+from unime.core.provenance import Output
 from unime.tables import MINED, DataFolder, write_table
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from mteb.models.abs_encoder import AbsEncoder
 from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
-from unime import files
+from unime.core import files
 from unime.models import Encode
 from unime.models.exported import exported_folder, load_exported
 

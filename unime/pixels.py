@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from unime.errors import UnusableError
+from unime.core.errors import UnusableError
 
 ORIENTATION = 0x0112
 SOURCE = "unime_source"

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unime.errors import PromptError, did_you_mean
-from unime.yaml_files import read_yaml
+from unime.core.errors import PromptError, did_you_mean
+from unime.core.yaml_files import read_yaml
 
 FOLDER = Path(__file__).parent / "_prompts"
 """A link to the checkout's `prompts/`; package data in a wheel."""

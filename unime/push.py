@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from unime import files
-from unime.errors import ModelError, OutputError
-from unime.hashes import sha256
+from unime.core import files
+from unime.core.errors import ModelError, OutputError
+from unime.core.hashes import sha256
 from unime.verify import SEAL, hashes
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from unime.config import load_recipe
-from unime.errors import RecipeError, UnimeError
-from unime.stage import PROGRAMS, STAGES, stage_of
+from unime.core.config import load_recipe
+from unime.core.errors import RecipeError, UnimeError
+from unime.core.stage import PROGRAMS, STAGES, stage_of
 
 
 def check_recipes(recipes: Sequence[Path], overrides: Mapping[str, Sequence[str]]) -> None:

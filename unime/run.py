@@ -10,10 +10,10 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from unime import console
-from unime.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
+from unime.core import console
+from unime.core.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
+from unime.core.stage import command_of, stage_of
 from unime.recipe_check import check_recipes
-from unime.stage import command_of, stage_of
 
 ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
 """Recipes with one number run in this order, then by name."""

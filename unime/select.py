@@ -21,10 +21,10 @@ import pyarrow as pa
 from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 
-from unime import console
-from unime.config import Recipe
-from unime.errors import DataError, RecipeError, lookup
-from unime.provenance import Output
+from unime.core import console
+from unime.core.config import Recipe
+from unime.core.errors import DataError, RecipeError, lookup
+from unime.core.provenance import Output
 from unime.table_checks import read_judged, read_mined
 from unime.tables import ROWS, read_table, write_table
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unime.errors import ModelError, lookup
+from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
     from unime.models import Embedder

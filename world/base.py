@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from unime.config import Recipe, Section
-from unime.provenance import Output
+from unime.core.config import Recipe, Section
+from unime.core.provenance import Output
 from world.base_model import Architecture
 
 

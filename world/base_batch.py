@@ -78,7 +78,7 @@ class Encoder:
     @functools.cached_property
     def judgements(self) -> Judgements:
         """What makes judgements, rendered by this tokenizer's chat template."""
-        from unime.config import ModelConfig
+        from unime.core.config import ModelConfig
         from unime.models.processor import prepare_processor
         from world.base_tokenizer import build_processor
         from world.judgements import Judgements

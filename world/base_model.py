@@ -14,7 +14,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import (
     Qwen3VLVisionModel,
 )
 
-from unime.config import Section
+from unime.core.config import Section
 from world.base_batch import MicroBatch
 from world.base_tokenizer import (
     END,

@@ -20,10 +20,10 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
-from unime import files
-from unime.console import log
-from unime.errors import RecipeError
-from unime.provenance import Output
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import RecipeError
+from unime.core.provenance import Output
 from world.base import BaseRecipe
 from world.base_batch import Encoder, MicroBatch
 from world.base_evaluate import OBJECTS, evaluate

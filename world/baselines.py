@@ -15,9 +15,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from unime import console, files
-from unime.overwrite import check_replaceable, has_keys
-from unime.provenance import plan_of
+from unime.core import console, files
+from unime.core.overwrite import check_replaceable, has_keys
+from unime.core.provenance import plan_of
 from unime.readers import Job, Source, read, read_eval
 from unime.readers.instructions import Instructions, known_tasks
 from unime.records import Item

@@ -12,9 +12,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from unime import files
-from unime.console import log
-from unime.errors import DataError
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import DataError
 
 PACKAGE = "wordnet-base"
 PARTS_OF_SPEECH = ("noun", "verb", "adj", "adv")

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from unime import files
-from unime.config import Recipe
-from unime.console import log
-from unime.errors import DataError
-from unime.provenance import Output
+from unime.core import files
+from unime.core.config import Recipe
+from unime.core.console import log
+from unime.core.errors import DataError
+from unime.core.provenance import Output
 from unime.readers import read_eval
 from unime.train.teacher import TeacherSection, teach
 from unime.train.texts import distinct

@@ -14,11 +14,11 @@ from typing import Any
 
 from pydantic import Field
 
-from unime import files
-from unime.config import Recipe, Section
-from unime.console import log
-from unime.errors import DataError, ModelError
-from unime.provenance import Output
+from unime.core import files
+from unime.core.config import Recipe, Section
+from unime.core.console import log
+from unime.core.errors import DataError, ModelError
+from unime.core.provenance import Output
 
 # ChatML, as SmolLM2 knows it, without the system text that its own template makes up; pictures are
 # parts of a turn.

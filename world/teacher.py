@@ -15,9 +15,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import NamedTuple
 
-from unime import files
-from unime.console import log
-from unime.errors import DataError, lookup
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import DataError, lookup
 from unime.train.teacher import check_weights
 
 NAME = "all-MiniLM-L6-v2"

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
-from unime import console
+from unime.core import console
 from unime.records import Item
 from world.base_batch import patches_of
 from world.base_model import vision_features

@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from unime import tables
-from unime.errors import DataError
+from unime.core.errors import DataError
 from world.scene import Scene, Spec, Thing, ThingSpec, fits, matches
 
 

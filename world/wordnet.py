@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 
 PARTS = {"noun": "n", "verb": "v", "adj": "a", "adv": "r"}
 HYPERNYM = "@"

@@ -22,9 +22,9 @@ from eval.encoders.precomputed import PrecomputedConfig, load_precomputed
 from eval.encoders.sentence_transformers import SentenceTransformersConfig, load_sentence_model
 from eval.encoders.trained import TrainedConfig, load_trained
 from eval.rerank import RerankerChoice
-from unime.config import ModelConfig, Section
-from unime.contents import fingerprint
-from unime.errors import RecipeError
+from unime.core.config import ModelConfig, Section
+from unime.core.contents import fingerprint
+from unime.core.errors import RecipeError
 
 if TYPE_CHECKING:
     from unime.models import Encode

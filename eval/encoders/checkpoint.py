@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unime import files
-from unime.config import ModelConfig, Section
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.config import ModelConfig, Section
+from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
     from unime.models import Embedder

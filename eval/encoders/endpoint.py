@@ -17,12 +17,12 @@ import numpy as np
 from PIL import Image
 from pydantic import Field, field_validator
 
-from unime.config import Section
-from unime.console import progress
-from unime.errors import ModelError
+from unime.core.config import Section
+from unime.core.console import progress
+from unime.core.errors import ModelError
+from unime.core.replies import BadReplyError, embeddings_of, parse_reply, read_reply
 from unime.pixels import to_rgb
 from unime.prompts import kind_of, load_prompt
-from unime.replies import BadReplyError, embeddings_of, parse_reply, read_reply
 
 if TYPE_CHECKING:
     from unime.models import Encode

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from unime.config import Section
-from unime.console import progress
-from unime.errors import ModelError
+from unime.core.config import Section
+from unime.core.console import progress
+from unime.core.errors import ModelError
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:

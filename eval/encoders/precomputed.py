@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow.parquet as pq
 
-from unime.config import Section
-from unime.errors import ModelError
+from unime.core.config import Section
+from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
     from unime.models import Encode

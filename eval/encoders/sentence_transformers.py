@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from unime.config import Section
+from unime.core.config import Section
 from unime.pixels import to_rgb
 
 if TYPE_CHECKING:

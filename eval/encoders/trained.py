@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unime import console, files
-from unime.config import ModelConfig
-from unime.errors import ModelError
-from unime.provenance import differences
+from unime.core import console, files
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
+from unime.core.provenance import differences
 
 if TYPE_CHECKING:
     from unime.models import Embedder

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from unime import console, files
-from unime.overwrite import check_replaceable, contains
+from unime.core import console, files
+from unime.core.overwrite import check_replaceable, contains
 
 TEMPLATE = "page.html.j2"
 MARK = "Made by <code>python -m eval report</code>"

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 
 SCORES = "scores.json"
 ITEMS = "pool.parquet"

@@ -11,8 +11,8 @@ from typing import Any
 
 from eval.pool import Picture, Region
 from eval.report.evaluations import Evaluation, Model
-from unime import console
-from unime.errors import DataError
+from unime.core import console
+from unime.core.errors import DataError
 
 PER_TASK = 4
 """Failures shown of one model on one task, of different distractor kinds as far as there are."""

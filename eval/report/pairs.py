@@ -8,8 +8,8 @@ from typing import Any
 
 from eval.compare import compare
 from eval.report.evaluations import Model
-from unime import console
-from unime.errors import DataError
+from unime.core import console
+from unime.core.errors import DataError
 
 
 def all_pairs(models: Sequence[Model]) -> dict[str, list[dict[str, Any]]]:

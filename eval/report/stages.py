@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import yaml
 
-from unime import files
-from unime.hashes import sha256
+from unime.core import files
+from unime.core.hashes import sha256
 
 BINS = np.linspace(0.0, 1.0, 41)
 

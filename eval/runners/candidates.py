@@ -22,7 +22,7 @@ from eval.benchmark import TaskSpec
 from eval.pool import Pool, Side
 from eval.score import KindScore, TaskScores, first_gold, ranking_columns, score_lists
 from eval.similarity import Similarities
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.readers.instructions import PLACEHOLDER, Instructions, Known, known_tasks
 
 METRICS: tuple[str, ...] = ("hit@1",)

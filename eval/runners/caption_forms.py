@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmark import TaskSpec
-from unime import inside
-from unime.errors import DataError
+from unime.core import inside
+from unime.core.errors import DataError
+from unime.core.yaml_files import read_json
 from unime.readers import cells, folder, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source
-from unime.yaml_files import read_json
 
 MAX_BYTES = 1 << 30
 """Of a JSON list of records, which is read as a whole."""

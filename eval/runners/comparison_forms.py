@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from eval.order_metrics import Demands
 from eval.pool import Region
-from unime import console
-from unime.errors import DataError
+from unime.core import console
+from unime.core.errors import DataError
+from unime.core.yaml_files import read_json
 from unime.readers import cells, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source
-from unime.yaml_files import read_json
 
 MAX_BYTES = 1 << 30
 """Of a JSON list of records, which is read as a whole."""

@@ -18,7 +18,7 @@ from eval.pool import Pool, Region
 from eval.runners.comparison_forms import FORMS, Comparison, Content, Place
 from eval.score import TaskScores, ranking_columns
 from eval.similarity import Similarities
-from unime.errors import DataError, lookup
+from unime.core.errors import DataError, lookup
 
 METRICS: tuple[str, ...] = ("pairwise", "macro")
 

@@ -18,8 +18,8 @@ import numpy as np
 from eval.benchmark import TaskSpec
 from eval.pool import Pool
 from eval.runners.whole_set import WholeSet
-from unime import console
-from unime.errors import DataError
+from unime.core import console
+from unime.core.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source

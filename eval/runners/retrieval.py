@@ -16,7 +16,7 @@ from eval.benchmark import TaskSpec
 from eval.pool import Pool
 from eval.runners.caption_forms import FORMS
 from eval.runners.whole_set import WholeSet
-from unime.errors import DataError, RecipeError, did_you_mean, lookup
+from unime.core.errors import DataError, RecipeError, did_you_mean, lookup
 
 METRICS: tuple[str, ...] = ("R@1",)
 AT = tuple(f"R@{k}" for k in (1, 5, 10))

@@ -16,7 +16,7 @@ from eval.intervals import score_of
 from eval.pool import Pool
 from eval.score import TaskScores, ranking_columns
 from eval.similarity import Similarities
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import Instructions
 from unime.readers.source import Job, RowError, Source

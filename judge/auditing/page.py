@@ -13,7 +13,7 @@ import numpy as np
 
 from judge.auditing.findings import Finding, Scores
 from judge.engine import Content
-from unime import files
+from unime.core import files
 
 MARK = '<meta name="generator" content="unime judge audit">'
 """What tells an audit's page, which may be written over, from another file."""

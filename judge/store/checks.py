@@ -11,7 +11,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Float32, Int32
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.records import Score
 
 CHUNK = 1 << 22

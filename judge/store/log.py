@@ -20,8 +20,8 @@ from typing import NamedTuple
 import numpy as np
 
 from judge.store.checks import are_judgements, hash_text
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 from unime.records import ID_BYTES, Score
 
 PATTERN = "log-*.jsonl"

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt64
 
 from judge.store.checks import hash_stream
-from unime import files
+from unime.core import files
 from unime.records import ID_BYTES, Score
 
 ARRAYS = ("high", "low", "value", "reason")

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 
 from judge.store.checks import are_judgements, hash_stream
 from judge.store.rows import Rows, split_keys
-from unime import console, files
-from unime.errors import DataError
+from unime.core import console, files
+from unime.core.errors import DataError
 from unime.records import ID_BYTES
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
@@ -50,7 +50,7 @@ class Shards:
         except (ImportError, ValueError) as error:
             raise DataError(f"the store's path {path} cannot be used: {error}") from None
         self._root = str(root).rstrip("/")
-        # Local files go through `unime.files`, like every durable change.
+        # Local files go through `unime.core.files`, like every durable change.
         self.is_local = "file" in np.atleast_1d(self._fs.protocol)
 
     def names(self) -> list[str]:

@@ -19,8 +19,8 @@ from judge.store import log as logs
 from judge.store.checks import check_scores
 from judge.store.rows import Rows, SortedRows, split_keys
 from judge.store.shards import SHARD, Shards, rows_of, table_of
-from unime import console, files
-from unime.errors import UnimeError
+from unime.core import console, files
+from unime.core.errors import UnimeError
 from unime.records import Score
 
 ROWS_IN_MEMORY = 1 << 18

@@ -15,10 +15,11 @@ import pytest
 import yaml
 
 from tests.readers.sources import json_lines, parquet, picture
-from unime import data, files
-from unime.errors import DataError, RecipeError
+from unime import data
+from unime.core import files
+from unime.core.errors import DataError, RecipeError
+from unime.core.stage import execute
 from unime.images import load_rgb
-from unime.stage import execute
 from unime.tables import DataFolder, read_table
 
 TABLES = ("items.parquet", "pairs.parquet", "tasks.json", "rejected.jsonl")

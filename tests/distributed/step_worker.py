@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
+from unime.core.processes import Ranks, connect, ranks
 from unime.losses import Combined
 from unime.models import Embedder, Encode, LoraSection, apply_lora
-from unime.processes import Ranks, connect, ranks
 from unime.train import checkpoints
 from unime.train.backends import backend_of
 from unime.train.batch import prepare_chunks

@@ -21,9 +21,9 @@ from tests.distributed.launch import ROOT, torchrun, torchrun_command, two_proce
 from tests.families import build_family
 from tests.models.test_self_check import change, zero_projector
 from tests.train.folder import drawn_folder
-from unime import files
+from unime.core import files
+from unime.core.stage import command_of, stage_of
 from unime.run import recipes_in
-from unime.stage import command_of, stage_of
 
 LAUNCH = ROOT / "recipes/launch"
 

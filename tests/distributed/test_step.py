@@ -10,7 +10,7 @@ import torch
 from tests.distributed.launch import torchrun
 from tests.distributed.step_worker import SCENARIOS, Scenario, gradients, load, take_step
 from tests.families import build_family
-from unime.processes import Ranks
+from unime.core.processes import Ranks
 
 WORKER = str(Path(__file__).with_name("step_worker.py"))
 TOLERANCE = {"ddp": 1e-6, "fsdp2": 1e-6, "zero2": 2e-4, "zero3": 2e-4}

@@ -23,7 +23,7 @@ from eval.benchmark import (
 from eval.pool import Pool
 from eval.runners import RUNNERS
 from eval.similarity import Vectors
-from unime.errors import DataError, RecipeError
+from unime.core.errors import DataError, RecipeError
 
 
 def picture(path: Path, colour: str, size: tuple[int, int] = (8, 8)) -> Path:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from eval import intervals, metrics, order_metrics
 from eval.intervals import bootstrap_means, interval
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 # Few distinct values, so that ties are common.
 LISTS = st.lists(

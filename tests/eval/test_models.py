@@ -28,13 +28,13 @@ from eval.pool import Pool
 from eval.similarity import Vectors
 from tests.eval.small import Hashed, recipe, unit, write_world
 from tests.families import build_family
-from unime import files
-from unime.errors import DataError, ModelError, RecipeError
+from unime.core import files
+from unime.core.errors import DataError, ModelError, RecipeError
+from unime.core.stage import execute
 from unime.models import Encode
 from unime.rerank import Reranker
 from unime.rerank.content import as_side
 from unime.rerank.model import RerankConfig, RerankModel
-from unime.stage import execute
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ import yaml
 from tests.conftest import ROOT
 from tests.eval.small import recipe, write_world
 from tests.families import build_family
-from unime import files
+from unime.core import files
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from eval.pool import Pool
 from eval.runners import candidates, comparisons, retrieval
 from eval.similarity import Vectors
 from tests.eval.small import COLOURS, embed, write_world
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.readers.mmeb_eval import read_eval
 
 QUIRKS = {

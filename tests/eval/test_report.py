@@ -13,10 +13,10 @@ from eval import encode
 from eval import run as eval_run
 from eval.report import write_report
 from tests.eval.small import Hashed, recipe, write_world
-from unime import files
-from unime.config import load_recipe
-from unime.errors import DataError
-from unime.stage import execute
+from unime.core import files
+from unime.core.config import load_recipe
+from unime.core.errors import DataError
+from unime.core.stage import execute
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 

@@ -30,9 +30,9 @@ from tests.eval.small import (
     write_world,
 )
 from tests.families import FAMILIES, build_family
-from unime import files
-from unime.errors import DataError, ModelError, OutputError, RecipeError
-from unime.stage import execute
+from unime.core import files
+from unime.core.errors import DataError, ModelError, OutputError, RecipeError
+from unime.core.stage import execute
 from world.build import TASKS
 
 

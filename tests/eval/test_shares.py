@@ -15,7 +15,7 @@ from eval.score import TaskScores
 from eval.shares import shares
 from eval.task_file import save_task
 from tests.eval.small import recipe
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 
 
 def save(folder: Path, found: np.ndarray, grades: np.ndarray) -> Path:

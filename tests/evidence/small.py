@@ -14,9 +14,9 @@ import yaml
 from eval.score import TaskScores
 from eval.task_file import save_task
 from evidence.grid import Grid, load_grid
-from unime import files
-from unime.config import _merge
-from unime.contents import fingerprint
+from unime.core import files
+from unime.core.config import _merge
+from unime.core.contents import fingerprint
 
 TASKS = {"cats": ("overall", "classification", "ind"), "dogs": ("overall", "retrieval", "ood"), "swap_obj": ("compositional", "swap", None)}  # fmt: skip
 QUERIES = 40

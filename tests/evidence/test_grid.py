@@ -14,8 +14,8 @@ from evidence.grid import GRID, Cell, Grid, load_grid
 from evidence.run import planned_minutes
 from tests.conftest import ROOT
 from tests.evidence.small import small_grid
-from unime import stage as stages
-from unime.errors import UnimeError
+from unime.core import stage as stages
+from unime.core.errors import UnimeError
 
 HOURS = 12
 

@@ -15,8 +15,8 @@ from evidence.run import run_cells
 from evidence.tables import page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 
 SETTINGS = {"0.1", "0.2", "0.4", "0.5", "0.97"}
 """Numbers with a point that a text may name without having measured them."""

@@ -21,9 +21,9 @@ from evidence.result import load_result, pack, path_of, unpack
 from evidence.run import check_cell, left, pace_of, run_cells, states
 from evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
-from unime import files
-from unime.errors import DataError, OutputError, UnimeError
-from unime.hashes import sha256
+from unime.core import files
+from unime.core.errors import DataError, OutputError, UnimeError
+from unime.core.hashes import sha256
 
 
 def test_shared_steps_run_once_and_finished_cells_never_again(tmp_path: Path):

@@ -17,7 +17,7 @@ from evidence.run import interval_of, run_cells
 from evidence.tables import filled, page, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
-from unime.errors import DataError, RecipeError
+from unime.core.errors import DataError, RecipeError
 
 
 def test_the_committed_page_says_what_the_committed_files_say(monkeypatch: pytest.MonkeyPatch):

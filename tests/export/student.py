@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import ROOT
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder
 

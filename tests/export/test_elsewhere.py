@@ -14,8 +14,8 @@ import yaml
 from tests.conftest import ROOT
 from tests.export.student import export_student
 from tests.serving import NAME, ask, vllm_server
-from unime import files
-from unime.stage import execute
+from unime.core import files
+from unime.core.stage import execute
 from unime.verify import SEAL, verify_folder
 
 pytestmark = pytest.mark.slow

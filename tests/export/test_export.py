@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import FAMILIES, build_family
 from tests.models.test_adapters import scramble_adapters
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
+from unime.core.stage import execute
 from unime.export import ExportRecipe, export_embedder
 from unime.lineage import manifest_chain
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.template import unwrap_template
-from unime.stage import execute
 from unime.verify import SEAL, compare, elsewhere, verify_folder
 from unime.verify.elsewhere import job_of, run_elsewhere
 from unime.verify.probes import probes

@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 from sentence_transformers import SentenceTransformer
 
 from tests.conftest import ROOT
-from unime import files
+from unime.core import files
+from unime.core.stage import execute
 from unime.models.exported import load_exported
-from unime.stage import execute
 from unime.verify import SEAL, pictures_report, verify_folder
 from unime.verify.kinds import SAME, ours, write_kinds
 

@@ -14,9 +14,10 @@ from tests.export.test_export import trained
 from tests.families import build_family
 from tests.models.inputs import mixed
 from tests.models.test_adapters import scramble_adapters
-from unime import files, short_vectors
-from unime.config import ModelConfig
-from unime.errors import DataError, ModelError, OutputError
+from unime import short_vectors
+from unime.core import files
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError, OutputError
 from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.adapter_files import combine_adapters

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi
 
-from unime.errors import ModelError, OutputError
+from unime.core.errors import ModelError, OutputError
 from unime.push import push
 from unime.verify import SEAL, seal
 

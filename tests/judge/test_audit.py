@@ -18,8 +18,8 @@ from judge.auditing.probes import Probe
 from judge.engine import Content, Request
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
-from unime import files
-from unime.errors import OutputError
+from unime.core import files
+from unime.core.errors import OutputError
 from world.scene import Thing, ThingSpec
 from world.truth import PLANTED, TRUTH, Truth, to_json
 

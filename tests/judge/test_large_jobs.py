@@ -18,7 +18,7 @@ from judge.store import ScoreStore
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server
 from tests.mine.folders import write_data, write_mined
-from unime.stage import execute
+from unime.core.stage import execute
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from judge.plan import job_status, plan_job
 from judge.serve import Service, command, options_of
 from judge.vllm_engine import VllmOptions
 from tests.judge.test_score import folders, recipe_for
-from unime.errors import DataError, RecipeError
-from unime.stage import execute
+from unime.core.errors import DataError, RecipeError
+from unime.core.stage import execute
 from unime.tables import read_table
 
 __all__ = ["folders"]
@@ -96,7 +96,7 @@ def test_a_server_gets_the_recipe_s_limits_and_no_key(folders, monkeypatch):
     assert "--enable-prefix-caching" in words and "a-secret-key" not in " ".join(words)
 
     from judge.score import ScoreRecipe
-    from unime.config import load_recipe
+    from unime.core.config import load_recipe
 
     with pytest.raises(RecipeError, match="no engines.vllm.model"):
         options_of(load_recipe(recipe_for(folders), ScoreRecipe))

@@ -10,8 +10,8 @@ from judge import score as score_module
 from judge.report import auc
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
-from unime.files import read_json
-from unime.stage import execute
+from unime.core.files import read_json
+from unime.core.stage import execute
 from unime.tables import read_table
 
 

@@ -24,11 +24,11 @@ from judge.store import ScoreStore
 from judge.store.log import PATTERN, read_log
 from tests.conftest import ROOT
 from tests.mine.folders import write_data, write_mined
-from unime import files
-from unime.errors import DataError, RecipeError
-from unime.files import read_json
+from unime.core import files
+from unime.core.errors import DataError, RecipeError
+from unime.core.files import read_json
+from unime.core.stage import execute
 from unime.records import Score, pair_key
-from unime.stage import execute
 from unime.tables import read_table
 
 NUM_QUERIES = 12

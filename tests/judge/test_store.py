@@ -17,8 +17,8 @@ from judge.store import ScoreStore
 from judge.store import store as store_module
 from judge.store.log import PATTERN, WriterLog
 from judge.store.rows import Rows, split_keys
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 from unime.records import Score
 
 

@@ -24,8 +24,8 @@ from judge.store.log import WriterLog
 from judge.store.rows import Rows
 from judge.store.shards import Shards, table_of
 from tests.judge.test_store import Killed, key, scores
-from unime import files
-from unime.errors import DataError
+from unime.core import files
+from unime.core.errors import DataError
 from unime.records import Score
 
 

@@ -17,7 +17,7 @@ from judge.transformers_engine import (
     as_pair,
 )
 from tests.families import FAMILIES, build_family
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 from unime.models.answers import single_token_spellings
 
 

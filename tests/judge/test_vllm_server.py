@@ -14,10 +14,10 @@ from judge.transformers_engine import TransformersOptions
 from judge.vllm_engine import VllmOptions
 from tests.conftest import ROOT
 from tests.judge.test_transformers_engine import content, pair
-from unime.config import load_recipe
-from unime.files import read_json
+from unime.core.config import load_recipe
+from unime.core.files import read_json
+from unime.core.stage import execute
 from unime.records import Score
-from unime.stage import execute
 from unime.tables import read_table
 
 PAIRS = 1000

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.losses import naive
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.losses import (
     LOSSES,
     Combined,

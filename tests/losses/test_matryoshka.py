@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.losses.test_losses import random_batch
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.losses import LOSSES, ContrastBatch, LossTerm, RelationBatch, combine
 from unime.losses.matryoshka import shortened
 from unime.losses.table import record_of

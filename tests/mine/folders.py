@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from unime.files import write_json
+from unime.core.files import write_json
 from unime.records import content_id
 from unime.tables import ITEMS, MINED, PAIRS, DataFolder, write_table
 

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 import unime.models
 from tests.mine.folders import write_data
-from unime import files, mine
-from unime.config import ModelConfig
-from unime.files import read_json
-from unime.provenance import open_output
-from unime.stage import execute
+from unime import mine
+from unime.core import files
+from unime.core.config import ModelConfig
+from unime.core.files import read_json
+from unime.core.provenance import open_output
+from unime.core.stage import execute
 from unime.tables import read_table
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.families import FAMILIES, build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder
 
 Loader = Callable[..., Embedder]

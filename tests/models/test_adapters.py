@@ -10,8 +10,8 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from tests.models.inputs import mixed
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
 from unime.models import Embedder, LoraSection, apply_lora, merge_lora, tower_is_frozen
 from unime.models.adapters import parts_of
 

@@ -10,8 +10,8 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import mixed, picture
-from unime.config import ModelConfig
-from unime.errors import DataError, ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError
 from unime.models import Embedder, Encode
 from unime.models.rendering import Renderer
 

@@ -6,7 +6,7 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import picture
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models.generative import load_generative
 from unime.prompts import load_judge_prompt
 

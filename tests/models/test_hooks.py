@@ -14,7 +14,7 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.models.inputs import mixed
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder, hooks, vision
 from unime.models.generative import load_generative
 from unime.models.pair_scorer import PairInput, PairScorer, Side

@@ -16,8 +16,8 @@ from eval.encoders.sentence_transformers import SentenceTransformersConfig, load
 from eval.rerank import RerankerChoice, load_reranker
 from judge.transformers_engine import JudgeModel, TransformersOptions, served
 from tests.families import build_family
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
 from unime.models import Embedder, LoraSection
 from unime.models.embedder import renderer_of
 from unime.models.generative import load_generative

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models.generative import load_generative
 from unime.models.next_token import NextToken, shared_length
 from unime.models.pair_scorer import PairInput, PairScorer, Side

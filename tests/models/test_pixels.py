@@ -20,7 +20,7 @@ from eval.pool import Picture
 from judge.pictures import Picture as SentPicture
 from judge.pictures import as_sent
 from tests.families import build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.images import check, load_file, load_rgb, locate, read_bytes, shown_size
 from unime.models import Embedder, Encode
 from unime.models.embedder import _identity

@@ -13,11 +13,11 @@ from safetensors.torch import load_file, save_file
 from judge.transformers_engine import JudgeModel, TransformersOptions
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
+from unime.core.provenance import open_output
 from unime.models import Embedder
 from unime.models.self_check import blindness, probe_inputs
-from unime.provenance import open_output
 from unime.rerank import Reranker, RerankModel
 from unime.rerank.model import RerankConfig
 from unime.train import contrast

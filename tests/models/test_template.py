@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.families import FAMILIES
 from tests.models.inputs import mixed, picture
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 from unime.models import Embedder, Encode
 from unime.models.processor import special_tokens
 from unime.models.rendering import chat_messages

@@ -15,12 +15,12 @@ from eval.check import check_recipe
 from tests.eval.small import recipe as eval_recipe
 from tests.eval.small import write_world
 from tests.families import build_family
-from unime.errors import DataError
+from unime.core.errors import DataError
+from unime.core.stage import execute
 from unime.models import Embedder, Encode
 from unime.models.usable import PictureError, refusal
 from unime.pixels import SOURCE
 from unime.rerank import Reranker
-from unime.stage import execute
 
 SIZES = [
     (1, 1),

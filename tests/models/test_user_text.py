@@ -14,7 +14,7 @@ from transformers import AutoProcessor
 
 from judge.wire import as_plain_text
 from tests.families import FAMILIES, build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models.look_alikes import look_alikes
 from unime.models.processor import (
     prepare_processor,

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from tests.families import build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder, Encode
 from unime.models.vision import GROUPED, PatchProjection, speed_up_vision
 

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.losses import Combined
 from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.models.adapters import tower_is_frozen

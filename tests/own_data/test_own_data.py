@@ -17,13 +17,14 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tests.conftest import ROOT
-from unime import files, images
-from unime.errors import DataError
+from unime import images
+from unime.core import files
+from unime.core.errors import DataError
+from unime.core.stage import PROGRAMS, STAGES, execute, stage_of
 from unime.own_data import is_own_data, prepare
 from unime.own_data.look import Picture
 from unime.own_data.split import leaks, near_duplicates, plain, split_pictures
 from unime.run import recipes_in
-from unime.stage import PROGRAMS, STAGES, execute, stage_of
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
 SHAPES = ("circle", "square", "bar")

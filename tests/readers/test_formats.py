@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from tests.readers.sources import json_lines, parquet, picture, rows_of
-from unime.errors import DataError, RecipeError
+from unime.core.errors import DataError, RecipeError
 from unime.images import load_rgb
 from unime.readers import Row, read_eval
 from unime.records import Item, Pair

@@ -14,8 +14,8 @@ from eval.benchmark import TaskSpec
 from eval.runners.caption_forms import FORMS
 from eval.video import hash_video
 from tests.readers.sources import picture
-from unime.errors import DataError
-from unime.inside import FileError, read_text
+from unime.core.errors import DataError
+from unime.core.inside import FileError, read_text
 from unime.own_data.look import look_at
 from unime.readers import Source
 from unime.readers.instructions import known_tasks

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.readers.sources import json_lines, rows_of
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.readers.instructions import Instructions, Known, known_tasks
 
 TABLE = known_tasks([])

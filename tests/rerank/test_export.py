@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from tests.families import build_family
-from unime import files
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.errors import ModelError
 from unime.models.pair_scorer import Side
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
 from unime.rerank.export import PROBES, compare, export_reranker, vllm_overrides

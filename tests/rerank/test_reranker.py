@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.errors import DataError, ModelError, RecipeError
+from unime.core.errors import DataError, ModelError, RecipeError
 from unime.losses import Combined
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.rerank.source import AskSection, ListSection, RerankSource
 from unime.train.batch import ItemSizes
 from unime.train.masks import KnownPositives, content_numbers

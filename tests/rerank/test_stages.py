@@ -11,9 +11,10 @@ from eval.reranking import RerankEvalRecipe, calibration, ndcg
 from tests.families import build_family
 from tests.rerank.test_train import fill, recipe_of
 from tests.train.folder import drawn_folder
-from unime import export, files
+from unime import export
+from unime.core import files
+from unime.core.provenance import open_output
 from unime.export import ExportRecipe
-from unime.provenance import open_output
 from unime.rerank import Reranker
 from unime.tables import ROWS, write_table
 from unime.train.rows import PairColumns

@@ -13,10 +13,10 @@ from judge.transformers_engine import JudgeModel, TransformersOptions
 from tests.families import build_family
 from tests.train.folder import drawn_folder
 from tests.train.test_contrast import count_checkpoints
-from unime import files
-from unime.errors import RecipeError
+from unime.core import files
+from unime.core.errors import RecipeError
+from unime.core.provenance import open_output
 from unime.models.pair_scorer import Side
-from unime.provenance import open_output
 from unime.rerank import Reranker
 from unime.rerank import train as stage
 from unime.rerank.train import RerankRecipe

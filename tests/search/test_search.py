@@ -20,7 +20,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.export.test_export import exported
-from unime.errors import DataError, ModelError
+from unime.core.errors import DataError, ModelError
 from unime.models import Embedder
 from unime.search import open_search, show, store
 from unime.search.index import passages, picture_of, scan

@@ -21,7 +21,7 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.search.test_search import model, photos  # noqa: F401  # fixtures
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.images import ImageError
 from unime.search import open_search
 from unime.search import server as server_module

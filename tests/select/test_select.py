@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 
 from judge.engine import Content, Request
 from judge.oracle import OracleOptions
-from unime import files, select
-from unime.errors import DataError, RecipeError
-from unime.files import read_json, write_json
+from unime import select
+from unime.core import files
+from unime.core.errors import DataError, RecipeError
+from unime.core.files import read_json, write_json
+from unime.core.stage import execute
 from unime.records import content_id, pair_key
 from unime.select import RULES, SelectRecipe, choose, cyclic_order
-from unime.stage import execute
 from unime.tables import JUDGED, MINED, read_table, write_table
 
 NAN = float("nan")

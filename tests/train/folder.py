@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from unime import files
+from unime.core import files
 from unime.records import content_id
 from unime.tables import ITEMS, PAIRS, DataFolder, write_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.train.backends import refuse_impossible
 from unime.train.settings import TrainingSection
 

@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
-from unime.config import ModelConfig
-from unime.errors import DataError, ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError
+from unime.core.provenance import open_output
 from unime.models import Embedder, Encode
-from unime.provenance import open_output
 from unime.tables import ROWS, DataFolder, write_table
 from unime.train import contrast
 from unime.train.backends import DataParallel

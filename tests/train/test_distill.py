@@ -14,9 +14,9 @@ import pytest
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
-from unime.errors import DataError, ModelError
-from unime.provenance import open_output
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError
+from unime.core.provenance import open_output
 from unime.tables import DataFolder
 from unime.train import distill
 from unime.train.distill import DistillRecipe, agreement

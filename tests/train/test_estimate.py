@@ -8,8 +8,8 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
 from unime.estimate import (
     ChunkWork,
     Machine,

@@ -14,12 +14,12 @@ from tests.families import build_family
 from tests.rerank.test_train import recipe_of as rerank_recipe
 from tests.towers import build_batchnorm
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
+from unime.core.provenance import open_output
 from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
-from unime.provenance import open_output
 from unime.rerank import RerankModel
 from unime.rerank import train as rerank
 from unime.train import contrast

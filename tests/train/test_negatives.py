@@ -10,9 +10,9 @@ import pytest
 from tests.conftest import ROOT
 from tests.mine.folders import write_data
 from tests.train.folder import drawn_folder
-from unime.errors import DataError
+from unime.core.errors import DataError
+from unime.core.stage import execute
 from unime.losses import LossTerm
-from unime.stage import execute
 from unime.train import negatives
 from unime.train.contrast import ContrastRecipe, training_source
 from unime.train.negatives import can_contrast, check_negatives

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder, Encode
 from unime.models.prefix import SharedPrefix, prefix_length
 

@@ -13,15 +13,15 @@ import pytest
 
 from tests.families import build_family
 from tests.train.folder import drawn_folder
-from unime import files
-from unime.provenance import open_output
+from unime.core import files
+from unime.core.provenance import open_output
 from unime.train import checkpoints, contrast
 from unime.train.contrast import ContrastRecipe
 
 SCRIPT = """
 import sys
 from unime import files
-from unime.provenance import open_output
+from unime.core.provenance import open_output
 from unime.train import contrast
 from unime.train.contrast import ContrastRecipe
 

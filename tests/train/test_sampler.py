@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from unime.errors import OutputError, RecipeError
+from unime.core.errors import OutputError, RecipeError
 from unime.train.sampler import TaskBatches
 
 ROWS = {"a": np.arange(100, 117), "b": np.arange(3), "c": np.arange(500, 540)}

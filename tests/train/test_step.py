@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.families import build_family
 from tests.train.toy import ToyEncoder, toy_chunks, toy_loss, toy_rows
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.losses import LOSSES
 from unime.models import Embedder, Encode
 from unime.train.step import Chunk, cached_step

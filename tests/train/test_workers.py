@@ -16,7 +16,7 @@ import torch
 from tests.families import build_family
 from tests.rerank.test_train import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.models import Embedder
 from unime.rerank import RerankModel
 from unime.rerank.train import rerank_source

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from unime.errors import RecipeError
-from unime.provenance import open_output
+from unime.core.errors import RecipeError
+from unime.core.provenance import open_output
 from world import base, base_feed, base_train
 from world.base import BaseRecipe, Phase
 from world.base_batch import Encoder, MicroBatch, _least_padded, micro_batches, patches_of

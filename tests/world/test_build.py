@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from unime.provenance import open_output
+from unime.core.provenance import open_output
 from unime.readers import Job, Source, read, read_eval
 from unime.readers.instructions import Instructions, known_tasks
 from unime.records import content_id

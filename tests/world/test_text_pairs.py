@@ -17,10 +17,10 @@ from eval.outputs import write_items
 from eval.pool import Pool
 from eval.runners import sts
 from tests.families import build_tokenizer
-from unime.config import ModelConfig
-from unime.errors import DataError, ModelError, RecipeError
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError, RecipeError
+from unime.core.provenance import open_output
 from unime.models import Embedder, Encode
-from unime.provenance import open_output
 from world import pairs, smolvlm, teacher
 from world.pairs import PairsRecipe, draw_pairs, texts_left
 from world.wordnet import GRADES, Synset, graded_pairs, read_synsets

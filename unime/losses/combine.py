@@ -10,8 +10,8 @@ from typing import Any, NamedTuple, get_type_hints
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from unime.config import Section
-from unime.errors import RecipeError, did_you_mean, lookup
+from unime.core.config import Section
+from unime.core.errors import RecipeError, did_you_mean, lookup
 from unime.losses.matryoshka import at_lengths
 from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 from unime.losses.table import LOSSES, Loss, record_of

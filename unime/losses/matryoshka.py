@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.errors import RecipeError
+from unime.core.errors import RecipeError
 from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 
 

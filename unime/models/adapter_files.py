@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from unime import files
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.errors import ModelError
 from unime.models.adapters import ADAPTER, adapted_layers
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unime.config import Section
-from unime.console import log
-from unime.errors import ModelError, did_you_mean
+from unime.core.config import Section
+from unime.core.console import log
+from unime.core.errors import ModelError, did_you_mean
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder

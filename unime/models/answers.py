@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 
 def single_token_spellings(tokenizer: Any, answers: Sequence[str]) -> list[int]:

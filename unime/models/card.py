@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unime import files, short_vectors
-from unime.errors import DataError, did_you_mean
-from unime.overwrite import check_replaceable
+from unime import short_vectors
+from unime.core import files
+from unime.core.errors import DataError, did_you_mean
+from unime.core.overwrite import check_replaceable
+from unime.core.yaml_files import quoted
 from unime.prompts import EMBED_SIDES, KINDS, EmbedPrompt
-from unime.yaml_files import quoted
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 MARK = "\n<!-- written by unime; text of hash "

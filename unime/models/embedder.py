@@ -18,10 +18,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.config import ModelConfig
-from unime.console import log, progress
-from unime.errors import DataError, ModelError
-from unime.files import read_json
+from unime.core.config import ModelConfig
+from unime.core.console import log, progress
+from unime.core.errors import DataError, ModelError
+from unime.core.files import read_json
 from unime.models import self_check
 from unime.models.loading import load_config, load_processor, load_transformer, load_weights
 from unime.models.modes import evaluating
@@ -338,7 +338,7 @@ def _weights(dtype: str) -> dict[str, Any]:
 
 def _compare_with_training(embedder: Embedder) -> None:
     """Say so when a model is used with other preprocessing than it was trained with."""
-    from unime.provenance import differences
+    from unime.core.provenance import differences
 
     path = Path(embedder.config.id) / "unime.json"
     if not path.is_file():

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
 from unime.prompts import EmbedPrompt
 
 if TYPE_CHECKING:

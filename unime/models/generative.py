@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from unime.config import ModelConfig
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.errors import ModelError
 from unime.models.loading import load_processor, load_weights
 from unime.models.processor import follow_grids, prepare_processor
 from unime.models.vision import speed_up_vision

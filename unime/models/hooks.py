@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unime.console import log
+from unime.core.console import log
 from unime.models.pictures import image_token_id
 from unime.models.vision_input import Layout, TowerOutput, VisionInput, handed_over, tower_output
 

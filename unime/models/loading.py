@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unime.contents import check_folder
-from unime.errors import ModelError, cannot_load
+from unime.core.contents import check_folder
+from unime.core.errors import ModelError, cannot_load
 
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 SAFE: dict[str, Any] = {**NO_CODE, "use_safetensors": True}

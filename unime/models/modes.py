@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 
 def train_mode(model: nn.Module, *, recomputes: bool = False) -> None:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 from unime.models.processor import tokenizing
 from unime.models.usable import named
 from unime.models.vision_input import TowerOutput, tower_output

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from unime.config import ModelConfig
-from unime.console import log
-from unime.errors import ModelError
+from unime.core.config import ModelConfig
+from unime.core.console import log
+from unime.core.errors import ModelError
 from unime.models.look_alikes import look_alikes, normalize
 from unime.models.template import escaped_text, unwrap_template, wrap_template
 

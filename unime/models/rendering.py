@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unime.errors import DataError, ModelError
+from unime.core.errors import DataError, ModelError
 from unime.models.look_alikes import look_alikes
 from unime.models.processor import special_tokens, tokenizing
 from unime.models.template import escape_special_tokens

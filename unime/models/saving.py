@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from unime.console import log
-from unime.files import write_json
+from unime.core.console import log
+from unime.core.files import write_json
 from unime.models.adapters import merged
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def _read_head(name: str, revision: str | None) -> Tensor | None:
     from safetensors import safe_open
     from transformers.utils.hub import cached_file
 
-    from unime.files import read_json
+    from unime.core.files import read_json
 
     missing = {
         "_raise_exceptions_for_missing_entries": False,

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from unime.errors import ModelError, UnimeError
+from unime.core.errors import ModelError, UnimeError
+from unime.core.processes import launched_fsdp
 from unime.models.next_token import NextToken, Prompt
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
-from unime.processes import launched_fsdp
 
 if TYPE_CHECKING:
     from PIL.Image import Image

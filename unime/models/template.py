@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import lru_cache
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 
 LookAlikes = Iterable[tuple[str, str]]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from unime import files, processes
-from unime.errors import DataError, ModelError
+from unime.core import files, processes
+from unime.core.errors import DataError, ModelError
 from unime.models.loading import load_processor
 from unime.pixels import first_line, name_of
 
 if TYPE_CHECKING:
-    from unime.config import ModelConfig
+    from unime.core.config import ModelConfig
     from unime.tables import DataFolder
 
 Size = tuple[int, int]

@@ -22,7 +22,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from unime.console import log
+from unime.core.console import log
 from unime.models.hooks import agree, named
 
 # transformers hands whole batches and their borders (`cu_seq_lens_q`) to an implementation only if

@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from unime import files, locks
-from unime.errors import DataError, OutputError, UnimeError
-from unime.overwrite import is_free, read_mark
+from unime.core import files, locks
+from unime.core.errors import DataError, OutputError, UnimeError
+from unime.core.overwrite import is_free, read_mark
 from unime.own_data.look import Look, look_at
 from unime.own_data.recipe import write_recipe
 from unime.own_data.split import Split, split_pictures

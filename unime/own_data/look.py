@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from unime import console, files
-from unime.config import ModelConfig
+from unime.core import console, files
+from unime.core.config import ModelConfig
+from unime.core.errors import DataError, ModelError
 from unime.data import DataRecipe, open_sources
-from unime.errors import DataError, ModelError
 from unime.image_check import ImageChecker
 from unime.images import MAX_PIXELS, Checked, ImageError, load_rgb
 from unime.readers import Job, Source, read

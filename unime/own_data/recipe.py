@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unime import files
-from unime.overwrite import write_new
+from unime.core import files
+from unime.core.overwrite import write_new
+from unime.core.yaml_files import keep_run, quoted
 from unime.own_data.look import Look
 from unime.own_data.split import Split
-from unime.yaml_files import keep_run, quoted
 
 # What a user named is pasted by `quoted`: any text is read back as that very text.
 _DATA = """\

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
-from unime.errors import lookup
+from unime.core.errors import lookup
 from unime.readers import (
     flagembedding,
     folder,

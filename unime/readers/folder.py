@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unime import inside
-from unime.errors import DataError
+from unime.core import inside
+from unime.core.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import FILE_NAME
 from unime.readers.source import Job, Record, RowError

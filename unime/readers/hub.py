@@ -10,8 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from unime import console, files
-from unime.errors import DataError
+from unime.core import console, files
+from unime.core.errors import DataError
 
 PREFIX = "hub:"
 FOLDER = "converted"

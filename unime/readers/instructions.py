@@ -15,9 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from unime import console, inside
-from unime.errors import DataError
-from unime.yaml_files import read_json, read_yaml
+from unime.core import console, inside
+from unime.core.errors import DataError
+from unime.core.yaml_files import read_json, read_yaml
 
 Side = Literal["query", "target"]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.readers import cells, rows
 from unime.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 from unime.readers.source import Job, RowError, Source

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unime import inside
-from unime.errors import DataError
+from unime.core import inside
+from unime.core.errors import DataError
 from unime.images import image_columns
 from unime.readers.source import Job, Record, RowError
 

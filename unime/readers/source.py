@@ -7,8 +7,8 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import Field
 
-from unime.config import Section
-from unime.errors import DataError
+from unime.core.config import Section
+from unime.core.errors import DataError
 from unime.readers.instructions import Instructions
 from unime.records import Pair
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from PIL.Image import Image
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 

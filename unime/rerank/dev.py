@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
 from unime.rerank.questions import Question
 from unime.rerank.reranker import Reranker, fuse
 from unime.rerank.source import side_of

@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from unime import files
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.errors import ModelError
 from unime.models.loading import load_cross_encoder, load_transformer
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture

@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime import files
-from unime.config import ModelConfig
+from unime.core import files
+from unime.core.config import ModelConfig
 from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side, messages_of
 from unime.models.processor import tokenizing

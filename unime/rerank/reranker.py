@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from unime.config import ModelConfig
-from unime.console import log
-from unime.errors import RecipeError, did_you_mean
+from unime.core.config import ModelConfig
+from unime.core.console import log
+from unime.core.errors import RecipeError, did_you_mean
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side

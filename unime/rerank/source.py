@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from unime.config import Section
+from unime.core.config import Section
 from unime.losses import RerankBatch
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture

@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
-from unime import files
-from unime.config import ModelConfig, Recipe
-from unime.console import log
-from unime.errors import DataError, RecipeError
+from unime.core import files
+from unime.core.config import ModelConfig, Recipe
+from unime.core.console import log
+from unime.core.errors import DataError, RecipeError
+from unime.core.processes import is_main
+from unime.core.provenance import Output
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
 from unime.models.usable import check_items
-from unime.processes import is_main
-from unime.provenance import Output
 from unime.rerank.dev import RerankDev
 from unime.rerank.model import FACTS, RerankConfig, RerankModel
 from unime.rerank.reranker import Reranker

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from unime.errors import DataError, ModelError
+from unime.core.errors import DataError, ModelError
 from unime.search.index import Hit, SearchFolder
 
 __all__ = ["Hit", "SearchFolder", "open_search", "show"]

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from unime import files, inside, locks
-from unime.console import log, progress
-from unime.errors import DataError
+from unime.core import files, inside, locks
+from unime.core.console import log, progress
+from unime.core.errors import DataError
 from unime.search import store
 from unime.search.store import Entry, State
 

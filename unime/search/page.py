@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from unime import files
+from unime.core import files
 
 if TYPE_CHECKING:
     from unime.search.index import Hit, SearchFolder

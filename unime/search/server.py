@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from unime.console import log
-from unime.errors import DataError, UnimeError
+from unime.core.console import log
+from unime.core.errors import DataError, UnimeError
 from unime.search.page import render, thumbnail
 
 if TYPE_CHECKING:

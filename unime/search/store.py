@@ -14,9 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from unime import files, tables
-from unime.errors import OutputError
-from unime.overwrite import is_free, read_mark
+from unime import tables
+from unime.core import files
+from unime.core.errors import OutputError
+from unime.core.overwrite import is_free, read_mark
 
 SCHEMA = pa.schema(
     [

@@ -20,8 +20,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import Tensor, nn
 
-from unime.errors import RecipeError
-from unime.processes import launched_deepspeed, launched_fsdp, ranks
+from unime.core.errors import RecipeError
+from unime.core.processes import launched_deepspeed, launched_fsdp, ranks
 
 BUCKET = 2**26
 """Numbers reduced together."""

@@ -12,9 +12,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unime.config import ModelConfig
+from unime.core.config import ModelConfig
+from unime.core.processes import Ranks
 from unime.losses import ContrastBatch, RelationBatch
-from unime.processes import Ranks
 from unime.tables import DataFolder
 from unime.train.plan import Budget, Plan, Size, size_of
 from unime.train.step import Chunk, Features, Gather

@@ -15,11 +15,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from unime import files
-from unime.console import log
-from unime.errors import OutputError
-from unime.hashes import sha256
-from unime.processes import is_main, wait
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import OutputError
+from unime.core.hashes import sha256
+from unime.core.processes import is_main, wait
 
 MARK = "complete.json"
 WEIGHTS = "model.safetensors"

@@ -14,11 +14,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime.config import Section
-from unime.errors import RecipeError, did_you_mean
+from unime.core.config import Section
+from unime.core.errors import RecipeError, did_you_mean
+from unime.core.processes import wait
 from unime.mine import ItemEncode, StoredEmbeddings
 from unime.models import Embedder
-from unime.processes import wait
 from unime.tables import DataFolder
 from unime.topk import exact_topk
 from unime.train.masks import content_numbers

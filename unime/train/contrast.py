@@ -13,13 +13,13 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from unime.config import ModelConfig, Recipe
-from unime.console import log
-from unime.errors import DataError
+from unime.core.config import ModelConfig, Recipe
+from unime.core.console import log
+from unime.core.errors import DataError
+from unime.core.provenance import Output
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.models import Embedder, Encode, LoraSection
 from unime.models.usable import check_items
-from unime.provenance import Output
 from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
 from unime.train.clusters import ClusterSection, cluster_tasks

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
-from unime.config import ModelConfig, Recipe
-from unime.console import log
-from unime.errors import DataError, RecipeError
+from unime.core.config import ModelConfig, Recipe
+from unime.core.console import log
+from unime.core.errors import DataError, RecipeError
+from unime.core.processes import ranks
+from unime.core.provenance import Output
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models import Embedder, Encode, LoraSection
-from unime.processes import ranks
-from unime.provenance import Output
 from unime.tables import DataFolder
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.fit import fit, keep, train_once

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
 from unime.models import Embedder, Encode
 from unime.tables import DataFolder
 from unime.train.masks import KnownPositives

@@ -6,15 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unime import files
-from unime.console import log
-from unime.errors import Terminated
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import Terminated
+from unime.core.processes import is_main, main_decides, ranks, wait
+from unime.core.provenance import Output
 from unime.losses import LossFunction
 from unime.models import LoraSection
 from unime.models.adapters import train_parts
 from unime.models.modes import refuse_batch_statistics
-from unime.processes import is_main, main_decides, ranks, wait
-from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.backends import refuse_impossible
 from unime.train.loader import Source

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from unime.console import log
-from unime.errors import DataError
+from unime.core.console import log
+from unime.core.errors import DataError
 from unime.losses import LossTerm
 from unime.train.batch import ContrastIndices
 from unime.train.sampler import TaskBatches

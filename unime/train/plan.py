@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from unime.config import ModelConfig, Section
+from unime.core.config import ModelConfig, Section
 
 PROMPT_TOKENS = 48
 """Rough length of the system text, template and instruction around a content."""

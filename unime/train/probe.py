@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import torch
 
-from unime.console import log
-from unime.errors import ModelError
-from unime.processes import any_process
+from unime.core.console import log
+from unime.core.errors import ModelError
+from unime.core.processes import any_process
 from unime.train.loader import Source
 from unime.train.step import Chunk
 

@@ -10,10 +10,10 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from unime import files
-from unime.console import SECONDS_BETWEEN_LINES, log
-from unime.errors import DamagedError
-from unime.processes import any_process, is_main
+from unime.core import files
+from unime.core.console import SECONDS_BETWEEN_LINES, log
+from unime.core.errors import DamagedError
+from unime.core.processes import any_process, is_main
 from unime.train.telemetry import MEASURED
 
 SPEED = "speed.jsonl"

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, Unpack
 
 import torch
 
-from unime.processes import ranks
+from unime.core.processes import ranks
 from unime.tables import DataFolder
 from unime.train.batch import Indices, ItemSizes, LiveBudget, Prepared, prepare_chunks
 from unime.train.masks import KnownPositives

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from unime.errors import OutputError, RecipeError, did_you_mean
+from unime.core.errors import OutputError, RecipeError, did_you_mean
 
 
 class Draw(NamedTuple):

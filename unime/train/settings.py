@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import Field, model_validator
 
-from unime.config import Section
-from unime.processes import launched_deepspeed, ranks
+from unime.core.config import Section
+from unime.core.processes import launched_deepspeed, ranks
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments

@@ -7,7 +7,7 @@ from typing import NamedTuple, Unpack
 import numpy as np
 import torch
 
-from unime.errors import DataError
+from unime.core.errors import DataError
 from unime.models import Encode
 from unime.tables import DataFolder
 from unime.train.batch import ContrastIndices, Prepared

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float
 from pydantic import Field, model_validator
 
-from unime import files
-from unime.config import Section
-from unime.console import progress
-from unime.errors import ModelError
-from unime.hashes import sha256
-from unime.replies import LIMIT, BadReplyError, embeddings_of, parse_reply, read_reply
+from unime.core import files
+from unime.core.config import Section
+from unime.core.console import progress
+from unime.core.errors import ModelError
+from unime.core.hashes import sha256
+from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply, read_reply
 
 PART = 4096
 """Texts in one file of embeddings."""

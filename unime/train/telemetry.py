@@ -113,6 +113,6 @@ def peak_memory() -> float:
     """Return the peak in GB: of the GPU since the start, or of the process without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 1e9
-    from unime.provenance import peak_gb
+    from unime.core.provenance import peak_gb
 
     return peak_gb()

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from pydantic import Field
 
-from unime.config import Section
-from unime.console import log
-from unime.errors import DataError, lookup
+from unime.core.config import Section
+from unime.core.console import log
+from unime.core.errors import DataError, lookup
 from unime.tables import DataFolder, read_table
 
 

@@ -11,16 +11,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PrinterCallback, Trainer, TrainingArguments
 
-from unime import files
-from unime.console import log
-from unime.errors import DamagedError, DataError, ModelError, RecipeError
-from unime.hashes import content_hash
+from unime.core import files
+from unime.core.console import log
+from unime.core.errors import DamagedError, DataError, ModelError, RecipeError
+from unime.core.hashes import content_hash
+from unime.core.processes import gather, is_main, main_decides, ranks, wait
+from unime.core.provenance import Output
 from unime.losses import Combined, ContrastBatch, LossFunction
 from unime.models import self_check
 from unime.models.adapters import tower_is_frozen
 from unime.models.modes import evaluating, persistent_buffers, train_mode
-from unime.processes import gather, is_main, main_decides, ranks, wait
-from unime.provenance import Output
 from unime.train import checkpoints
 from unime.train.backends import Backend, backend_of
 from unime.train.batch import Prepared

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unime import files, short_vectors
-from unime.errors import ModelError
-from unime.hashes import sha256
+from unime import short_vectors
+from unime.core import files
+from unime.core.errors import ModelError
+from unime.core.hashes import sha256
 from unime.models.exported import load_exported
 from unime.verify import checks, elsewhere, kinds
 from unime.verify.probes import probes

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unime import files
-from unime.errors import ModelError
+from unime.core import files
+from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
     from unime.models import Embedder
@@ -94,10 +94,10 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
 
 def rendering(embedder: Embedder, facts: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the exported chat template and preprocessing."""
+    from unime.core.provenance import differences
     from unime.models.loading import load_processor
     from unime.models.processor import preprocessing_of
     from unime.models.rendering import chat_messages
-    from unime.provenance import differences
 
     processor = load_processor(embedder.config.id)
     problems = []

@@ -15,9 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unime.errors import ModelError
+from unime.core.errors import ModelError
+from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.pixels import to_rgb
-from unime.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.verify import kinds
 from unime.verify.plain import SCRIPT
 

@@ -26,9 +26,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unime import files, journal, locks
-from unime.config import Recipe
-from unime.contents import (
+from unime.core import files, journal, locks
+from unime.core.config import Recipe
+from unime.core.contents import (
     Contents,
     check_contents,
     checksum,
@@ -39,7 +39,7 @@ from unime.contents import (
     read_manifest,
     state_of,
 )
-from unime.errors import OutputError, UnimeError
+from unime.core.errors import OutputError, UnimeError
 
 FORMAT = 1
 PACKAGES = ("torch", "transformers", "sentence-transformers", "peft", "accelerate", "datasets")

@@ -2,7 +2,7 @@
 
 Nothing else in the project renames or appends, so a test that stops the process at each call of
 `on_commit` has visited every state a killed run can leave behind. Changes below an output that
-is being filled are noted in its journal (see `unime.journal`).
+is being filled are noted in its journal (see `unime.core.journal`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from unime.errors import DamagedError
-from unime.journal import Journal, journals
+from unime.core.errors import DamagedError
+from unime.core.journal import Journal, journals
 
 on_commit: Callable[[str], None] | None = None
 """Called with "before NAME" and "after NAME" around every rename and append; for fault tests."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-from unime.errors import UnusableError
+from unime.core.errors import UnusableError
 
 MAX_TEXT = 20_000_000
 """Bytes of a text file that is read as a whole, at most."""

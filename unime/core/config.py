@@ -21,8 +21,8 @@ from pydantic import (
     field_validator,
 )
 
-from unime.errors import RecipeError, did_you_mean
-from unime.yaml_files import MAX_DEPTH, MAX_INT, fill_run, parse_yaml, read_yaml
+from unime.core.errors import RecipeError, did_you_mean
+from unime.core.yaml_files import MAX_DEPTH, MAX_INT, fill_run, parse_yaml, read_yaml
 
 R = TypeVar("R", bound="Recipe")
 

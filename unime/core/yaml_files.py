@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from unime.errors import RecipeError, UnimeError
+from unime.core.errors import RecipeError, UnimeError
 
 MAX_BYTES = 1 << 18
 """Of a YAML file; the largest of this project has 30 kB."""

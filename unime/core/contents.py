@@ -14,9 +14,9 @@ from typing import Any
 
 import xxhash
 
-from unime import files, hashes, journal, locks
-from unime.console import log, progress
-from unime.errors import DamagedError, OutputError
+from unime.core import files, hashes, journal, locks
+from unime.core.console import log, progress
+from unime.core.errors import DamagedError, OutputError
 
 MARKS = ("manifest.json", "run.json", "plan.json", journal.NAME, locks.NAME)
 EDITABLE = ("README.md",)

@@ -1,6 +1,6 @@
 """What may be overwritten at a place that a user names, or that is derived from a name.
 
-Stages have outputs of their own (`unime.provenance`). Everything else that is written asks here
+Stages have outputs of their own (`unime.core.provenance`). Everything else that is written asks here
 first: a folder must be new or empty, and a file is only replaced where it carries a mark of the
 command that writes it. Whatever else is there may be a user's, and stays.
 """
@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unime import files, locks
-from unime.errors import OutputError
+from unime.core import files, locks
+from unime.core.errors import OutputError
 
 
 def is_free(folder: Path) -> bool:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from unime.console import log
-from unime.errors import OutputError
+from unime.core.console import log
+from unime.core.errors import OutputError
 
 NAME = ".lock"
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
-from unime.processes import is_main
+from unime.core.processes import is_main
 
 T = TypeVar("T")
 

@@ -13,10 +13,10 @@ from typing import Any, Protocol, cast
 
 import yaml
 
-from unime import console, processes
-from unime.config import Recipe, load_recipe, read_values
-from unime.errors import RecipeError, Terminated, did_you_mean
-from unime.provenance import Output, open_output
+from unime.core import console, processes
+from unime.core.config import Recipe, load_recipe, read_values
+from unime.core.errors import RecipeError, Terminated, did_you_mean
+from unime.core.provenance import Output, open_output
 
 STAGES = {
     "data": "unime.data",

@@ -20,8 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from unime.errors import OutputError
-from unime.hashes import content_hash
+from unime.core.errors import OutputError
+from unime.core.hashes import content_hash
 
 NAME = "journal.jsonl"
 

@@ -1,0 +1,1 @@
+"""What every stage stands on: recipes, files, processes, provenance; nothing of embeddings."""
