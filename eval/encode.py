@@ -14,7 +14,7 @@ from eval.similarity import check_embeddings
 from eval.store import EmbeddingStore
 from unime.core import console
 from unime.core.errors import ModelError, UnimeError
-from unime.records import encode_id
+from unime.data.items import encode_id
 
 if TYPE_CHECKING:
     from eval.encoders import Encoder, ModelEntry

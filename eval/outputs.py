@@ -17,8 +17,8 @@ from eval.pool import Pool
 from eval.score import ParsedTask, RankedTask
 from unime.core import files
 from unime.core.overwrite import check_replaceable
-from unime.records import ID_BYTES
-from unime.tables import write_table
+from unime.data.items import ID_BYTES
+from unime.data.tables import write_table
 
 if TYPE_CHECKING:
     from eval.benchmark import Benchmark

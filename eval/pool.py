@@ -13,8 +13,8 @@ from PIL import Image
 
 from eval.video import hash_video, is_video, load_sheet
 from unime.core.errors import DataError
-from unime.images import ImageError, load_rgb, locate, read_bytes, shown_size
-from unime.records import content_id_from_hash, hash_image
+from unime.data.images import ImageError, load_rgb, locate, read_bytes, shown_size
+from unime.data.items import content_id_from_hash, hash_image
 
 if TYPE_CHECKING:
     from unime.models import Encode

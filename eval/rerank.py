@@ -18,7 +18,7 @@ from eval.similarity import Similarities
 from unime.core.config import Section
 from unime.core.console import progress
 from unime.core.errors import ModelError
-from unime.pixels import to_rgb
+from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
     from unime.models import Encode

@@ -21,10 +21,10 @@ from unime.core import console, files
 from unime.core.config import ModelConfig, Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.tables import DataFolder
 from unime.rerank.dev import DevList, RerankDev
 from unime.rerank.reranker import Reranker, fuse, shuffled
-from unime.tables import DataFolder
-from unime.train.masks import KnownPositives, content_numbers
 
 BINS = 10
 """Of the reliability table."""

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from unime.core import files
-from unime.records import ID_BYTES
+from unime.data.items import ID_BYTES
 
 
 class EmbeddingStore:

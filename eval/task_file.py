@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from eval.score import KindScore, TaskScores
-from unime.tables import write_table
+from unime.data.tables import write_table
 
 KEY = b"unime.task"
 

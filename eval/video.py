@@ -17,7 +17,7 @@ from PIL import Image
 
 from unime.core import inside
 from unime.core.errors import DataError
-from unime.images import load_rgb
+from unime.data.images import load_rgb
 
 FRAMES = 8
 """As VLM2Vec-V2 evaluates."""

@@ -22,7 +22,7 @@ from judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
 from judge.job import Job
 from judge.store import ScoreStore
 from unime.core import console
-from unime.records import Score
+from unime.data.items import Score
 
 
 class Outcome(NamedTuple):

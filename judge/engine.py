@@ -15,13 +15,13 @@ import numpy as np
 from jaxtyping import Bool
 
 from unime.core.errors import UnimeError
-from unime.records import Score
+from unime.data.items import Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
     from judge.pictures import Picture
-    from unime.tables import DataFolder
+    from unime.data.tables import DataFolder
 
 
 class EngineError(UnimeError):
@@ -48,7 +48,7 @@ class Request:
     """One pair to be judged."""
 
     key: bytes
-    """The pair key (see `unime.records.pair_key`)."""
+    """The pair key (see `unime.data.items.pair_key`)."""
     task: str
     instruction: str
     query: Content

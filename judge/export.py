@@ -16,9 +16,9 @@ from unime.core import files
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, lookup
 from unime.core.overwrite import check_replaceable, never
-from unime.records import Item
-from unime.table_checks import read_judged, read_mined, read_rows
-from unime.tables import DataFolder, PairRow
+from unime.data.items import Item
+from unime.data.table_checks import read_judged, read_mined, read_rows
+from unime.data.tables import DataFolder, PairRow
 
 
 class Row(NamedTuple):

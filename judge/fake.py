@@ -10,7 +10,7 @@ from pydantic import Field
 
 from judge.engine import Engine, Request, Truth
 from unime.core.config import Section
-from unime.records import Score
+from unime.data.items import Score
 
 
 class FakeOptions(Section):

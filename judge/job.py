@@ -14,8 +14,8 @@ from judge.engine import Content, Request
 from judge.pictures import Picture, as_sent
 from judge.store import ScoreStore
 from unime.core.errors import RecipeError
-from unime.records import pair_key
-from unime.tables import JUDGED, DataFolder
+from unime.data.items import pair_key
+from unime.data.tables import JUDGED, DataFolder
 
 if TYPE_CHECKING:
     from PIL.Image import Image

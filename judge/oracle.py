@@ -28,7 +28,7 @@ from pydantic import Field
 from judge import blind
 from judge.engine import Engine, Request, Truth
 from unime.core.config import Section
-from unime.records import Score, pair_key
+from unime.data.items import Score, pair_key
 
 MARGIN = 3.0
 """Logit of an undisturbed answer: P(yes) is 0.953 or 0.047."""

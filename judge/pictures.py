@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from unime import images
-from unime.pixels import ORIENTATION
+from unime.data import images
+from unime.data.pixels import ORIENTATION
 
 PLAIN = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from judge.engine import Truth
 from unime.core import console
 from unime.core.provenance import Output
-from unime.tables import DataFolder, write_table
+from unime.data.tables import DataFolder, write_table
 
 TRUTH = pa.schema(
     [

@@ -33,8 +33,8 @@ from unime.core import console, files
 from unime.core.config import Recipe
 from unime.core.errors import RecipeError, lookup
 from unime.core.provenance import Output
-from unime.table_checks import read_mined
-from unime.tables import DataFolder, write_table
+from unime.data.table_checks import read_mined
+from unime.data.tables import DataFolder, write_table
 
 
 class ScoreRecipe(Recipe):

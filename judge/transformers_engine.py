@@ -25,15 +25,15 @@ from pydantic import Field
 from judge.engine import Content, Request, Truth
 from unime.core.config import ModelConfig, Section
 from unime.core.contents import fingerprint
+from unime.data.items import Score
 from unime.prompts import load_judge_prompt
-from unime.records import Score
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from unime.data.tables import DataFolder
     from unime.models.next_token import Prompt
     from unime.models.pair_scorer import PairInput, Side
-    from unime.tables import DataFolder
 
 
 class JudgeModel(ModelConfig):

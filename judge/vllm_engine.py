@@ -34,8 +34,8 @@ from unime.core import console
 from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import DataError
+from unime.data.items import Score
 from unime.prompts import load_judge_prompt
-from unime.records import Score
 
 COMMIT_SECONDS = 0.1
 """How long finished calls are gathered before they are made durable together."""

@@ -13,13 +13,13 @@ from eval.run import RECIPE, run
 from judge.export import export_judged
 from tests.conftest import ROOT
 from tests.own_data.test_own_data import own_folder
-from unime import images
 from unime.core import files
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, OutputError
 from unime.core.overwrite import check_replaceable, contains, has_keys, is_free
 from unime.core.provenance import Output
-from unime.own_data import prepare
+from unime.data import images
+from unime.data.own_data.prepare import prepare
 from unime.search.store import begin
 
 STUDENT = str(ROOT / "assets/student")

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw
 from tests.families import FAMILIES, build_family
 from unime.core import files
 from unime.core.stage import PROGRAMS, STAGES, execute
-from unime.tables import read_table
+from unime.data.tables import read_table
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple")
 SHAPES = ("circle", "square", "bar", "corner")

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unime.records import (
+from unime.data.items import (
     ID_BYTES,
     content_id,
     content_id_from_hash,

@@ -20,15 +20,15 @@ from tests.mine.folders import write_data, write_mined
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, RecipeError
 from unime.core.provenance import Output
+from unime.data.items import Item, Pair
+from unime.data.readers import cells
+from unime.data.readers.base import RowError
+from unime.data.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
+from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
+from unime.data.training_rows import TrainingRows
 from unime.losses import ContrastBatch, LossTerm, combine
-from unime.readers import cells
-from unime.readers.source import RowError
-from unime.records import Item, Pair
 from unime.select import SelectRecipe
 from unime.select import run as run_select
-from unime.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
-from unime.tables import JUDGED, ROWS, DataFolder, write_table
-from unime.train.rows import TrainingRows
 
 NAN, INF = float("nan"), float("inf")
 BAD_SCORES = (7.5, -3.0, INF, -INF, 1.001, -0.001)

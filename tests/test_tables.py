@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.train.folder import drawn_folder
-from unime import tables
 from unime.core import files
 from unime.core.errors import DataError
-from unime.images import ImageError
-from unime.records import Item, content_id
-from unime.tables import DataFolder, Items, list_matrix, read_table, write_table
+from unime.data import tables
+from unime.data.images import ImageError
+from unime.data.items import Item, content_id
+from unime.data.tables import DataFolder, Items, list_matrix, read_table, write_table
 
 ROW = st.fixed_dictionaries(
     {

@@ -88,12 +88,12 @@ def data(
     ] = None,
 ) -> None:
     """Run the stage, or prepare own data."""
-    from unime.own_data import is_own_data, prepare
+    from unime.data.own_data.prepare import is_own_data, prepare
 
     if is_own_data(source):
         prepare(source, model, into, language, typer.echo)
     else:
-        stage_command("unime.data")(Path(source), overrides, dry_run, restart)
+        stage_command("unime.data.stage")(Path(source), overrides, dry_run, restart)
 
 
 @app.command()

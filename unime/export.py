@@ -221,7 +221,7 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
 
 def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:
     from unime import short_vectors
-    from unime.tables import DataFolder
+    from unime.data.tables import DataFolder
 
     data = _data(recipe)
     if data is None:

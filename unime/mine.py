@@ -27,7 +27,7 @@ from unime.core import console, files, processes
 from unime.core.config import ModelConfig, Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
-from unime.tables import MINED, DataFolder, write_table
+from unime.data.tables import MINED, DataFolder, write_table
 
 if TYPE_CHECKING:
     from unime.models import Embedder, Encode

@@ -25,8 +25,8 @@ from unime.core import console
 from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
-from unime.table_checks import read_judged, read_mined
-from unime.tables import ROWS, read_table, write_table
+from unime.data.table_checks import read_judged, read_mined
+from unime.data.tables import ROWS, read_table, write_table
 
 Kept = Bool[np.ndarray, " candidates"]
 

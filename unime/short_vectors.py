@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float
 from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
+    from unime.data.tables import DataFolder
     from unime.models import Embedder
-    from unime.tables import DataFolder
 
 FILE = "short_vectors.safetensors"
 PRECISIONS = ("float32", "int8", "binary")

@@ -18,9 +18,9 @@ import torch
 from unime.core import console, files
 from unime.core.overwrite import check_replaceable, has_keys
 from unime.core.provenance import plan_of
-from unime.readers import Job, Source, read, read_eval
-from unime.readers.instructions import Instructions, known_tasks
-from unime.records import Item
+from unime.data.items import Item
+from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers.instructions import Instructions, known_tasks
 from world import compositional
 from world.text_only import caption_classifier
 from world.towers import Eyes, Input, Reference, Senses, train, words_of

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field
 
-from unime import tables
 from unime.core import console, files
 from unime.core.config import Recipe
 from unime.core.provenance import Output
+from unime.data import tables
 from world import classification, composing, compositional, grounding, layout, retrieval, vqa
 from world.candidates import candidate_lists
 from world.examples import Picture, Plan, Task

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from unime import tables
-from unime.records import content_id
+from unime.data import tables
+from unime.data.items import content_id
 from world.candidates import Listed
 from world.examples import Content, Example, Picture, Task
 from world.render import crop, render

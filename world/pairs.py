@@ -22,7 +22,7 @@ from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import DataError
 from unime.core.provenance import Output
-from unime.readers import read_eval
+from unime.data.readers import read_eval
 from unime.train.teacher import TeacherSection, teach
 from unime.train.texts import distinct
 from world.wordnet import GRADES, Pair, Synset, graded_pairs, read_synsets

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import Qwen3VLForConditionalGeneration
 
 from unime.core import console
-from unime.records import Item
+from unime.data.items import Item
 from world.base_batch import patches_of
 from world.base_model import vision_features
 from world.base_tokenizer import IMAGE_TOKENS

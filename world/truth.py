@@ -20,8 +20,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from unime import tables
 from unime.core.errors import DataError
+from unime.data import tables
 from world.scene import Scene, Spec, Thing, ThingSpec, fits, matches
 
 

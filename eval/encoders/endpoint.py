@@ -21,7 +21,7 @@ from unime.core.config import Section
 from unime.core.console import progress
 from unime.core.errors import ModelError
 from unime.core.replies import BadReplyError, embeddings_of, parse_reply, read_reply
-from unime.pixels import to_rgb
+from unime.data.pixels import to_rgb
 from unime.prompts import kind_of, load_prompt
 
 if TYPE_CHECKING:

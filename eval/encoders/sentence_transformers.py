@@ -9,7 +9,7 @@ import numpy as np
 from pydantic import Field, field_validator
 
 from unime.core.config import Section
-from unime.pixels import to_rgb
+from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
     from unime.models import Encode

@@ -23,7 +23,7 @@ from eval.pool import Pool, Side
 from eval.score import KindScore, TaskScores, first_gold, ranking_columns, score_lists
 from eval.similarity import Similarities
 from unime.core.errors import DataError
-from unime.readers.instructions import PLACEHOLDER, Instructions, Known, known_tasks
+from unime.data.readers.instructions import PLACEHOLDER, Instructions, Known, known_tasks
 
 METRICS: tuple[str, ...] = ("hit@1",)
 AT = (1, 5, 10)

@@ -13,9 +13,10 @@ from eval.benchmark import TaskSpec
 from unime.core import inside
 from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
-from unime.readers import cells, folder, rows
-from unime.readers.instructions import Instructions
-from unime.readers.source import Job, RowError, Source
+from unime.data.readers import cells, folder
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.instructions import Instructions
 
 MAX_BYTES = 1 << 30
 """Of a JSON list of records, which is read as a whole."""
@@ -24,7 +25,7 @@ Captioned = tuple[str, list[str]]
 
 
 def _folder(path: Path, spec: TaskSpec) -> Iterator[Captioned]:
-    """Any form of the folder reader (`unime/readers/folder.py`), rows of one picture joined."""
+    """Any form of the folder reader (`unime/data/readers/folder.py`), rows of one picture joined."""
     job = _job(path, spec, "folder")
     captions: dict[str, list[str]] = {}
     for file, number, values in folder.records(job):

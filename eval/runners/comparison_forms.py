@@ -15,9 +15,10 @@ from eval.pool import Region
 from unime.core import console
 from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
-from unime.readers import cells, rows
-from unime.readers.instructions import Instructions
-from unime.readers.source import Job, RowError, Source
+from unime.data.readers import cells
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.instructions import Instructions
 
 MAX_BYTES = 1 << 30
 """Of a JSON list of records, which is read as a whole."""

@@ -20,9 +20,10 @@ from eval.pool import Pool
 from eval.runners.whole_set import WholeSet
 from unime.core import console
 from unime.core.errors import DataError
-from unime.readers import cells, rows
-from unime.readers.instructions import Instructions
-from unime.readers.source import Job, RowError, Source
+from unime.data.readers import cells
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.instructions import Instructions
 
 METRICS: tuple[str, ...] = ("ndcg_linear@5", "ndcg_linear@10")
 OTHERS = ("R@1", "R@5", "R@10", "recall@10")

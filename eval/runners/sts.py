@@ -17,9 +17,10 @@ from eval.pool import Pool
 from eval.score import TaskScores, ranking_columns
 from eval.similarity import Similarities
 from unime.core.errors import DataError
-from unime.readers import cells, rows
-from unime.readers.instructions import Instructions
-from unime.readers.source import Job, RowError, Source
+from unime.data.readers import cells
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.instructions import Instructions
 
 METRICS: tuple[str, ...] = ("spearman",)
 

@@ -15,7 +15,7 @@ import numpy as np
 from judge.auditing.findings import Scores, share_above
 from judge.auditing.probes import Probe
 from judge.engine import Request
-from unime.records import content_id
+from unime.data.items import content_id
 
 HARMLESS = "Seen on a Monday."
 ATTACKS: Mapping[str, str] = {

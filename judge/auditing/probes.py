@@ -20,7 +20,7 @@ import numpy as np
 
 from judge.engine import Content, Request
 from judge.job import Job
-from unime.records import content_id, pair_key
+from unime.data.items import content_id, pair_key
 
 COLOURS = frozenset(
     [

@@ -5,7 +5,7 @@
     local/log-<writer>.jsonl      a writer's write-ahead log; becomes a shard
     local/index-<hash>/           sorted keys, memory-mapped; can be rebuilt from the shards
 
-A row's key names the judge and the pair (see `unime.records.pair_key`), so rows never change and
+A row's key names the judge and the pair (see `unime.data.items.pair_key`), so rows never change and
 equal keys are the same judgement: duplicates are harmless, merging is a union.
 """
 

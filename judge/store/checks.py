@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import Bool, Float32, Int32
 
 from unime.core.errors import DataError
-from unime.records import Score
+from unime.data.items import Score
 
 CHUNK = 1 << 22
 

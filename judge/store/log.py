@@ -22,7 +22,7 @@ import numpy as np
 from judge.store.checks import are_judgements, hash_text
 from unime.core import files
 from unime.core.errors import DataError
-from unime.records import ID_BYTES, Score
+from unime.data.items import ID_BYTES, Score
 
 PATTERN = "log-*.jsonl"
 FIELDS = {"judge", "keys", "scores", "unscored"}

@@ -15,7 +15,7 @@ from jaxtyping import Float32, Int32, Int64, UInt64
 
 from judge.store.checks import hash_stream
 from unime.core import files
-from unime.records import ID_BYTES, Score
+from unime.data.items import ID_BYTES, Score
 
 ARRAYS = ("high", "low", "value", "reason")
 HASHES = "hashes.json"

@@ -22,7 +22,7 @@ from judge.store.checks import are_judgements, hash_stream
 from judge.store.rows import Rows, split_keys
 from unime.core import console, files
 from unime.core.errors import DataError
-from unime.records import ID_BYTES
+from unime.data.items import ID_BYTES
 
 NAMES = pa.dictionary(pa.int32(), pa.string())
 SHARD = pa.schema(

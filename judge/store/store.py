@@ -21,7 +21,7 @@ from judge.store.rows import Rows, SortedRows, split_keys
 from judge.store.shards import SHARD, Shards, rows_of, table_of
 from unime.core import console, files
 from unime.core.errors import UnimeError
-from unime.records import Score
+from unime.data.items import Score
 
 ROWS_IN_MEMORY = 1 << 18
 """A writer's log becomes a shard after this many rows."""

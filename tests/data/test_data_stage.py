@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from tests.readers.sources import json_lines, parquet, picture
-from unime import data
 from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
-from unime.images import load_rgb
-from unime.tables import DataFolder, read_table
+from unime.data import stage as data
+from unime.data.images import load_rgb
+from unime.data.tables import DataFolder, read_table
 
 TABLES = ("items.parquet", "pairs.parquet", "tasks.json", "rejected.jsonl")
 
@@ -34,7 +34,7 @@ def write_recipe(folder: Path, **values: Any) -> Path:
 def run(folder: Path, **values: Any) -> DataFolder:
     values.setdefault("output", str(folder / "out"))
     values.setdefault("root", str(folder / "root"))
-    execute("unime.data", write_recipe(folder, **values))
+    execute("unime.data.stage", write_recipe(folder, **values))
     return DataFolder.open(values["output"])
 
 
@@ -281,7 +281,7 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, root: Path)
         output=str(out),
     )
     done = subprocess.run(
-        [sys.executable, "-m", "tests.kill_everywhere", "unime.data", str(recipe), str(out)],
+        [sys.executable, "-m", "tests.kill_everywhere", "unime.data.stage", str(recipe), str(out)],
         capture_output=True,
         text=True,
         check=False,
@@ -326,7 +326,7 @@ def test_an_empty_source_and_a_missing_root_are_errors(tmp_path: Path, root: Pat
 
 
 def test_tables_have_the_agreed_columns(tmp_path: Path, root: Path) -> None:
-    from unime.tables import ITEMS, PAIRS
+    from unime.data.tables import ITEMS, PAIRS
 
     json_lines(root / "rows.jsonl", [mmeb("q", "a.png")])
     folder = run(tmp_path, sources=[SOURCE])

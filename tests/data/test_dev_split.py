@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unime.dev_split import (
+from unime.data.dev_split import (
     NEGATIVE,
     NONE,
     POSITIVE,

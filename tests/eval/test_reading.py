@@ -17,7 +17,7 @@ from eval.runners import candidates, comparisons, retrieval
 from eval.similarity import Vectors
 from tests.eval.small import COLOURS, embed, write_world
 from unime.core.errors import DataError
-from unime.readers.mmeb_eval import read_eval
+from unime.data.readers.mmeb_eval import read_eval
 
 QUIRKS = {
     "v1, texts and pictures": {

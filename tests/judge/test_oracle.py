@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from judge.engine import Content, Request
 from judge.oracle import OracleOptions
-from unime.records import content_id, pair_key
+from unime.data.items import content_id, pair_key
 
 
 class EvenTruth:

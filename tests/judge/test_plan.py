@@ -20,7 +20,7 @@ from judge.vllm_engine import VllmOptions
 from tests.judge.test_score import folders, recipe_for
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
-from unime.tables import read_table
+from unime.data.tables import read_table
 
 __all__ = ["folders"]
 

@@ -12,7 +12,7 @@ from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.tables import read_table
+from unime.data.tables import read_table
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))

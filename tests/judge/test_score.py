@@ -28,8 +28,8 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.records import Score, pair_key
-from unime.tables import read_table
+from unime.data.items import Score, pair_key
+from unime.data.tables import read_table
 
 NUM_QUERIES = 12
 

@@ -19,7 +19,7 @@ from judge.store.log import PATTERN, WriterLog
 from judge.store.rows import Rows, split_keys
 from unime.core import files
 from unime.core.errors import DataError
-from unime.records import Score
+from unime.data.items import Score
 
 
 def key(number: int) -> bytes:

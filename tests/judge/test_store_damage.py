@@ -26,7 +26,7 @@ from judge.store.shards import Shards, table_of
 from tests.judge.test_store import Killed, key, scores
 from unime.core import files
 from unime.core.errors import DataError
-from unime.records import Score
+from unime.data.items import Score
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,8 @@ from judge.vllm_engine import VllmOptions
 from judge.wire import as_plain_text
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
-from unime.images import ImageError, locate, read_bytes
-from unime.records import Score
+from unime.data.images import ImageError, locate, read_bytes
+from unime.data.items import Score
 
 KEY = "a-secret-key"
 
@@ -289,7 +289,7 @@ def test_pictures_are_sent_upright_in_rgb_and_from_the_data_root_only(tmp_path):
     plain.save(tmp_path / "rare.bmp")
     import io
 
-    from unime.images import load_rgb
+    from unime.data.images import load_rgb
 
     for name in ("turned.png", "alpha.png", "rare.bmp"):
         picture = read_picture(tmp_path, name)

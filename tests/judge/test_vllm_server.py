@@ -17,8 +17,8 @@ from tests.judge.test_transformers_engine import content, pair
 from unime.core.config import load_recipe
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.records import Score
-from unime.tables import read_table
+from unime.data.items import Score
+from unime.data.tables import read_table
 
 PAIRS = 1000
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from PIL import Image
 
 from unime.core.files import write_json
-from unime.records import content_id
-from unime.tables import ITEMS, MINED, PAIRS, DataFolder, write_table
+from unime.data.items import content_id
+from unime.data.tables import ITEMS, MINED, PAIRS, DataFolder, write_table
 
 
 def write_data(

@@ -18,7 +18,7 @@ from unime.core.config import ModelConfig
 from unime.core.files import read_json
 from unime.core.provenance import open_output
 from unime.core.stage import execute
-from unime.tables import read_table
+from unime.data.tables import read_table
 
 
 class TextHashEmbedder:

@@ -21,10 +21,10 @@ from judge.pictures import Picture as SentPicture
 from judge.pictures import as_sent
 from tests.families import build_family
 from unime.core.config import ModelConfig
-from unime.images import check, load_file, load_rgb, locate, read_bytes, shown_size
+from unime.data.images import check, load_file, load_rgb, locate, read_bytes, shown_size
+from unime.data.pixels import ImageError, pixels_hash, to_rgb
 from unime.models import Embedder, Encode
 from unime.models.embedder import _identity
-from unime.pixels import ImageError, pixels_hash, to_rgb
 from unime.rerank.content import as_side
 from unime.search.index import picture_of
 

@@ -17,9 +17,9 @@ from tests.eval.small import write_world
 from tests.families import build_family
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.data.pixels import SOURCE
 from unime.models import Embedder, Encode
 from unime.models.usable import PictureError, refusal
-from unime.pixels import SOURCE
 from unime.rerank import Reranker
 
 SIZES = [
@@ -110,7 +110,7 @@ def run(folder: Path, module: str, stage: str, **values: Any) -> Path:
 def data(folder: Path, **values: Any) -> Path:
     sources = [{"reader": "folder", "path": "captions.jsonl", "task": "own"}]
     return run(
-        folder, "unime.data", "data", root=str(folder / "raw"), sources=sources, dev_count=2,
+        folder, "unime.data.stage", "data", root=str(folder / "raw"), sources=sources, dev_count=2,
         max_reject_share=0.2, **values,
     )  # fmt: skip
 
@@ -146,7 +146,7 @@ def test_a_stage_with_a_model_refuses_the_data_first(
     if stage == "score":
         import pyarrow as pa
 
-        from unime.tables import MINED, write_table
+        from unime.data.tables import MINED, write_table
 
         mined = {"pair": [0], "candidates": [[1]], "similarities": [[0.5]],
                  "positive_similarity": [0.5], "positive_rank": [1]}  # fmt: skip

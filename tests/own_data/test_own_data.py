@@ -17,13 +17,13 @@ import yaml
 from PIL import Image, ImageDraw
 
 from tests.conftest import ROOT
-from unime import images
 from unime.core import files
 from unime.core.errors import DataError
 from unime.core.stage import PROGRAMS, STAGES, execute, stage_of
-from unime.own_data import is_own_data, prepare
-from unime.own_data.look import Picture
-from unime.own_data.split import leaks, near_duplicates, plain, split_pictures
+from unime.data import images
+from unime.data.own_data.look import Picture
+from unime.data.own_data.prepare import is_own_data, prepare
+from unime.data.own_data.split import leaks, near_duplicates, plain, split_pictures
 from unime.run import recipes_in
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
@@ -109,7 +109,7 @@ def test_every_form_becomes_a_recipe(form: str, tmp_path: Path, monkeypatch: pyt
     for path in recipes_in(recipe):
         execute(modules[stage_of(path)], path, dry_run=True, echo=described.append)
     assert len(described) == 7
-    execute("unime.data", recipe / "0_data.yaml")
+    execute("unime.data.stage", recipe / "0_data.yaml")
     manifest = files.read_json("runs/holiday_pictures/0_data/manifest.json")["facts"]
     assert manifest["rejected"] == {}
     with pytest.raises(DataError, match="are there already; run it with `unime run"):

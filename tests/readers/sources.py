@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from unime.data import DataRecipe, open_sources
-from unime.readers import Row, read
+from unime.data.readers import Row, read
+from unime.data.stage import DataRecipe, open_sources
 
 
 def picture(path: Path, colour: str = "red", size: tuple[int, int] = (8, 6)) -> Path:

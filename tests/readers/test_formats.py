@@ -12,9 +12,9 @@ import pytest
 
 from tests.readers.sources import json_lines, parquet, picture, rows_of
 from unime.core.errors import DataError, RecipeError
-from unime.images import load_rgb
-from unime.readers import Row, read_eval
-from unime.records import Item, Pair
+from unime.data.images import load_rgb
+from unime.data.items import Item, Pair
+from unime.data.readers import Row, read_eval
 
 
 def only(rows: list[Row]) -> Pair:
@@ -172,7 +172,7 @@ def test_a_json_list_cut_off_is_an_error_of_the_file(tmp_path: Path, cut: int) -
 def test_json_list_elements_across_pieces() -> None:
     from io import StringIO
 
-    from unime.readers.rows import _elements
+    from unime.data.readers.formats import _elements
 
     values = [{"n": 12345}, 678.5, "text, with ] and [", [1, [2]], None, 90]
     for size in range(1, 30):

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.readers.sources import picture
-from unime.image_check import ImageChecker
-from unime.images import Checked, ImageError, check, load_rgb, locate
-from unime.records import hash_image
+from unime.data.image_check import ImageChecker
+from unime.data.images import Checked, ImageError, check, load_rgb, locate
+from unime.data.items import hash_image
 
 
 def kind_of(root: Path, location: str, **options: int) -> str:

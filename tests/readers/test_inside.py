@@ -16,10 +16,10 @@ from eval.video import hash_video
 from tests.readers.sources import picture
 from unime.core.errors import DataError
 from unime.core.inside import FileError, read_text
-from unime.own_data.look import look_at
-from unime.readers import Source
-from unime.readers.instructions import known_tasks
-from unime.readers.rows import data_files
+from unime.data.own_data.look import look_at
+from unime.data.readers import Source
+from unime.data.readers.formats import data_files
+from unime.data.readers.instructions import known_tasks
 from unime.search.index import passages, scan
 
 SECRET = "the secret of another folder"
@@ -101,7 +101,7 @@ def test_search_lists_it_and_goes_on(folder: Path, odd: tuple[Odd, str]):
 def test_a_file_of_rows_is_not_read_from_elsewhere(folder: Path, name: str):
     make, reason = ODD[name]
     make(folder / "rows.jsonl")
-    from unime.data import DataRecipe, open_sources
+    from unime.data.stage import DataRecipe, open_sources
 
     source = Source(reader="folder", path="rows.jsonl")
     (job,) = open_sources(DataRecipe(root="p", sources=[source], output="unused"))
@@ -110,7 +110,7 @@ def test_a_file_of_rows_is_not_read_from_elsewhere(folder: Path, name: str):
 
 
 def test_a_file_that_the_user_names_by_its_own_path_may_be_anywhere(folder: Path, tmp_path: Path):
-    from unime.data import DataRecipe, open_sources
+    from unime.data.stage import DataRecipe, open_sources
 
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "elsewhere.jsonl").symlink_to(tmp_path / "rows.jsonl")

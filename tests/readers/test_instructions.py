@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.readers.sources import json_lines, rows_of
 from unime.core.errors import DataError
-from unime.readers.instructions import Instructions, Known, known_tasks
+from unime.data.readers.instructions import Instructions, Known, known_tasks
 
 TABLE = known_tasks([])
 EXAMPLES = {

@@ -14,10 +14,10 @@ from tests.train.folder import drawn_folder
 from unime import export
 from unime.core import files
 from unime.core.provenance import open_output
+from unime.data.tables import ROWS, write_table
+from unime.data.training_rows import PairColumns
 from unime.export import ExportRecipe
 from unime.rerank import Reranker
-from unime.tables import ROWS, write_table
-from unime.train.rows import PairColumns
 
 INPUTS = {"dtype": "float32", "max_pixels": 3136}
 

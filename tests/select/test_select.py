@@ -19,9 +19,9 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json, write_json
 from unime.core.stage import execute
-from unime.records import content_id, pair_key
+from unime.data.items import content_id, pair_key
+from unime.data.tables import JUDGED, MINED, read_table, write_table
 from unime.select import RULES, SelectRecipe, choose, cyclic_order
-from unime.tables import JUDGED, MINED, read_table, write_table
 
 NAN = float("nan")
 

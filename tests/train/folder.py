@@ -9,8 +9,8 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from unime.core import files
-from unime.records import content_id
-from unime.tables import ITEMS, PAIRS, DataFolder, write_table
+from unime.data.items import content_id
+from unime.data.tables import ITEMS, PAIRS, DataFolder, write_table
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
 SHAPES = ("circle", "square", "triangle")

@@ -19,16 +19,16 @@ from tests.train.folder import FolderBuilder, drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.tables import ROWS, DataFolder, write_table
+from unime.data.training_rows import PairColumns, TrainingRows
 from unime.models import Embedder, Encode
-from unime.tables import ROWS, DataFolder, write_table
 from unime.train import contrast
 from unime.train.backends import DataParallel
 from unime.train.batch import ContrastIndices, ItemSizes, Prepared
 from unime.train.contrast import ContrastRecipe
 from unime.train.evaluate import hit_at_1
-from unime.train.masks import KnownPositives, content_numbers
 from unime.train.plan import Budget
-from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
 from unime.train.source import ContrastSource
 

@@ -17,7 +17,7 @@ from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
-from unime.tables import DataFolder
+from unime.data.tables import DataFolder
 from unime.train import distill
 from unime.train.distill import DistillRecipe, agreement
 from unime.train.teacher import TeacherSection, teach

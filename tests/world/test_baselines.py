@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from unime.records import Item
+from unime.data.items import Item
 from world.baselines import Lists, accuracy, gate, hits
 from world.towers import Input, Reference, Senses, Tower
 

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from unime.core.provenance import open_output
-from unime.readers import Job, Source, read, read_eval
-from unime.readers.instructions import Instructions, known_tasks
-from unime.records import content_id
+from unime.data.items import content_id
+from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers.instructions import Instructions, known_tasks
 from world import build
 from world.truth import Truth, from_json, relevant, to_json
 

@@ -19,7 +19,7 @@ from unime.core.errors import RecipeError, Terminated, did_you_mean
 from unime.core.provenance import Output, open_output
 
 STAGES = {
-    "data": "unime.data",
+    "data": "unime.data.stage",
     "distill": "unime.train.distill",
     "contrast": "unime.train.contrast",
     "mine": "unime.mine",

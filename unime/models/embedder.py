@@ -22,6 +22,7 @@ from unime.core.config import ModelConfig
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
 from unime.core.files import read_json
+from unime.data.pixels import pixels_hash, to_rgb
 from unime.models import self_check
 from unime.models.loading import load_config, load_processor, load_transformer, load_weights
 from unime.models.modes import evaluating
@@ -32,7 +33,6 @@ from unime.models.rendering import Encode, Renderer
 from unime.models.usable import PictureError
 from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
-from unime.pixels import pixels_hash, to_rgb
 from unime.prompts import EmbedPrompt, load_prompt
 
 if TYPE_CHECKING:

@@ -15,10 +15,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.core.errors import ModelError
+from unime.data.pixels import to_rgb
 from unime.models.processor import tokenizing
 from unime.models.usable import named
 from unime.models.vision_input import TowerOutput, tower_output
-from unime.pixels import to_rgb
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -17,12 +17,12 @@ from PIL import Image
 
 from unime.core import files, processes
 from unime.core.errors import DataError, ModelError
+from unime.data.pixels import first_line, name_of
 from unime.models.loading import load_processor
-from unime.pixels import first_line, name_of
 
 if TYPE_CHECKING:
     from unime.core.config import ModelConfig
-    from unime.tables import DataFolder
+    from unime.data.tables import DataFolder
 
 Size = tuple[int, int]
 """Width and height in pixels."""

@@ -37,8 +37,8 @@ def as_side(content: Content) -> Side:
 
 
 def _picture(image: Any) -> Picture:
-    from unime.images import load_file
-    from unime.pixels import pixels_hash, to_rgb
+    from unime.data.images import load_file
+    from unime.data.pixels import pixels_hash, to_rgb
 
     if isinstance(image, str | Path):
         # Opened twice rather than kept: a query may have many candidates.

@@ -8,12 +8,12 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from unime.core.config import ModelConfig
+from unime.data.known_positives import KnownPositives
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns
 from unime.rerank.questions import Question
 from unime.rerank.reranker import Reranker, fuse
 from unime.rerank.source import side_of
-from unime.tables import DataFolder
-from unime.train.masks import KnownPositives
-from unime.train.rows import PairColumns
 
 WEIGHTS = np.concatenate([[0.0], 1 / (1 + np.logspace(2, -2, 41)), [1.0]])
 """Candidates for the fusion weight, dense near both ends."""

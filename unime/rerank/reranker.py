@@ -12,14 +12,14 @@ from jaxtyping import Float, Int
 from unime.core.config import ModelConfig
 from unime.core.console import log
 from unime.core.errors import RecipeError, did_you_mean
+from unime.data.items import content_id_from_hash, pair_key
+from unime.data.table_checks import COSINE
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
-from unime.records import content_id_from_hash, pair_key
 from unime.rerank.content import Content, as_side
 from unime.rerank.model import RerankConfig, RerankModel
 from unime.rerank.questions import Question
-from unime.table_checks import COSINE
 
 Method = Literal["pointwise", "listwise"]
 

@@ -13,6 +13,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from unime.core.config import Section
+from unime.data.training_rows import PairColumns
 from unime.losses import RerankBatch
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
@@ -20,11 +21,10 @@ from unime.rerank.questions import Question
 from unime.train.batch import Prepared
 from unime.train.plan import Size
 from unime.train.row_source import RowSource, SourceParts
-from unime.train.rows import PairColumns
 from unime.train.sampler import Draw
 
 if TYPE_CHECKING:
-    from unime.tables import DataFolder
+    from unime.data.tables import DataFolder
 
 LABELS_FROM = 2
 """Outputs are the logits of yes, no, and the labels from here on."""

@@ -18,6 +18,9 @@ from unime.core.console import log
 from unime.core.errors import DataError, RecipeError
 from unime.core.processes import is_main
 from unime.core.provenance import Output
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
 from unime.models.usable import check_items
@@ -25,13 +28,10 @@ from unime.rerank.dev import RerankDev
 from unime.rerank.model import FACTS, RerankConfig, RerankModel
 from unime.rerank.reranker import Reranker
 from unime.rerank.source import AskSection, RerankSource
-from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
 from unime.train.fit import MODEL, fit, load_whole_models, train_once
-from unime.train.masks import KnownPositives, content_numbers
 from unime.train.negatives import check_negatives
 from unime.train.plan import Budget
-from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 

@@ -136,7 +136,7 @@ class SearchFolder:
                 f"expected a text or an image, and a number of results from 1 on; got {text!r}, "
                 f"{'no image' if image is None else 'an image'}, {top}"
             )
-        from unime.images import load_file
+        from unime.data.images import load_file
         from unime.models import Encode
 
         picture = load_file(image) if isinstance(image, Path) else image
@@ -180,7 +180,7 @@ class SearchFolder:
         self, block: Sequence[str], states: dict[str, State], found: dict[str, list[Entry]]
     ) -> Iterator[list[tuple[str, str, Image | None]]]:
         """Yield (path, passage, picture) in batches of bounded pixels; note what is unreadable."""
-        from unime.images import load_rgb
+        from unime.data.images import load_rgb
 
         batch: list[tuple[str, str, Image | None]] = []
         pixels = 0
@@ -226,7 +226,7 @@ def picture_of(data: bytes, max_pixels: int = PIXELS) -> Image:
     Raises:
         ImageError: when it is no picture, damaged, or has more than `max_pixels`.
     """
-    from unime.images import decode
+    from unime.data.images import decode
 
     return decode(data, "the picture", max_pixels)
 

@@ -70,7 +70,7 @@ def thumbnail(folder: Path, path: str) -> bytes:
     Raises:
         ImageError: when it cannot be read (any more).
     """
-    from unime.images import load_rgb
+    from unime.data.images import load_rgb
 
     image = load_rgb(folder, path)
     image.thumbnail((SIDE, SIDE))

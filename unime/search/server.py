@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
-    from unime.images import ImageError
+    from unime.data.images import ImageError
     from unime.search.index import Hit, SearchFolder
 
 T = TypeVar("T")
@@ -249,7 +249,7 @@ def query_picture(data: bytes) -> Image:
     Raises:
         ImageError: when it cannot be used.
     """
-    from unime.images import ImageError, decode, to_rgb
+    from unime.data.images import ImageError, decode, to_rgb
 
     try:
         image = to_rgb(decode(data, "the picture", MAX_PIXELS))
@@ -265,7 +265,7 @@ def _reduced(data: bytes, too_large: ImageError) -> Image:
     """Decode a JPEG at a half, a quarter or an eighth of its size; nothing else can be."""
     from PIL import Image, ImageOps
 
-    from unime.images import to_rgb
+    from unime.data.images import to_rgb
 
     try:
         image = Image.open(io.BytesIO(data), formats=["JPEG"])

@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from unime import tables
 from unime.core import files
 from unime.core.errors import OutputError
 from unime.core.overwrite import is_free, read_mark
+from unime.data import tables
 
 SCHEMA = pa.schema(
     [

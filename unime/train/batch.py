@@ -14,8 +14,8 @@ from torch import Tensor
 
 from unime.core.config import ModelConfig
 from unime.core.processes import Ranks
+from unime.data.tables import DataFolder
 from unime.losses import ContrastBatch, RelationBatch
-from unime.tables import DataFolder
 from unime.train.plan import Budget, Plan, Size, size_of
 from unime.train.step import Chunk, Features, Gather
 

@@ -17,12 +17,12 @@ from pydantic import Field
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean
 from unime.core.processes import wait
+from unime.data.known_positives import content_numbers
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns, TrainingRows
 from unime.mine import ItemEncode, StoredEmbeddings
 from unime.models import Embedder
-from unime.tables import DataFolder
 from unime.topk import exact_topk
-from unime.train.masks import content_numbers
-from unime.train.rows import PairColumns, TrainingRows
 
 BATCH = 64
 

@@ -17,18 +17,18 @@ from unime.core.config import ModelConfig, Recipe
 from unime.core.console import log
 from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.models import Embedder, Encode, LoraSection
 from unime.models.usable import check_items
-from unime.tables import DataFolder
 from unime.train.batch import ItemSizes
 from unime.train.clusters import ClusterSection, cluster_tasks
 from unime.train.evaluate import DevSet
 from unime.train.fit import fit, train_once
-from unime.train.masks import KnownPositives, content_numbers
 from unime.train.negatives import can_contrast, check_negatives
 from unime.train.plan import Budget
-from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 from unime.train.source import ContrastSource

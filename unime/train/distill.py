@@ -19,9 +19,9 @@ from unime.core.console import log
 from unime.core.errors import DataError, RecipeError
 from unime.core.processes import ranks
 from unime.core.provenance import Output
+from unime.data.tables import DataFolder
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models import Embedder, Encode, LoraSection
-from unime.tables import DataFolder
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.fit import fit, keep, train_once
 from unime.train.plan import Budget, plan_chunks, size_of

@@ -8,10 +8,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unime.core.errors import ModelError
+from unime.data.known_positives import KnownPositives
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns
 from unime.models import Embedder, Encode
-from unime.tables import DataFolder
-from unime.train.masks import KnownPositives
-from unime.train.rows import PairColumns
 from unime.train.source import load_encode
 
 

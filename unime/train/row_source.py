@@ -8,11 +8,11 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from unime.core.processes import ranks
-from unime.tables import DataFolder
+from unime.data.known_positives import KnownPositives
+from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns, TrainingRows
 from unime.train.batch import Indices, ItemSizes, LiveBudget, Prepared, prepare_chunks
-from unime.train.masks import KnownPositives
 from unime.train.plan import Budget, Size, plan_chunks
-from unime.train.rows import PairColumns, TrainingRows
 from unime.train.sampler import Draw, TaskBatches
 from unime.train.step import Features
 

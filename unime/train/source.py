@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from unime.core.errors import DataError
+from unime.data.tables import DataFolder
 from unime.models import Encode
-from unime.tables import DataFolder
 from unime.train.batch import ContrastIndices, Prepared
 from unime.train.plan import Size
 from unime.train.row_source import RowSource, SourceParts

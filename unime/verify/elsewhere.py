@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from unime.core.errors import ModelError
 from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
-from unime.pixels import to_rgb
+from unime.data.pixels import to_rgb
 from unime.verify import kinds
 from unime.verify.plain import SCRIPT
 

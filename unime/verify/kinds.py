@@ -1,6 +1,6 @@
 """Kinds of picture files that people have, and what stock sentence-transformers sees of them.
 
-This package makes pixels by one function (`unime.pixels`). Other libraries decode a file in their own
+This package makes pixels by one function (`unime.data.pixels`). Other libraries decode a file in their own
 ways: alpha is dropped or laid over white, 16-bit grey is cut off, EXIF is followed for a path and not
 for a PIL image. What an exported folder can say about that, it says; the rest is measured here, and
 stands in the card and in the report of `unime verify`. It fails no export.
@@ -70,7 +70,7 @@ def write_kinds(folder: Path) -> dict[str, Path]:
 
 def ours(embedder: Embedder, files: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """Return this package's embeddings of picture files, by kind."""
-    from unime.images import load_file
+    from unime.data.images import load_file
     from unime.models import Encode
 
     encodes = [Encode("", load_file(path), "target", "") for path in files.values()]

@@ -9,15 +9,15 @@ from pydantic import Field
 
 from unime.core.config import Section
 from unime.core.errors import DataError
-from unime.readers.instructions import Instructions
-from unime.records import Pair
+from unime.data.items import Pair
+from unime.data.readers.instructions import Instructions
 
 
 class Source(Section):
     """One input of `unime data`: which reader reads what, as which task."""
 
     reader: str
-    """A name in `unime.readers.READERS`."""
+    """A name in `unime.data.readers.READERS`."""
     path: str
     """File or folder below the data root (or absolute), or `hub:OWNER/NAME`; `*` as in a shell
     makes one source of each match."""

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-from unime.dev_split import choose_dev, components
-from unime.own_data.look import Picture
+from unime.data.dev_split import choose_dev, components
+from unime.data.own_data.look import Picture
 
 MAX_BITS = 6
 """Near-copies differ in at most so many of 64 gradient bits ..."""

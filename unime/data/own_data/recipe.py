@@ -8,8 +8,8 @@ from typing import Any
 from unime.core import files
 from unime.core.overwrite import write_new
 from unime.core.yaml_files import keep_run, quoted
-from unime.own_data.look import Look
-from unime.own_data.split import Split
+from unime.data.own_data.look import Look
+from unime.data.own_data.split import Split
 
 # What a user named is pasted by `quoted`: any text is read back as that very text.
 _DATA = """\

@@ -15,10 +15,11 @@ from typing import Any
 
 from unime.core import inside
 from unime.core.errors import DataError
-from unime.readers import cells, rows
-from unime.readers.instructions import FILE_NAME
-from unime.readers.source import Job, Record, RowError
-from unime.records import Item, Pair
+from unime.data.items import Item, Pair
+from unime.data.readers import cells
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, Record, RowError
+from unime.data.readers.instructions import FILE_NAME
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filename", "path", "file", "img")
 CAPTION_COLUMNS = ("caption", "captions", "text", "description", "title")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unime.core import console
 from unime.core.processes import cores
-from unime.images import Checked, ImageError, Place, check, locate
+from unime.data.images import Checked, ImageError, Place, check, locate
 
 RULES = 3
 """Of what makes an image usable; what was found good under other rules is looked at again."""

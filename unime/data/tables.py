@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 
 from unime.core import files
 from unime.core.errors import DataError
-from unime.records import ID_BYTES, Item
+from unime.data.items import ID_BYTES, Item
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -167,7 +167,7 @@ class DataFolder:
         Raises:
             DataError: when a row number or a score in it is out of range.
         """
-        from unime.table_checks import check_pairs
+        from unime.data.table_checks import check_pairs
 
         path, items = self.path / "pairs.parquet", self.path / "items.parquet"
         table = read_table(path, PAIRS.names)
@@ -201,7 +201,7 @@ class DataFolder:
 
     def load_image(self, item: int) -> Image.Image | None:
         """Return an item's image as RGB, or None if it has none."""
-        from unime.images import decode
+        from unime.data.images import decode
 
         data = self.image_bytes(item)
         return None if data is None else decode(data, str(self.items.item(item).image))
@@ -212,7 +212,7 @@ class DataFolder:
         Raises:
             ImageError: when it cannot be read, or was changed since `unime data`.
         """
-        from unime.images import read_known
+        from unime.data.images import read_known
 
         found = self.items.item(item)
         if found.image is None:

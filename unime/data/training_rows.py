@@ -9,8 +9,8 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from unime.table_checks import read_rows
-from unime.tables import DataFolder, list_matrix
+from unime.data.table_checks import read_rows
+from unime.data.tables import DataFolder, list_matrix
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from unime.readers import cells
-from unime.readers.rows import EmbeddedImage
-from unime.readers.source import Job, RowError
-from unime.records import Item, Pair
+from unime.data.items import Item, Pair
+from unime.data.readers import cells
+from unime.data.readers.base import Job, RowError
+from unime.data.readers.formats import EmbeddedImage
 
 SCORES = ("label", "labels", "score", "scores")
 _IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)

@@ -2,8 +2,8 @@
 
 A location is relative to the data root: `a/b.png`, `f.tar#member`, `f.parquet#row` or
 `f.parquet#row/column`. Nothing outside the root is ever opened. `ImageChecker` (see
-`unime.image_check`) checks many in parallel; training and encoding call `load_rgb`. What pixels a
-picture has is decided by `to_rgb` alone (see `unime.pixels`).
+`unime.data.image_check`) checks many in parallel; training and encoding call `load_rgb`. What pixels a
+picture has is decided by `to_rgb` alone (see `unime.data.pixels`).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from PIL import Image
 
 from unime.core import inside
 from unime.core.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
-from unime.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
-from unime.records import content_id, hash_image
+from unime.data.items import content_id, hash_image
+from unime.data.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
 
 MAX_PIXELS = 64_000_000
 """Default cap on width x height: a picture of 8000 x 8000 decodes to 192 MB."""

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from unime.core.errors import DataError
-from unime.readers import cells, rows
-from unime.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
-from unime.readers.source import Job, RowError, Source
-from unime.records import Item, Pair
+from unime.data.items import Item, Pair
+from unime.data.readers import cells
+from unime.data.readers import formats as rows
+from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 
 COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
 KINDS = "tgt_kind"

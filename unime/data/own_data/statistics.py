@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from unime.own_data.look import Look
-from unime.own_data.split import Split, leaks
+from unime.data.own_data.look import Look
+from unime.data.own_data.split import Split, leaks
 
 
 def statistics(look: Look, split: Split, model: str) -> dict[str, Any]:

@@ -19,8 +19,12 @@ import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from unime import tables
-from unime.assemble import (
+from unime.core import console, files
+from unime.core.config import ModelConfig, Recipe
+from unime.core.errors import DataError, RecipeError, lookup
+from unime.core.provenance import Output
+from unime.data import tables
+from unime.data.assemble import (
     PART,
     Contents,
     count_rows,
@@ -29,17 +33,14 @@ from unime.assemble import (
     write_pairs,
     write_rejected,
 )
-from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
-from unime.core.errors import DataError, RecipeError, lookup
-from unime.core.provenance import Output
-from unime.dev_split import choose_dev, groups_of_pairs
-from unime.image_check import ImageChecker
-from unime.images import MAX_PIXELS, Checked, ImageError
-from unime.readers import READERS, Job, Row, Source, folder, read, rows
-from unime.readers.hub import PREFIX, hub_to_parquet
-from unime.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
-from unime.records import Item, Pair, content_id_from_hash
+from unime.data.dev_split import choose_dev, groups_of_pairs
+from unime.data.image_check import ImageChecker
+from unime.data.images import MAX_PIXELS, Checked, ImageError
+from unime.data.items import Item, Pair, content_id_from_hash
+from unime.data.readers import READERS, Job, Row, Source, folder, read
+from unime.data.readers import formats as rows
+from unime.data.readers.hub import PREFIX, hub_to_parquet
+from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
 ROWS_PER_PART = 4096
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from unime.core import files, locks
 from unime.core.errors import DataError, OutputError, UnimeError
 from unime.core.overwrite import is_free, read_mark
-from unime.own_data.look import Look, look_at
-from unime.own_data.recipe import write_recipe
-from unime.own_data.split import Split, split_pictures
-from unime.own_data.statistics import report, statistics
+from unime.data.own_data.look import Look, look_at
+from unime.data.own_data.recipe import write_recipe
+from unime.data.own_data.split import Split, split_pictures
+from unime.data.own_data.statistics import report, statistics
 
 __all__ = ["Look", "Split", "is_own_data", "prepare"]
 

@@ -17,10 +17,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unime import tables
 from unime.core import files
-from unime.dev_split import NEGATIVE, NONE, POSITIVE, QUERY, Slots, foreign_negatives
-from unime.records import ID_BYTES
+from unime.data import tables
+from unime.data.dev_split import NEGATIVE, NONE, POSITIVE, QUERY, Slots, foreign_negatives
+from unime.data.items import ID_BYTES
 
 ROWS_PER_GROUP = 65536
 

@@ -10,18 +10,20 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from unime.core.errors import lookup
-from unime.readers import (
+from unime.data.items import Pair
+from unime.data.readers import (
     flagembedding,
     folder,
     mmeb_eval,
     mmeb_train,
-    rows,
     sentence_transformers,
     unime_v2,
 )
-from unime.readers.mmeb_eval import EvalQuery, read_eval
-from unime.readers.source import Job, Record, Row, RowError, Source
-from unime.records import Pair
+from unime.data.readers import (
+    formats as rows,
+)
+from unime.data.readers.base import Job, Record, Row, RowError, Source
+from unime.data.readers.mmeb_eval import EvalQuery, read_eval
 
 __all__ = ["READERS", "EvalQuery", "Job", "Row", "RowError", "Source", "read", "read_eval"]
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from unime.core.errors import DataError
-from unime.tables import JUDGED, MINED, PAIRS, ROWS, DataFolder, read_table
+from unime.data.tables import JUDGED, MINED, PAIRS, ROWS, DataFolder, read_table
 
 COSINE = 1.01
 """Rounded to half precision, a similarity of unit vectors may lie a little beyond 1."""

@@ -15,8 +15,8 @@ from typing import Any
 
 from unime.core import inside
 from unime.core.errors import DataError
-from unime.images import image_columns
-from unime.readers.source import Job, Record, RowError
+from unime.data.images import image_columns
+from unime.data.readers.base import Job, Record, RowError
 
 ROWS_PER_BATCH = 1024
 
@@ -60,7 +60,7 @@ def _data_files(job: Job) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"{path} does not exist (data root {job.root})")
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        from unime.readers.hub import saved_to_parquet
+        from unime.data.readers.hub import saved_to_parquet
 
         return [saved_to_parquet(path, split, job.root)]
     found = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))

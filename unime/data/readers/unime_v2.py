@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from unime.readers import cells
-from unime.readers.source import Job, RowError
-from unime.records import Item, Pair
+from unime.data.items import Item, Pair
+from unime.data.readers import cells
+from unime.data.readers.base import Job, RowError
 
 COLUMNS = ("query_text", "query_image", "pos_text", "pos_image")
 

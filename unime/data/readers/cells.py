@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from unime.readers.rows import EmbeddedImage
-from unime.readers.source import RowError
-from unime.records import Item, Pair
+from unime.data.items import Item, Pair
+from unime.data.readers.base import RowError
+from unime.data.readers.formats import EmbeddedImage
 
 
 def require(values: dict[str, Any], *names: str) -> None:

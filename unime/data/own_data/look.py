@@ -16,13 +16,13 @@ import numpy as np
 from unime.core import console, files
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
-from unime.data import DataRecipe, open_sources
-from unime.image_check import ImageChecker
-from unime.images import MAX_PIXELS, Checked, ImageError, load_rgb
-from unime.readers import Job, Source, read
+from unime.data.image_check import ImageChecker
+from unime.data.images import MAX_PIXELS, Checked, ImageError, load_rgb
+from unime.data.readers import Job, Source, read
+from unime.data.stage import DataRecipe, open_sources
 
 if TYPE_CHECKING:
-    from unime.own_data.split import Split
+    from unime.data.own_data.split import Split
 
 ROWS = 1024
 """Rows that are checked together."""

@@ -1,0 +1,1 @@
+"""Rows: read, checked, stored as tables, and split."""

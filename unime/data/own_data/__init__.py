@@ -1,0 +1,1 @@
+"""`unime data FOLDER`: a folder of pictures and captions becomes a recipe."""
