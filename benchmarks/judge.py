@@ -201,7 +201,7 @@ def _run(used: VllmEngine, groups: list[list[Request]]) -> int:
 
 def _recorded(groups: list[list[Request]]) -> Callable[[int], list[bytes]]:
     from judge.wire import AnswerTokens, Bodies
-    from unime.prompts import load_judge_prompt
+    from unime.models.prompts import load_judge_prompt
 
     tokens = AnswerTokens(frozenset({1, 2, 3}), frozenset({4, 5, 6}))
     build = Bodies(load_judge_prompt("judge/yes_no.v1"), MODEL["id"], tokens)

@@ -57,7 +57,7 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
     Raises:
         ModelError: when it cannot be loaded.
     """
-    from unime.rerank.model import facts_of
+    from unime.models.rerank_model import facts_of
 
     if facts_of(choice.id) is not None:
         from unime.rerank import Reranker
@@ -76,7 +76,7 @@ class TrainedScorer:
 
     def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
         """Return (pairs,) probabilities of relevance."""
-        from unime.rerank.questions import Question
+        from unime.models.questions import Question
 
         questions = [
             Question(query.instruction, _side(query), (_side(target),)) for query, target in pairs

@@ -26,7 +26,7 @@ from judge.engine import Content, Request, Truth
 from unime.core.config import ModelConfig, Section
 from unime.core.contents import fingerprint
 from unime.data.items import Score
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -63,8 +63,8 @@ class TransformersEngine:
         from unime.models.answers import single_token_spellings
         from unime.models.generative import load_generative
         from unime.models.pair_scorer import PairScorer
+        from unime.models.rerank_model import RerankModel, facts_of
         from unime.models.self_check import check_next_token
-        from unime.rerank.model import RerankModel, facts_of
 
         self._options = options
         if facts_of(options.model.id) is None:

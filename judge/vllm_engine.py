@@ -35,7 +35,7 @@ from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import DataError
 from unime.data.items import Score
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 
 COMMIT_SECONDS = 0.1
 """How long finished calls are gathered before they are made durable together."""

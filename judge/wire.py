@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from judge.engine import Content, Request
 from judge.pictures import DataUrls
 from unime.core.replies import finite
-from unime.prompts import JudgePrompt
+from unime.models.prompts import JudgePrompt
 
 TOP = 20
 """How many log-probabilities every server gives."""

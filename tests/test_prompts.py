@@ -9,9 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from unime import prompts
 from unime.core.errors import PromptError
-from unime.prompts import fill, load_judge_prompt, load_list_prompt, load_prompt, locked, prompt_ids
+from unime.models import prompts
+from unime.models.prompts import (
+    fill,
+    load_judge_prompt,
+    load_list_prompt,
+    load_prompt,
+    locked,
+    prompt_ids,
+)
 
 GOOD = """about: a test
 fields: [instruction, text]
@@ -131,7 +138,7 @@ def test_unknown_name_suggests_the_nearest() -> None:
 
 def test_prompts_need_no_torch() -> None:
     code = (
-        "import sys; from unime.prompts import load_prompt; load_prompt('embed/plain.v1');"
+        "import sys; from unime.models.prompts import load_prompt; load_prompt('embed/plain.v1');"
         "assert not {'torch', 'transformers'} & set(sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

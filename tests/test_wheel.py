@@ -60,7 +60,7 @@ def test_an_installed_wheel_checks_a_recipe_and_finds_its_prompts(wheel: Path, t
     said = python("-m", "unime", "distill", "1_distill.yaml", "--dry-run")
     assert "prompt: embed/hierarchical.v1" in said
     code = (
-        "import unime; from unime.prompts import load_prompt; "
+        "import unime; from unime.models.prompts import load_prompt; "
         "print(unime.__file__); print(load_prompt('embed/hierarchical.v1').hash)"
     )
     where, digest = python("-c", code).split()

@@ -15,7 +15,7 @@ from unime.core.config import load_recipe, read_values
 from unime.core.errors import DataError, PromptError, RecipeError
 from unime.core.yaml_files import fill_run, keep_run, parse_yaml, quoted
 from unime.data.readers.instructions import known_tasks
-from unime.prompts import load_judge_prompt, load_prompt
+from unime.models.prompts import load_judge_prompt, load_prompt
 
 LAUGHS = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
     f"{new}: &{new} [{','.join([f'*{old}'] * 9)}]\n"

@@ -112,8 +112,8 @@ def run(recipe: ExportRecipe, out: Output) -> None:
 
 
 def _export_reranker(recipe: ExportRecipe, config: ModelConfig, out: Output) -> None:
+    from unime.models.rerank_model import RerankModel
     from unime.rerank.export import export_reranker
-    from unime.rerank.model import RerankModel
 
     front = _front_matter(recipe)
     with files.atomic_folder(out.file("reranker")) as folder:

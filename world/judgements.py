@@ -14,7 +14,7 @@ import numpy as np
 from transformers import Qwen3VLProcessor
 
 from unime.models.pair_scorer import messages_of
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 from world import claims
 from world.base_lessons import Judgement
 from world.base_tokenizer import END, IMAGE_SLOT, TURN

@@ -107,7 +107,7 @@ class ModelEntry(Section):
         if self.source is not None:
             facts["weights"] = fingerprint(Path(self.source))
         if isinstance(config, ModelConfig):
-            from unime.prompts import load_prompt
+            from unime.models.prompts import load_prompt
 
             facts["prompt"] = load_prompt(config.prompt).hash
         text = json.dumps(facts, sort_keys=True)

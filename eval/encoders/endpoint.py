@@ -22,7 +22,7 @@ from unime.core.console import progress
 from unime.core.errors import ModelError
 from unime.core.replies import BadReplyError, embeddings_of, parse_reply, read_reply
 from unime.data.pixels import to_rgb
-from unime.prompts import kind_of, load_prompt
+from unime.models.prompts import kind_of, load_prompt
 
 if TYPE_CHECKING:
     from unime.models import Encode

@@ -32,9 +32,9 @@ from unime.core import files
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.stage import execute
 from unime.models import Encode
+from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank import Reranker
 from unime.rerank.content import as_side
-from unime.rerank.model import RerankConfig, RerankModel
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from judge.engine import EngineError
 from judge.wire import AnswerTokens, ReplyError, read_masses, read_usage
 from tests.judge.misbehaving import Server
 from tests.judge.test_vllm_engine import KEY, engine_for, groups, judged
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 
 
 @pytest.fixture(autouse=True)

@@ -8,7 +8,7 @@ from tests.families import build_family
 from tests.models.inputs import picture
 from unime.core.config import ModelConfig
 from unime.models.generative import load_generative
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 
 
 def test_left_padded_answers_equal_those_of_a_batch_of_one(family: str, tmp_path) -> None:

@@ -19,7 +19,7 @@ from unime.models import Embedder, hooks, vision
 from unime.models.generative import load_generative
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
 
 PROMPT = "judge/yes_no.v1"

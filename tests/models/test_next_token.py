@@ -13,7 +13,7 @@ from unime.models.generative import load_generative
 from unime.models.next_token import NextToken, shared_length
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 
 PROMPT = "judge/yes_no.v1"
 

@@ -17,9 +17,9 @@ from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
 from unime.models import Embedder
+from unime.models.rerank_model import RerankConfig
 from unime.models.self_check import blindness, probe_inputs
 from unime.rerank import Reranker, RerankModel
-from unime.rerank.model import RerankConfig
 from unime.train import contrast
 from unime.train.contrast import ContrastRecipe
 

@@ -23,9 +23,9 @@ from unime.models.processor import (
     special_tokens,
     template_hash,
 )
+from unime.models.prompts import load_prompt
 from unime.models.rendering import Encode, Renderer, chat_messages
 from unime.models.template import escape_special_tokens, wrap_template
-from unime.prompts import load_prompt
 
 MARKS = (
     "<think>", "</think>", "<tool_call>", "<IMG_CONTEXT>", "[gMASK]", "<|turn>", "<turn|>",

@@ -16,7 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration
 from judge.report import auc
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
-from unime.prompts import load_judge_prompt
+from unime.models.prompts import load_judge_prompt
 from world import judgements as judgements_module
 from world.base_batch import Encoder, micro_batches
 from world.base_lessons import make_lesson

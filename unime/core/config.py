@@ -82,7 +82,7 @@ class ModelConfig(Section):
     @field_validator("prompt")
     @classmethod
     def _known_prompt(cls, prompt: str) -> str:
-        from unime.prompts import load_judge_prompt, load_prompt
+        from unime.models.prompts import load_judge_prompt, load_prompt
 
         (load_judge_prompt if prompt.startswith("judge/") else load_prompt)(prompt)
         return prompt

@@ -12,7 +12,7 @@ from unime.core import files
 from unime.core.errors import DataError, did_you_mean
 from unime.core.overwrite import check_replaceable
 from unime.core.yaml_files import quoted
-from unime.prompts import EMBED_SIDES, KINDS, EmbedPrompt
+from unime.models.prompts import EMBED_SIDES, KINDS, EmbedPrompt
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
 MARK = "\n<!-- written by unime; text of hash "

@@ -29,11 +29,11 @@ from unime.models.modes import evaluating
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
+from unime.models.prompts import EmbedPrompt, load_prompt
 from unime.models.rendering import Encode, Renderer
 from unime.models.usable import PictureError
 from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
-from unime.prompts import EmbedPrompt, load_prompt
 
 if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer

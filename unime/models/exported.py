@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.prompts import EmbedPrompt
+from unime.models.prompts import EmbedPrompt
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder

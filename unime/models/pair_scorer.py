@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unime.models.next_token import NextToken, Prompt, Tokens
 from unime.models.pictures import Picture
-from unime.prompts import JudgePrompt, RenderedPair
+from unime.models.prompts import JudgePrompt, RenderedPair
 
 
 class Side(NamedTuple):

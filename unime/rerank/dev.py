@@ -11,7 +11,7 @@ from unime.core.config import ModelConfig
 from unime.data.known_positives import KnownPositives
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
-from unime.rerank.questions import Question
+from unime.models.questions import Question
 from unime.rerank.reranker import Reranker, fuse
 from unime.rerank.source import side_of
 

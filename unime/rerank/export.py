@@ -19,7 +19,7 @@ from unime.core.errors import ModelError
 from unime.models.loading import load_cross_encoder, load_transformer
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
-from unime.rerank.model import RerankModel, facts_of
+from unime.models.rerank_model import RerankModel, facts_of
 from unime.rerank.pair_template import pair_template
 from unime.rerank.reranker import Reranker
 

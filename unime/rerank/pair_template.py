@@ -11,8 +11,8 @@ import string
 from collections.abc import Mapping
 from typing import Any
 
+from unime.models.prompts import KINDS, JudgePrompt
 from unime.models.template import first_line
-from unime.prompts import KINDS, JudgePrompt
 
 _PRELUDE = """\
 {%- set pair = namespace(instruction='', query=[], document=[]) -%}

@@ -17,9 +17,9 @@ from unime.data.table_checks import COSINE
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
+from unime.models.questions import Question
+from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank.content import Content, as_side
-from unime.rerank.model import RerankConfig, RerankModel
-from unime.rerank.questions import Question
 
 Method = Literal["pointwise", "listwise"]
 

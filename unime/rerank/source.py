@@ -17,7 +17,7 @@ from unime.data.training_rows import PairColumns
 from unime.losses import RerankBatch
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
-from unime.rerank.questions import Question
+from unime.models.questions import Question
 from unime.train.batch import Prepared
 from unime.train.plan import Size
 from unime.train.row_source import RowSource, SourceParts

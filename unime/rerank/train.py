@@ -23,9 +23,9 @@ from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
 from unime.models import LoraSection
+from unime.models.rerank_model import FACTS, RerankConfig, RerankModel
 from unime.models.usable import check_items
 from unime.rerank.dev import RerankDev
-from unime.rerank.model import FACTS, RerankConfig, RerankModel
 from unime.rerank.reranker import Reranker
 from unime.rerank.source import AskSection, RerankSource
 from unime.train.batch import ItemSizes

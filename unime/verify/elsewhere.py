@@ -142,7 +142,7 @@ def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
 
 def user_text(embedder: Embedder, encode: Encode) -> str:
     """Return the user turn's text: instruction and content, joined by the prompt."""
-    from unime.prompts import kind_of
+    from unime.models.prompts import kind_of
 
     kind = kind_of(encode.text, encode.image is not None)
     return embedder.prompt.render(encode.side, kind, encode.text, encode.instruction).user

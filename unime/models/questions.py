@@ -12,7 +12,7 @@ from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side, messages_of
 from unime.models.processor import tokenizing
 from unime.models.prompt_batch import prompt_batch
-from unime.prompts import JudgePrompt, ListPrompt
+from unime.models.prompts import JudgePrompt, ListPrompt
 
 
 class Question(NamedTuple):

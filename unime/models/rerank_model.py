@@ -25,9 +25,9 @@ from unime.models.pair_scorer import Side
 from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden
+from unime.models.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
+from unime.models.questions import Question, QuestionInputs, QuestionRenderer
 from unime.models.vision_input import VisionInput
-from unime.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
-from unime.rerank.questions import Question, QuestionInputs, QuestionRenderer
 
 FACTS = "unime.json"
 
