@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
-from unime.topk import exact_topk
+from unime.mine.exact_search import exact_topk
 
 K = 50
 

@@ -100,7 +100,7 @@ def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
     folder, mined = ROOT / "recipes/smoke", f"mined={places['mined']}"
     # A pair takes a CPU a sixtieth of a second.
     few = ["candidates=8", f"output={places['mined']}"]
-    execute("unime.mine", folder / "3_mine.yaml", few)
+    execute("unime.mine.stage", folder / "3_mine.yaml", few)
     with running(options, Service(port=0), tmp_path / "serve.log") as url:
         words = [
             mined,

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 import unime.models
 from tests.mine.folders import write_data
-from unime import mine
 from unime.core import files
 from unime.core.config import ModelConfig
 from unime.core.files import read_json
 from unime.core.provenance import open_output
 from unime.core.stage import execute
 from unime.data.tables import read_table
+from unime.mine import stage as mine
 
 
 class TextHashEmbedder:
@@ -100,7 +100,7 @@ def test_candidates_are_the_nearest_admissible_targets_of_the_task(pairs, k):
         data = write_data(tmp_path / "data", [f"text {i}" for i in range(8)], pairs)
         if not len(data.split("train")):
             return
-        execute("unime.mine", recipe_for(tmp_path, candidates=k))
+        execute("unime.mine.stage", recipe_for(tmp_path, candidates=k))
         table = read_table(tmp_path / "out" / "mined.parquet").to_pylist()
 
     assert sorted(row["pair"] for row in table) == data.split("train").tolist()
@@ -151,14 +151,14 @@ PAIRS = [
 
 def test_each_distinct_encode_is_computed_once(tmp_path, embedder):
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS * 2)
-    execute("unime.mine", recipe_for(tmp_path))
+    execute("unime.mine.stage", recipe_for(tmp_path))
     # The two tasks share targets.
     assert len(embedder.encoded) == len(set(embedder.encoded)) > 0
 
 
 def test_the_similarity_cut_drops_what_is_nearer_than_the_positive(tmp_path, embedder):
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
-    execute("unime.mine", recipe_for(tmp_path, max_similarity_to_positive_margin=0.0))
+    execute("unime.mine.stage", recipe_for(tmp_path, max_similarity_to_positive_margin=0.0))
     table = read_table(tmp_path / "out" / "mined.parquet").to_pylist()
     assert any(row["positive_rank"] > 1 for row in table)
     for row in table:
@@ -167,8 +167,8 @@ def test_the_similarity_cut_drops_what_is_nearer_than_the_positive(tmp_path, emb
 
 def test_a_sample_of_the_queries_has_the_candidates_it_has_among_all(tmp_path, embedder):
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS * 2)
-    execute("unime.mine", recipe_for(tmp_path))
-    execute("unime.mine", recipe_for(tmp_path, queries=2, output=tmp_path / "sample"))
+    execute("unime.mine.stage", recipe_for(tmp_path))
+    execute("unime.mine.stage", recipe_for(tmp_path, queries=2, output=tmp_path / "sample"))
     whole, sample = (
         read_table(tmp_path / name / "mined.parquet").to_pylist() for name in ("out", "sample")
     )
@@ -178,7 +178,7 @@ def test_a_sample_of_the_queries_has_the_candidates_it_has_among_all(tmp_path, e
 
 def test_recall_is_reported_overall_and_by_task(tmp_path, embedder):
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
-    execute("unime.mine", recipe_for(tmp_path))
+    execute("unime.mine.stage", recipe_for(tmp_path))
     ranks = np.array(
         [row["positive_rank"] for row in read_table(tmp_path / "out/mined.parquet").to_pylist()]
     )
@@ -197,7 +197,7 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, embedder, monk
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
-    execute("unime.mine", recipe_for(tmp_path, output=tmp_path / "whole"))
+    execute("unime.mine.stage", recipe_for(tmp_path, output=tmp_path / "whole"))
     whole = _contents(tmp_path / "whole")
     encoded = len(embedder.encoded)
     assert len(moments) > 15
@@ -215,9 +215,9 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, embedder, monk
 
         monkeypatch.setattr(files, "on_commit", die)
         with pytest.raises(Killed):
-            execute("unime.mine", path)
+            execute("unime.mine.stage", path)
         monkeypatch.setattr(files, "on_commit", None)
-        execute("unime.mine", path)
+        execute("unime.mine.stage", path)
         assert _contents(tmp_path / f"stopped{stop}") == whole
         # At most the part that was under way is encoded twice.
         assert len(embedder.encoded) <= encoded + 6
@@ -266,7 +266,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
 def test_no_pairs_in_the_splits_is_an_error(tmp_path, embedder):
     write_data(tmp_path / "data", ["a", "b"], [{"query": 0, "positives": [1], "split": "dev"}])
     with pytest.raises(mine.DataError, match="no pairs in the splits train"):
-        execute("unime.mine", recipe_for(tmp_path))
+        execute("unime.mine.stage", recipe_for(tmp_path))
 
 
 def test_a_real_model_mines(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unime.topk import exact_ranks, exact_topk
+from unime.mine.exact_search import exact_ranks, exact_topk
 
 
 def brute_force(queries, corpus, k, exclude, ceilings=None):
@@ -48,7 +48,7 @@ def test_topk_equals_brute_force_in_every_blocking(
     queries, corpus, k, exclude = search
     ceilings = np.linspace(-2, 4, len(queries)) if capped else None
     blocks = {"query_block": query_block, "corpus_block": corpus_block}
-    with patch("unime.topk.GROUP", group):
+    with patch("unime.mine.exact_search.GROUP", group):
         rows, similarities = exact_topk(queries, corpus, k, exclude, ceilings, **blocks)
     assert rows.tolist() == brute_force(queries, corpus, k, exclude, ceilings).tolist()
     assert np.isneginf(similarities[rows < 0]).all()

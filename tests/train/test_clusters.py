@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unime.train.clusters import ClusterSection, make_clusters
+from unime.mine.clusters import ClusterSection, make_clusters
 
 
 def unit(rows: int, seed: int) -> np.ndarray:

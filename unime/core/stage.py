@@ -22,7 +22,7 @@ STAGES = {
     "data": "unime.data.stage",
     "distill": "unime.train.distill",
     "contrast": "unime.train.contrast",
-    "mine": "unime.mine",
+    "mine": "unime.mine.stage",
     "select": "unime.select",
     "rerank": "unime.rerank.train",
     "export": "unime.export",
@@ -70,7 +70,7 @@ def execute(
     """Run one stage.
 
     Args:
-        module: the stage's module, such as "unime.mine".
+        module: the stage's module, such as "unime.mine.stage".
         recipe_path: its recipe.
         overrides: `dotted.key=value`.
         dry_run: only check the recipe and say what would be read and written.

@@ -21,10 +21,10 @@ from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
+from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models import Embedder, Encode, LoraSection
 from unime.models.usable import check_items
 from unime.train.batch import ItemSizes
-from unime.train.clusters import ClusterSection, cluster_tasks
 from unime.train.evaluate import DevSet
 from unime.train.fit import fit, train_once
 from unime.train.negatives import can_contrast, check_negatives

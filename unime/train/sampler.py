@@ -33,7 +33,7 @@ class TaskBatches:
     do not fill a last batch (fewer than `batch_size`, other ones every time) are left out of that
     turn. A task smaller than a batch gives batches of all its rows.
 
-    Rows may come in clusters that stay together in a batch (see `unime.train.clusters`); a row
+    Rows may come in clusters that stay together in a batch (see `unime.mine.clusters`); a row
     that several clusters of a batch share is in it once.
 
     Args:

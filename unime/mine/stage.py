@@ -217,7 +217,7 @@ def search(
     """Return the nearest admissible candidates of each pair, and its first positive's rank."""
     import torch
 
-    from unime.topk import exact_ranks, exact_topk
+    from unime.mine.exact_search import exact_ranks, exact_topk
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     of_pairs = queries[plan.query_of]

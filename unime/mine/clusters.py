@@ -20,9 +20,9 @@ from unime.core.processes import wait
 from unime.data.known_positives import content_numbers
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.mine import ItemEncode, StoredEmbeddings
+from unime.mine.exact_search import exact_topk
+from unime.mine.stage import ItemEncode, StoredEmbeddings
 from unime.models import Embedder
-from unime.topk import exact_topk
 
 BATCH = 64
 

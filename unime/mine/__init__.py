@@ -1,0 +1,1 @@
+"""Global candidates: exact search over whole tasks, and clusters of rows."""
