@@ -89,10 +89,10 @@ photos: setup  ## the main job on captioned photographs: runs/photos
 	sh recipes/photos/run.sh
 
 evidence: setup  ## the claims over seeds, cell by cell (12 hours; stops and resumes at will): results/
-	sh recipes/evidence/run.sh
+	sh research/recipes/evidence/run.sh
 
 base: setup  ## train the tiny checkpoint in assets/ further (hours; stops and resumes at will)
-	$(BIN)/python -m world base recipes/mini/0_base.yaml
+	$(BIN)/python -m research.world base recipes/mini/0_base.yaml
 
 clean:  ## remove the environment; runs/ stays
 	rm -rf .venv

@@ -30,7 +30,7 @@ def colour_blind_relevance(
     truth: Any, task: str, query: bytes, candidates: Sequence[bytes]
 ) -> list[bool]:
     """Return which candidates would be right if nothing had a colour."""
-    from world.truth import relevant
+    from research.world.truth import relevant
 
     wanted = without_colour(truth.meaning(task, query))
     return [relevant(wanted, without_colour(truth.meaning(task, one))) for one in candidates]

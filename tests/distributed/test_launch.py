@@ -133,7 +133,9 @@ def test_smokes_stage_2_has_the_metrics_of_one_process(tmp_path: Path):
     """The recipe as it is: selected negatives, judge's scores, dev evaluation; the same batches."""
     smoke, run = ROOT / "recipes/smoke", f"run={tmp_path}"
     batch = "training.global_batch_size=8"
-    subprocess.run([sys.executable, "-m", "world", "teacher", "runs/teacher"], cwd=ROOT, check=True)
+    subprocess.run(
+        [sys.executable, "-m", "research.world", "teacher", "runs/teacher"], cwd=ROOT, check=True
+    )
     for recipe in recipes_in(smoke):
         if recipe.stem == "6_contrast":
             break

@@ -19,6 +19,7 @@ from eval.encoders import ModelEntry
 from eval.listing import all_benchmarks, one_benchmark
 from eval.runners.candidates import CandidateLists
 from eval.similarity import Vectors
+from research.world.build import TASKS
 from tests.eval.small import (
     CATEGORIES,
     COLOURS,
@@ -33,7 +34,6 @@ from tests.families import FAMILIES, build_family
 from unime.core import files
 from unime.core.errors import DataError, ModelError, OutputError, RecipeError
 from unime.core.stage import execute
-from world.build import TASKS
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import yaml
 
 from eval.score import TaskScores
 from eval.task_file import save_task
-from evidence.grid import Grid, load_grid
+from research.evidence.grid import Grid, load_grid
 from unime.core import files
 from unime.core.config import _merge
 from unime.core.contents import fingerprint

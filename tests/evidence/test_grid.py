@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from evidence.chain import chain_of
-from evidence.grid import GRID, Cell, Grid, load_grid
-from evidence.run import planned_minutes
+from research.evidence.chain import chain_of
+from research.evidence.grid import GRID, Cell, Grid, load_grid
+from research.evidence.run import planned_minutes
 from tests.conftest import ROOT
 from tests.evidence.small import small_grid
 from unime.core import stage as stages
@@ -159,7 +159,7 @@ def test_a_folders_name_follows_the_recipe_too(tmp_path: Path):
     before = folders(grid, "a")
     recipe = Path(grid.steps["train"].recipe)
     recipe.write_text("# A comment changes nothing.\n" + recipe.read_text())
-    from evidence.chain import _hash
+    from research.evidence.chain import _hash
 
     _hash.cache_clear()
     assert folders(grid, "a") == before

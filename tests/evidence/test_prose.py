@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evidence.compare import results_of, said
-from evidence.grid import GRID, Grid, load_grid
-from evidence.prose import FIGURE, filled_texts
-from evidence.run import run_cells
-from evidence.tables import page
+from research.evidence.compare import results_of, said
+from research.evidence.grid import GRID, Grid, load_grid
+from research.evidence.prose import FIGURE, filled_texts
+from research.evidence.run import run_cells
+from research.evidence.tables import page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
 from unime.core import files

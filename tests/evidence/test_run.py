@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evidence import looks
-from evidence.chain import chain_of
-from evidence.grid import Cell
-from evidence.launch import Launcher
-from evidence.result import load_result, pack, path_of, unpack
-from evidence.run import check_cell, left, pace_of, run_cells, states
-from evidence.tables import page
+from research.evidence import looks
+from research.evidence.chain import chain_of
+from research.evidence.grid import Cell
+from research.evidence.launch import Launcher
+from research.evidence.result import load_result, pack, path_of, unpack
+from research.evidence.run import check_cell, left, pace_of, run_cells, states
+from research.evidence.tables import page
 from tests.evidence.small import QUERIES, FakeStages, small_grid
 from unime.core import files
 from unime.core.errors import DataError, OutputError, UnimeError
@@ -113,7 +113,7 @@ def test_a_run_killed_between_steps_carries_on(tmp_path: Path, steps: int):
 def test_a_failing_step_is_named_with_its_command(tmp_path: Path):
     grid = small_grid(tmp_path)
     with pytest.raises(
-        UnimeError, match=r"step 'world' ended with exit code 2: python -m world build"
+        UnimeError, match=r"step 'world' ended with exit code 2: python -m research.world build"
     ):
         run_cells(grid, grid.cells("t"), lambda words: 2)
     with pytest.raises(UnimeError, match="step 'world' stopped before it was finished"):
@@ -125,7 +125,7 @@ def test_a_result_says_where_it_comes_from(tmp_path: Path):
     run_cells(grid, [cell], FakeStages())
     result = load_result(path_of(grid, cell))
     assert path_of(grid, cell).stat().st_size < 30_000
-    assert result.command == "python -m evidence run --table t --row b --seed 2"
+    assert result.command == "python -m research.evidence run --table t --row b --seed 2"
     assert [step.name for step in result.steps] == ["world", "train", "eval"]
     assert result.figures == {"rate": 0.5}
     for step, ran in zip(chain_of(grid, cell), result.steps, strict=True):
@@ -199,7 +199,7 @@ def test_time_left_is_planned_time_at_the_measured_pace(tmp_path: Path):
 
 def test_a_cell_is_checked_from_nothing(tmp_path: Path):
     grid, cell = small_grid(tmp_path), Cell("t", "a", 1)
-    with pytest.raises(DataError, match="is missing; make it with python -m evidence run"):
+    with pytest.raises(DataError, match="is missing; make it with python -m research.evidence run"):
         check_cell(grid, cell, tmp_path / "runs/check", FakeStages())
     run_cells(grid, [cell], FakeStages())
     stages = FakeStages()

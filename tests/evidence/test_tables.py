@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evidence.bootstrap import resampled
-from evidence.compare import difference, results_of
-from evidence.grid import GRID, Cell, Grid, load_grid
-from evidence.repeats import noise_of
-from evidence.result import load_result, path_of
-from evidence.run import interval_of, run_cells
-from evidence.tables import filled, page, write_page
+from research.evidence.bootstrap import resampled
+from research.evidence.compare import difference, results_of
+from research.evidence.grid import GRID, Cell, Grid, load_grid
+from research.evidence.repeats import noise_of
+from research.evidence.result import load_result, path_of
+from research.evidence.run import interval_of, run_cells
+from research.evidence.tables import filled, page, write_page
 from tests.conftest import ROOT
 from tests.evidence.small import FakeStages, small_grid
 from unime.core.errors import DataError, RecipeError
@@ -23,11 +23,11 @@ from unime.core.errors import DataError, RecipeError
 def test_the_committed_page_says_what_the_committed_files_say(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(ROOT)
     grid = load_grid(GRID)
-    assert Path(grid.readme).read_text() == page(grid), "run `python -m evidence tables`"
+    assert Path(grid.readme).read_text() == page(grid), "run `python -m research.evidence tables`"
     assert grid.front is not None
     front = Path(grid.front).read_text()
     assert "<!-- evidence: " in front
-    assert filled(grid, front) == front, "run `python -m evidence tables`"
+    assert filled(grid, front) == front, "run `python -m research.evidence tables`"
 
 
 def test_committed_results_are_small_and_agree_with_themselves(monkeypatch: pytest.MonkeyPatch):
@@ -174,7 +174,7 @@ def test_the_page_has_means_differences_floor_and_what_is_missing(done: Grid):
     assert f"| {found[0]:+.1f} ({found[1]:+.1f} to {found[2]:+.1f}) | 0.5 | 1, 2, 3 |" in line
     assert "| chance | 5.0 |" in text
     assert "| floor: image blind (seed 0) | 3.0 |" in text
-    assert "`python -m evidence run --table t`\n(looks at its test seeds: 1)" in text
+    assert "`python -m research.evidence run --table t`\n(looks at its test seeds: 1)" in text
     assert "- Not run (or by an older grid): both, seed 1, 2, 3" in text
     assert "- Not built: later. Nobody wrote it." in text
     assert text.endswith("## What did not work\n\nThis.\n")

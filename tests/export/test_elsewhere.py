@@ -67,7 +67,7 @@ def test_a_vllm_server_is_evaluated_like_a_local_model(export: Path, server: str
     (tmp_path / "world.yaml").write_text(
         yaml.safe_dump({**world, "output": str(tmp_path / "world")})
     )
-    execute("world.build", tmp_path / "world.yaml")
+    execute("research.world.build", tmp_path / "world.yaml")
     pixels = {"dtype": "float32", "min_pixels": 4096, "max_pixels": 4096, "max_length": 256}
     recipe = {
         "stage": "eval",

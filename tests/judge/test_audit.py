@@ -16,12 +16,12 @@ from judge.audit import audit_recipe
 from judge.auditing import findings, injections
 from judge.auditing.probes import Probe
 from judge.engine import Content, Request
+from research.world.scene import Thing, ThingSpec
+from research.world.truth import PLANTED, TRUTH, Truth, to_json
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core import files
 from unime.core.errors import OutputError
-from world.scene import Thing, ThingSpec
-from world.truth import PLANTED, TRUTH, Truth, to_json
 
 KINDS = ("circle", "square", "star", "moon", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow")

@@ -15,18 +15,18 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
+from research.world import base, base_feed, base_train
+from research.world.base import BaseRecipe, Phase
+from research.world.base_batch import Encoder, MicroBatch, _least_padded, micro_batches, patches_of
+from research.world.base_evaluate import held_lessons
+from research.world.base_lessons import Lesson, full_listing, is_held, make_lesson
+from research.world.base_model import Architecture, answer_logits, build_model
+from research.world.base_sight import SightBatch
+from research.world.base_tokenizer import SPECIALS, build_processor
+from research.world.sample import partition_of
+from research.world.scene import Scene, Thing
 from unime.core.errors import RecipeError
 from unime.core.provenance import open_output
-from world import base, base_feed, base_train
-from world.base import BaseRecipe, Phase
-from world.base_batch import Encoder, MicroBatch, _least_padded, micro_batches, patches_of
-from world.base_evaluate import held_lessons
-from world.base_lessons import Lesson, full_listing, is_held, make_lesson
-from world.base_model import Architecture, answer_logits, build_model
-from world.base_sight import SightBatch
-from world.base_tokenizer import SPECIALS, build_processor
-from world.sample import partition_of
-from world.scene import Scene, Thing
 
 STUDENT = Path(__file__).resolve().parents[2] / "assets" / "student"
 TINY = Architecture(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from world import base_sight
-from world.base_lessons import is_held
-from world.base_muon import Muon, orthogonalise
-from world.base_sight import NOTHING, SightHeads, sight_batches, sight_loss, vocabulary
-from world.base_tokenizer import train_tokenizer
-from world.scene import Scene, Thing
+from research.world import base_sight
+from research.world.base_lessons import is_held
+from research.world.base_muon import Muon, orthogonalise
+from research.world.base_sight import NOTHING, SightHeads, sight_batches, sight_loss, vocabulary
+from research.world.base_tokenizer import train_tokenizer
+from research.world.scene import Scene, Thing
 
 RED, BLUE = (
     Thing("circle", "red", "large", "striped", 0),

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from research.world.baselines import Lists, accuracy, gate, hits
+from research.world.towers import Input, Reference, Senses, Tower
 from unime.data.items import Item
-from world.baselines import Lists, accuracy, gate, hits
-from world.towers import Input, Reference, Senses, Tower
 
 
 class Fixed(Reference):

@@ -8,12 +8,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from research.world import build
+from research.world.truth import Truth, from_json, relevant, to_json
 from unime.core.provenance import open_output
 from unime.data.items import content_id
 from unime.data.readers import Job, Source, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
-from world import build
-from world.truth import Truth, from_json, relevant, to_json
 
 SMALL: dict[str, Any] = {
     "train_pairs": 120,

@@ -14,26 +14,26 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
 from judge.report import auc
-from unime.models.pair_scorer import PairInput, PairScorer, Side
-from unime.models.pictures import Picture
-from unime.models.prompts import load_judge_prompt
-from world import judgements as judgements_module
-from world.base_batch import Encoder, micro_batches
-from world.base_lessons import make_lesson
-from world.base_model import Architecture, answer_logits, build_model
-from world.base_tokenizer import train_tokenizer
-from world.build import TASKS
-from world.claims import (
+from research.world import judgements as judgements_module
+from research.world.base_batch import Encoder, micro_batches
+from research.world.base_lessons import make_lesson
+from research.world.base_model import Architecture, answer_logits, build_model
+from research.world.base_tokenizer import train_tokenizer
+from research.world.build import TASKS
+from research.world.claims import (
     ABOUT_A_PICTURE,
     KINDS,
     PICTURED,
     claims_about_a_picture,
     pictures_of_a_claim,
 )
-from world.examples import Plan
-from world.sample import partition_of, sprite_names
-from world.scene import Scene, matches
-from world.truth import relevant
+from research.world.examples import Plan
+from research.world.sample import partition_of, sprite_names
+from research.world.scene import Scene, matches
+from research.world.truth import relevant
+from unime.models.pair_scorer import PairInput, PairScorer, Side
+from unime.models.pictures import Picture
+from unime.models.prompts import load_judge_prompt
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -16,14 +16,14 @@ from eval.benchmark import BenchmarkChoice, load_benchmark, specify
 from eval.outputs import write_items
 from eval.pool import Pool
 from eval.runners import sts
+from research.world import pairs, smolvlm, teacher
+from research.world.pairs import PairsRecipe, draw_pairs, texts_left
+from research.world.wordnet import GRADES, Synset, graded_pairs, read_synsets
 from tests.families import build_tokenizer
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.provenance import open_output
 from unime.models import Embedder, Encode
-from world import pairs, smolvlm, teacher
-from world.pairs import PairsRecipe, draw_pairs, texts_left
-from world.wordnet import GRADES, Synset, graded_pairs, read_synsets
 
 LINE = '{place:08} 03 n 02 word 0 other 0 {count:03} {pointers}| {gloss}; "{example}"  '
 

@@ -7,18 +7,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from world import compositional, sprites, words
-from world.language import CORRUPTIONS, caption, corrupt, statement
-from world.questions import questions
-from world.render import render
-from world.sample import (
+from research.world import compositional, sprites, words
+from research.world.language import CORRUPTIONS, caption, corrupt, statement
+from research.world.questions import questions
+from research.world.render import render
+from research.world.sample import (
     PARTITIONS,
     is_held_colour,
     partition_of,
     sample_scene,
     sprite_names,
 )
-from world.scene import OPPOSITE, SHAPES, Spec, holds, matches, relations
+from research.world.scene import OPPOSITE, SHAPES, Spec, holds, matches, relations
 
 seeds = st.integers(0, 10_000)
 partitions = st.sampled_from(PARTITIONS)
@@ -100,7 +100,7 @@ def test_relations_follow_from_places(seed):
 def test_a_spec_needs_as_many_things_as_it_names():
     scene = scene_of(3)
     kind = scene.things[0].kind
-    from world.scene import ThingSpec
+    from research.world.scene import ThingSpec
 
     number = sum(thing.kind == kind for thing in scene.things)
     assert matches(Spec((ThingSpec(kind),) * number), scene)

@@ -33,10 +33,10 @@ PARALLEL = ("distill", "contrast", "mine", "rerank")
 """Stages that a launcher may start in several processes."""
 
 PROGRAMS = {
-    "world": ("world", "build", "world.build"),
-    "base": ("world", "base", "world.base"),
-    "smolvlm": ("world", "smolvlm", "world.smolvlm"),
-    "pairs": ("world", "pairs", "world.pairs"),
+    "world": ("world", "build", "research.world.build"),
+    "base": ("world", "base", "research.world.base"),
+    "smolvlm": ("world", "smolvlm", "research.world.smolvlm"),
+    "pairs": ("world", "pairs", "research.world.pairs"),
     "judge": ("judge", "score", "judge.score"),
     "eval": ("eval", "run", "eval.run"),
     "eval_rerank": ("eval", "rerank", "eval.reranking"),

@@ -1,7 +1,0 @@
-#!/bin/sh
-# Every row of every table at every seed: recipes/evidence/grid.yaml says which.
-# A cell is a chain of these recipes with changes; what cells share is run once, in runs/evidence.
-set -eu
-cd "$(dirname "$0")/../.."
-.venv/bin/python -m evidence run --jobs 2 "$@"
-.venv/bin/python -m evidence tables

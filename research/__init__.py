@@ -1,0 +1,1 @@
+"""For people who argue about the method: a generated world with known truth, and evidence over seeds."""
