@@ -25,10 +25,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import interleaved_rounds, median_ratio, report, say
-from judge.engine import Content, Request
-from judge.pictures import Picture
-from judge.serve import CPU_BLOCK
-from judge.vllm_engine import VllmEngine, VllmOptions
+from unime.judge.engine import Content, Request
+from unime.judge.images_of_pairs import Picture
+from unime.judge.serve import CPU_BLOCK
+from unime.judge.vllm_engine import VllmEngine, VllmOptions
 
 MODEL = {
     "id": "assets/judge",
@@ -83,8 +83,8 @@ def store(rows: int = 10_000_000) -> dict[str, float]:
     """Measure the first opening of many rows, in a fresh process; its index is built there."""
     import pyarrow as pa
 
-    from judge.store.rows import Rows
-    from judge.store.shards import Shards, table_of
+    from unime.judge.store.shards import Shards, table_of
+    from unime.judge.store.sorted_rows import Rows
 
     random = np.random.default_rng(0)
     with tempfile.TemporaryDirectory() as folder:
@@ -109,7 +109,7 @@ def store(rows: int = 10_000_000) -> dict[str, float]:
 
 def engine() -> dict[str, float]:
     """Measure the in-process engine beside a loop of `generate()` over single pairs."""
-    from judge.transformers_engine import TransformersOptions
+    from unime.judge.transformers_engine import TransformersOptions
 
     values = {"model": MODEL, "min_answer_mass": 0.0, "batch_size": 64}
     scorer = TransformersOptions.model_validate(values).engine(None)
@@ -128,7 +128,7 @@ def server(url: str | None = None) -> dict[str, float]:
     """Measure the client beside a bare load generator on one vLLM server."""
     if url is not None:
         return _beside(url)
-    from judge.serve import Service, running
+    from unime.judge.serve import Service, running
 
     # A cache of about 20 queries' prefixes, beside what is under way.
     prefix, whole = _lengths()
@@ -176,7 +176,7 @@ def _beside(url: str) -> dict[str, float]:
 @lru_cache(maxsize=1)
 def _lengths() -> tuple[int, int]:
     """Return how many tokens a query's calls have in common, in whole blocks, and one has in all."""
-    from judge.transformers_engine import TransformersOptions, as_pair
+    from unime.judge.transformers_engine import TransformersOptions, as_pair
 
     options = TransformersOptions.model_validate({"model": MODEL, "min_answer_mass": 0.0})
     scorer = options.engine(None).scorer
@@ -200,7 +200,7 @@ def _run(used: VllmEngine, groups: list[list[Request]]) -> int:
 
 
 def _recorded(groups: list[list[Request]]) -> Callable[[int], list[bytes]]:
-    from judge.wire import AnswerTokens, Bodies
+    from unime.judge.protocol import AnswerTokens, Bodies
     from unime.models.prompts import load_judge_prompt
 
     tokens = AnswerTokens(frozenset({1, 2, 3}), frozenset({4, 5, 6}))
@@ -254,7 +254,7 @@ def _picture(name: str, random: np.random.Generator, size: int) -> Content:
 
 
 def _open(folder: str, results: Any) -> None:
-    from judge.store import ScoreStore
+    from unime.judge.store import ScoreStore
 
     start = time.perf_counter()
     opened = ScoreStore(Path(folder))

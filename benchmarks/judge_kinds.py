@@ -19,9 +19,9 @@ from benchmarks.judge import MODEL
 from eval.benchmark import BenchmarkChoice, choose, specify
 from eval.pool import Pool
 from eval.runners.candidates import CandidateLists, read
-from judge.engine import Content, Engine, Request
-from judge.report import auc
-from judge.transformers_engine import TransformersOptions
+from unime.judge.engine import Content, Engine, Request
+from unime.judge.transformers_engine import TransformersOptions
+from unime.judge.truth_report import auc
 
 RANDOM = "random"
 RANDOM_OF_A_LIST = 10

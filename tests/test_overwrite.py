@@ -10,7 +10,6 @@ import pytest
 
 from eval.report import write_report
 from eval.run import RECIPE, run
-from judge.export import export_judged
 from tests.conftest import ROOT
 from tests.own_data.test_own_data import own_folder
 from unime.core import files
@@ -20,6 +19,7 @@ from unime.core.overwrite import check_replaceable, contains, has_keys, is_free
 from unime.core.provenance import Output
 from unime.data import images
 from unime.data.own_data.prepare import prepare
+from unime.judge.export_scores import export_judged
 from unime.search.store import begin
 
 STUDENT = str(ROOT / "assets/student")

@@ -14,7 +14,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge.score import ScoreRecipe, Work
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core.config import load_recipe
@@ -26,6 +25,7 @@ from unime.data.readers.base import RowError
 from unime.data.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
 from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
 from unime.data.training_rows import TrainingRows
+from unime.judge.stage import ScoreRecipe, Work
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.select import SelectRecipe
 from unime.select import run as run_select

@@ -10,10 +10,10 @@ import torch
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
-from judge.report import auc
 from research.world.base_batch import Encoder, MicroBatch, micro_batches
 from research.world.base_lessons import Judgement, Lesson, make_lesson
 from research.world.base_model import answer_logits
+from unime.judge.truth_report import auc
 
 if TYPE_CHECKING:
     from research.world.base import BaseRecipe

@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from judge import score as score_module
-from judge.audit import audit_recipe
-from judge.auditing import findings, injections
-from judge.auditing.probes import Probe
-from judge.engine import Content, Request
 from research.world.scene import Thing, ThingSpec
 from research.world.truth import PLANTED, TRUTH, Truth, to_json
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core import files
 from unime.core.errors import OutputError
+from unime.judge import stage as score_module
+from unime.judge.audit import findings, injections
+from unime.judge.audit.audit import audit_recipe
+from unime.judge.audit.probes import Probe
+from unime.judge.engine import Content, Request
 
 KINDS = ("circle", "square", "star", "moon", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -103,7 +103,7 @@ def test_an_audit_is_written_over_and_no_other_file_is(recipe, tmp_path):
 
 
 def test_an_audit_asks_once(recipe, tmp_path):
-    from judge.oracle import OracleEngine
+    from research.world.oracle import OracleEngine
 
     asked = []
     original = OracleEngine.score

@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from judge.fake import FakeEngine
-from judge.store import ScoreStore
+from research.world.fake_engine import FakeEngine
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server
 from tests.mine.folders import write_data, write_mined
 from unime.core.stage import execute
+from unime.judge.store import ScoreStore
 
 pytestmark = pytest.mark.slow
 
@@ -112,9 +112,9 @@ def test_a_job_asked_for_again_calls_nobody(tmp_path, monkeypatch):
     monkeypatch.setattr(
         FakeEngine, "score", lambda self, r: (asked.append(len(r)), original(self, r))[1]
     )
-    execute("judge.score", recipe_for(tmp_path, "first", "fake", {}, "scores"))
+    execute("unime.judge.stage", recipe_for(tmp_path, "first", "fake", {}, "scores"))
     assert sum(asked) == 2000 * (CANDIDATES + 1)
-    execute("judge.score", recipe_for(tmp_path, "second", "fake", {}, "scores"))
+    execute("unime.judge.stage", recipe_for(tmp_path, "second", "fake", {}, "scores"))
     assert sum(asked) == 2000 * (CANDIDATES + 1)
     tables = [(tmp_path / name / "judged.parquet").read_bytes() for name in ("first", "second")]
     assert tables[0] == tables[1]

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.engine import Content, Request
-from judge.oracle import OracleOptions
+from research.world.oracle import OracleOptions
 from unime.data.items import content_id, pair_key
+from unime.judge.engine import Content, Request
 
 
 class EvenTruth:

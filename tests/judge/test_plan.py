@@ -11,16 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from judge.engine import EngineError
-from judge.export import export_judged
-from judge.partial import compact_store, score_part
-from judge.plan import job_status, plan_job
-from judge.serve import Service, command, options_of
-from judge.vllm_engine import VllmOptions
 from tests.judge.test_score import folders, recipe_for
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
 from unime.data.tables import read_table
+from unime.judge.engine import EngineError
+from unime.judge.export_scores import export_judged
+from unime.judge.partial import compact_store, score_part
+from unime.judge.plan import job_status, plan_job
+from unime.judge.serve import Service, command, options_of
+from unime.judge.vllm_engine import VllmOptions
 
 __all__ = ["folders"]
 
@@ -60,7 +60,7 @@ def test_status_names_reasons_and_the_store(folders):
 
 def test_exports_are_what_was_judged(folders):
     path = recipe_for(folders, engines={"fake": {"unscored": 0.1}})
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     judged = read_table(folders / "out/judged.parquet").to_pylist()
     said = export_judged(path, [], folders / "rows.json", "unime_v2")
     rows = json.loads((folders / "rows.json").read_text())
@@ -95,8 +95,8 @@ def test_a_server_gets_the_recipe_s_limits_and_no_key(folders, monkeypatch):
     assert said["--allowed-media-domains"] == "none.invalid"
     assert "--enable-prefix-caching" in words and "a-secret-key" not in " ".join(words)
 
-    from judge.score import ScoreRecipe
     from unime.core.config import load_recipe
+    from unime.judge.stage import ScoreRecipe
 
     with pytest.raises(RecipeError, match="no engines.vllm.model"):
         options_of(load_recipe(recipe_for(folders), ScoreRecipe))
@@ -106,7 +106,7 @@ def test_damaged_or_other_inputs_are_one_sentence(folders, monkeypatch):
     path = recipe_for(folders)
     with pytest.raises(RecipeError, match="--rate 0.0: expected pairs a second"):
         plan_job(path, [], rate=0.0)
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     (folders / "out/run.json").write_text('{"judging": [')
     assert "hours           unknown" in plan_job(path, [], rate=None)
     judged = pq.read_table(folders / "out/judged.parquet")
@@ -123,7 +123,7 @@ def test_damaged_or_other_inputs_are_one_sentence(folders, monkeypatch):
 
 
 def test_an_audit_of_nothing_is_no_praise(folders):
-    from judge.audit import audit_recipe
+    from unime.judge.audit.audit import audit_recipe
 
     path = recipe_for(folders, engines={"fake": {"unscored": 1.0}})
     with pytest.raises(EngineError, match="nothing to audit: not one of .* the fake engine has no"):

@@ -10,17 +10,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.endpoint import (
+from tests.judge.misbehaving import Server
+from tests.judge.test_vllm_engine import KEY, engine_for, groups, judged
+from unime.judge.endpoint import (
     Endpoint,
     EndpointOptions,
     FailedError,
     RejectedError,
     UnavailableError,
 )
-from judge.engine import EngineError
-from judge.wire import AnswerTokens, ReplyError, read_masses, read_usage
-from tests.judge.misbehaving import Server
-from tests.judge.test_vllm_engine import KEY, engine_for, groups, judged
+from unime.judge.engine import EngineError
+from unime.judge.protocol import AnswerTokens, ReplyError, read_masses, read_usage
 from unime.models.prompts import load_judge_prompt
 
 

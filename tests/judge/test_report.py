@@ -6,13 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from judge import score as score_module
-from judge.report import auc
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core.files import read_json
 from unime.core.stage import execute
 from unime.data.tables import read_table
+from unime.judge import stage as score_module
+from unime.judge.truth_report import auc
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30))
@@ -52,7 +52,7 @@ def test_planted_false_negatives_are_counted_and_written(tmp_path, monkeypatch):
     monkeypatch.setattr(score_module, "_load_truth", lambda folder: Truth(data) if folder else None)
     (tmp_path / "world").mkdir()
     options = {"engine": "oracle", "truth": str(tmp_path / "world")}
-    execute("judge.score", recipe_for(tmp_path, **options))
+    execute("unime.judge.stage", recipe_for(tmp_path, **options))
 
     facts = read_json(tmp_path / "out" / "manifest.json")["facts"]["truth"]
     assert facts["planted_in_corpus"] == 3
@@ -73,6 +73,6 @@ def test_planted_false_negatives_are_counted_and_written(tmp_path, monkeypatch):
     few = recipe_for(
         tmp_path, mined=str(tmp_path / "few"), output=str(tmp_path / "few_out"), **options
     )
-    execute("judge.score", few)
+    execute("unime.judge.stage", few)
     facts = read_json(tmp_path / "few_out" / "manifest.json")["facts"]["truth"]
     assert facts["planted_in_corpus"] == facts["planted_among_candidates"] == 1

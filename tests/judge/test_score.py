@@ -15,13 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from judge import engines
-from judge import score as score_module
-from judge.engine import EngineError
-from judge.fake import FakeEngine
-from judge.partial import score_part
-from judge.store import ScoreStore
-from judge.store.log import PATTERN, read_log
+from research.world.fake_engine import FakeEngine
 from tests.conftest import ROOT
 from tests.mine.folders import write_data, write_mined
 from unime.core import files
@@ -30,6 +24,12 @@ from unime.core.files import read_json
 from unime.core.stage import execute
 from unime.data.items import Score, pair_key
 from unime.data.tables import read_table
+from unime.judge import engines
+from unime.judge import stage as score_module
+from unime.judge.engine import EngineError
+from unime.judge.partial import score_part
+from unime.judge.store import ScoreStore
+from unime.judge.store.write_ahead_log import PATTERN, read_log
 
 NUM_QUERIES = 12
 
@@ -79,7 +79,7 @@ def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, m
     monkeypatch.setattr(
         FakeEngine, "score", lambda self, r: (asked.extend(r), original(self, r))[1]
     )
-    execute("judge.score", recipe_for(folders))
+    execute("unime.judge.stage", recipe_for(folders))
 
     keys = [request.key for request in asked]
     # Nine distinct queries with a positive and five candidates each.
@@ -102,7 +102,7 @@ def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, m
 
 def test_the_positive_of_a_query_is_asked_first(folders, monkeypatch):
     asked = count_calls(monkeypatch)
-    execute("judge.score", recipe_for(folders))
+    execute("unime.judge.stage", recipe_for(folders))
     first = {}
     for request in asked:
         first.setdefault(request.query.text, request.candidate.text)
@@ -110,7 +110,7 @@ def test_the_positive_of_a_query_is_asked_first(folders, monkeypatch):
 
 
 def test_unscored_is_nan_counted_and_listed(folders):
-    execute("judge.score", recipe_for(folders, engines={"fake": {"unscored": 0.3}}))
+    execute("unime.judge.stage", recipe_for(folders, engines={"fake": {"unscored": 0.3}}))
     rows = judged(folders / "out")
     values = np.array([[row["positive_score"], *row["scores"]] for row in rows], dtype=float)
     lines = [json.loads(line) for line in (folders / "out/unscored.jsonl").open()]
@@ -153,7 +153,7 @@ def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
     options = {"engines": {"fake": {"unscored": 0.2}}, "block_queries": 4}
-    execute("judge.score", recipe_for(folders, **options))
+    execute("unime.judge.stage", recipe_for(folders, **options))
     whole, scores = contents(folders / "out"), merged(folders / "scores")
     # Nine distinct queries are three blocks.
     assert sum(moment.startswith("after log-") for moment in moments) == 3
@@ -174,9 +174,9 @@ def test_stopped_at_any_durable_change_it_ends_the_same(folders, monkeypatch):
 
         monkeypatch.setattr(files, "on_commit", die)
         with pytest.raises(Killed):
-            execute("judge.score", path)
+            execute("unime.judge.stage", path)
         monkeypatch.setattr(files, "on_commit", None)
-        execute("judge.score", path)
+        execute("unime.judge.stage", path)
         assert contents(output) == whole, moments[stop - 1]
         assert merged(store) == scores, moments[stop - 1]
         # Paid twice is at most the block that was under way.
@@ -189,7 +189,7 @@ def test_three_real_kills_change_nothing(folders):
     whole = recipe_for(
         folders, output=str(folders / "whole"), store=str(folders / "whole_scores"), **options
     )
-    execute("judge.score", whole)
+    execute("unime.judge.stage", whole)
     path = recipe_for(folders, **options)
     words = [sys.executable, "-m", "judge", "score", str(path)]
 
@@ -214,15 +214,15 @@ def test_three_real_kills_change_nothing(folders):
 
 def test_what_the_store_knows_is_never_asked_again(folders, monkeypatch):
     asked = count_calls(monkeypatch)
-    execute("judge.score", recipe_for(folders))
+    execute("unime.judge.stage", recipe_for(folders))
     first = len(asked)
     again = recipe_for(folders, output=str(folders / "again"), block_queries=5)
-    execute("judge.score", again)
+    execute("unime.judge.stage", again)
     assert len(asked) == first == 9 * 6
     assert judged(folders / "again") == judged(folders / "out")
     # Another judge's scores are others.
     other = {"engines": {"fake": {"unscored": 0.1}}, "output": str(folders / "other")}
-    execute("judge.score", recipe_for(folders, **other))
+    execute("unime.judge.stage", recipe_for(folders, **other))
     assert len(asked) == 2 * first
 
 
@@ -235,7 +235,7 @@ def test_a_budget_stops_in_time_and_the_same_command_carries_on(folders, monkeyp
     assert [r.candidate.text for r in asked[::6]] == ["text 20", "text 21", "text 22", "text 23"]
     assert not (folders / "out").exists()
     assert score_part(path, [], budget="0h") == 9 * 6 - 20
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     assert len(asked) == len({r.key for r in asked}) == 9 * 6
 
 
@@ -254,10 +254,10 @@ def test_shards_share_the_work_and_the_whole_needs_no_call(folders, monkeypatch)
     for number in range(3):
         assert score_part(path, [], shard=f"{number}/3") == 0
     assert len(asked) == len({r.key for r in asked}) == 9 * 6
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     assert len(asked) == 9 * 6
     whole = recipe_for(folders, output=str(folders / "whole"), store=str(folders / "other_scores"))
-    execute("judge.score", whole)
+    execute("unime.judge.stage", whole)
     assert judged(folders / "out") == judged(folders / "whole")
     with pytest.raises(RecipeError, match="expected i/n with i from 0 to n - 1"):
         score_part(path, [], shard="3/3")
@@ -266,7 +266,7 @@ def test_shards_share_the_work_and_the_whole_needs_no_call(folders, monkeypatch)
 def test_pairs_set_aside_are_asked_again_only_on_request(folders, monkeypatch):
     path = recipe_for(folders, engines={"fake": {"unscored": 0.3}})
     asked = count_calls(monkeypatch)
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     unscored = read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"]
     assert unscored > 0
     assert score_part(path, []) == 0
@@ -277,19 +277,19 @@ def test_pairs_set_aside_are_asked_again_only_on_request(folders, monkeypatch):
 
 def test_mistakes_are_one_sentence(folders):
     with pytest.raises(RecipeError, match="unknown engine 'orcale'; did you mean 'oracle'"):
-        execute("judge.score", recipe_for(folders, engine="orcale"))
+        execute("unime.judge.stage", recipe_for(folders, engine="orcale"))
     with pytest.raises(RecipeError, match="under engines.transformers"):
-        execute("judge.score", recipe_for(folders, engine="transformers"))
+        execute("unime.judge.stage", recipe_for(folders, engine="transformers"))
     with pytest.raises(RecipeError, match="set truth=FOLDER"):
-        execute("judge.score", recipe_for(folders, engine="oracle"))
+        execute("unime.judge.stage", recipe_for(folders, engine="oracle"))
     with pytest.raises(RecipeError, match="engines.oracle.filp: no such key; did you mean 'flip'"):
-        execute("judge.score", recipe_for(folders, engines={"oracle": {"filp": 0.1}}))
+        execute("unime.judge.stage", recipe_for(folders, engines={"oracle": {"filp": 0.1}}))
     # A mistake leaves no half-begun output in the way of the corrected recipe.
     assert not (folders / "out").exists()
 
 
 def test_reading_a_recipe_needs_no_torch(folders):
-    code = "import sys, judge.score; sys.exit('torch' in sys.modules)"
+    code = "import sys, unime.judge.stage; sys.exit('torch' in sys.modules)"
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     assert (
         subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == 0
@@ -303,12 +303,12 @@ def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, 
     asked = count_calls(monkeypatch)
     stop = {"negatives": 2, "step": 3, "absolute_cut": 0.7}
     path = recipe_for(folders, early_stop=stop)
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     every = folders / "all"
     every.mkdir()
     whole = recipe_for(folders, output=str(every / "out"), store=str(every / "scores"))
     asked_early = len(asked)
-    execute("judge.score", whole)
+    execute("unime.judge.stage", whole)
     spared = read_json(folders / "out/manifest.json")["facts"]["spared_pairs"]
     assert (
         0 < spared == 9 * 6 - asked_early
@@ -329,7 +329,7 @@ def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, 
     assert (folders / "out/unscored.jsonl").read_text() == ""
     asked.clear()
     recipe_for(folders, early_stop=stop)
-    execute("judge.score", path, ["output=" + str(folders / "again")])
+    execute("unime.judge.stage", path, ["output=" + str(folders / "again")])
     assert not asked
 
 
@@ -343,7 +343,7 @@ def test_a_job_without_a_single_score_is_an_error_and_stays_unfinished(folders, 
     asked = count_calls(monkeypatch)
     for _ in range(2):  # nothing is paid for twice
         with pytest.raises(EngineError, match=reason):
-            execute("judge.score", path)
+            execute("unime.judge.stage", path)
     assert len(asked) == 54
     assert not (folders / "out/manifest.json").exists()
     assert not (folders / "out/judged.parquet").exists()
@@ -358,7 +358,7 @@ def test_a_job_without_a_single_score_is_an_error_and_stays_unfinished(folders, 
     # Once the cause is gone:
     monkeypatch.setattr(FakeEngine, "_one", lambda self, key: Score(key, 0.5))
     assert score_part(path, [], retry=True) == 0
-    execute("judge.score", path)
+    execute("unime.judge.stage", path)
     assert read_json(folders / "out/manifest.json")["facts"]["unscored_pairs"] == 0
 
 
@@ -370,8 +370,8 @@ def test_a_budget_that_reaches_nothing_is_no_failure(folders):
 def test_an_engine_that_gives_no_probability_ends_the_job(folders, monkeypatch, value):
     monkeypatch.setattr(FakeEngine, "_one", lambda self, key: Score(key, value))
     with pytest.raises(DataError, match="the engine fake 0.0 gave .* for the pair .*; expected a"):
-        execute("judge.score", recipe_for(folders))
+        execute("unime.judge.stage", recipe_for(folders))
     assert not ScoreStore(folders / "scores").summary()["rows"]
     monkeypatch.setattr(FakeEngine, "score", lambda self, requests: [])
     with pytest.raises(EngineError, match="FakeEngine answered 12 pairs with 0 scores"):
-        execute("judge.score", recipe_for(folders))
+        execute("unime.judge.stage", recipe_for(folders))

@@ -14,13 +14,13 @@ from threading import Thread
 
 import pytest
 
-from judge import serve
-from judge.engine import EngineError
-from judge.serve import Service, running
-from judge.transformers_engine import Served
-from judge.vllm_engine import VllmOptions
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL
+from unime.judge import serve
+from unime.judge.engine import EngineError
+from unime.judge.serve import Service, running
+from unime.judge.transformers_engine import Served
+from unime.judge.vllm_engine import VllmOptions
 
 FAKE = """#!{python}
 import json, os, signal, subprocess, sys, time
@@ -56,7 +56,7 @@ HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 COMMAND = """
 import sys
 from pathlib import Path
-import judge.transformers_engine as engine
+import unime.judge.transformers_engine as engine
 from judge import cli, serve
 from unime.cli import main
 serve.PYTHON = Path(sys.argv.pop(1))
@@ -75,7 +75,9 @@ def python(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PIDS", str(tmp_path / "pids"))
     monkeypatch.setattr(serve, "PYTHON", path)
-    monkeypatch.setattr("judge.transformers_engine.served", lambda config: Served("template", {}))
+    monkeypatch.setattr(
+        "unime.judge.transformers_engine.served", lambda config: Served("template", {})
+    )
     return path
 
 

@@ -13,13 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.store import ScoreStore
-from judge.store import store as store_module
-from judge.store.log import PATTERN, WriterLog
-from judge.store.rows import Rows, split_keys
 from unime.core import files
 from unime.core.errors import DataError
 from unime.data.items import Score
+from unime.judge.store import ScoreStore
+from unime.judge.store import score_store as store_module
+from unime.judge.store.sorted_rows import Rows, split_keys
+from unime.judge.store.write_ahead_log import PATTERN, WriterLog
 
 
 def key(number: int) -> bytes:

@@ -17,16 +17,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.store import ScoreStore
-from judge.store import shards as shards_module
-from judge.store import store as store_module
-from judge.store.log import WriterLog
-from judge.store.rows import Rows
-from judge.store.shards import Shards, table_of
 from tests.judge.test_store import Killed, key, scores
 from unime.core import files
 from unime.core.errors import DataError
 from unime.data.items import Score
+from unime.judge.store import ScoreStore
+from unime.judge.store import score_store as store_module
+from unime.judge.store import shards as shards_module
+from unime.judge.store.shards import Shards, table_of
+from unime.judge.store.sorted_rows import Rows
+from unime.judge.store.write_ahead_log import WriterLog
 
 
 @pytest.fixture(scope="module")

@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from judge.engine import Content, Request
-from judge.transformers_engine import (
+from tests.families import FAMILIES, build_family
+from unime.core.errors import ModelError
+from unime.judge.engine import Content, Request
+from unime.judge.transformers_engine import (
     JudgeModel,
     TransformersEngine,
     TransformersOptions,
     as_pair,
 )
-from tests.families import FAMILIES, build_family
-from unime.core.errors import ModelError
 from unime.models.answers import single_token_spellings
 
 

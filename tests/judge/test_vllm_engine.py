@@ -17,16 +17,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from judge.engine import Content, EngineError, Request
-from judge.pictures import Picture as SentPicture
-from judge.pictures import as_sent
-from judge.store import ScoreStore
-from judge.vllm_engine import VllmOptions
-from judge.wire import as_plain_text
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
 from unime.data.images import ImageError, locate, read_bytes
 from unime.data.items import Score
+from unime.judge.engine import Content, EngineError, Request
+from unime.judge.images_of_pairs import Picture as SentPicture
+from unime.judge.images_of_pairs import as_sent
+from unime.judge.protocol import as_plain_text
+from unime.judge.store import ScoreStore
+from unime.judge.vllm_engine import VllmOptions
 
 KEY = "a-secret-key"
 
@@ -40,7 +40,7 @@ def read_picture(root: Path, location: str) -> SentPicture:
 def secret(monkeypatch):
     monkeypatch.setenv("UNIME_JUDGE_API_KEY", KEY)
     # Waiting is real, only shorter.
-    monkeypatch.setattr("judge.endpoint.PROBE_SECONDS", (0.05, 0.1))
+    monkeypatch.setattr("unime.judge.endpoint.PROBE_SECONDS", (0.05, 0.1))
 
 
 def content(text: str) -> Content:
@@ -324,8 +324,8 @@ def test_a_broken_picture_is_set_aside_and_its_image_is_sent_once(tmp_path):
 
 INTERRUPTED = """
 import signal, sys
-from judge.batch import score_missing
-from judge.store import ScoreStore
+from unime.judge.scoring import score_missing
+from unime.judge.store import ScoreStore
 from tests.judge.test_vllm_engine import EngineEnds, engine_at, groups
 
 def end(number, frame):
@@ -338,8 +338,8 @@ class Missing:
     def __init__(self, *args): pass
     def rounds(self): yield iter(groups(40, 20))
     def count(self): return 800
-import judge.batch
-judge.batch.Missing = Missing
+import unime.judge.scoring
+unime.judge.scoring.Missing = Missing
 print("ready", flush=True)
 with ScoreStore(sys.argv[2]) as store:
     score_missing(Job(), engine_at(sys.argv[1]), store)

@@ -8,10 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from judge.score import ScoreRecipe
-from judge.serve import PYTHON, Service, options_of, running
-from judge.transformers_engine import TransformersOptions
-from judge.vllm_engine import VllmOptions
 from tests.conftest import ROOT
 from tests.judge.test_transformers_engine import content, pair
 from unime.core.config import load_recipe
@@ -19,6 +15,10 @@ from unime.core.files import read_json
 from unime.core.stage import execute
 from unime.data.items import Score
 from unime.data.tables import read_table
+from unime.judge.serve import PYTHON, Service, options_of, running
+from unime.judge.stage import ScoreRecipe
+from unime.judge.transformers_engine import TransformersOptions
+from unime.judge.vllm_engine import VllmOptions
 
 PAIRS = 1000
 
@@ -46,7 +46,7 @@ def with_file(one):
     import io
     from dataclasses import replace
 
-    from judge.pictures import Picture
+    from unime.judge.images_of_pairs import Picture
 
     if one.image is None:
         return one
@@ -109,9 +109,9 @@ def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
             f"store={places['scores']}",
             f"output={places['judged']}",
         ]
-        execute("judge.score", recipe, words)
+        execute("unime.judge.stage", recipe, words)
     # The server is gone, and nobody asks for it.
-    execute("judge.score", recipe, [*words[:4], f"output={tmp_path / 'again'}"])
+    execute("unime.judge.stage", recipe, [*words[:4], f"output={tmp_path / 'again'}"])
     judged, again = (read_table(tmp_path / name / "judged.parquet") for name in ("judged", "again"))
     assert judged.num_rows and judged.equals(again)
     assert read_json(places["judged"] / "manifest.json")["facts"]["unscored_pairs"] == 0

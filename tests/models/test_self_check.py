@@ -10,12 +10,12 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from judge.transformers_engine import JudgeModel, TransformersOptions
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
+from unime.judge.transformers_engine import JudgeModel, TransformersOptions
 from unime.models import Embedder
 from unime.models.rerank_model import RerankConfig
 from unime.models.self_check import blindness, probe_inputs

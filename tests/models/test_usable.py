@@ -135,7 +135,7 @@ def test_a_stage_with_a_model_refuses_the_data_first(
     output = data(folder)
     model = {"id": str(qwen), **PIXELS}
     training = {"per_device_train_batch_size": 4, "max_steps": 1}
-    names = {"score": ("judge.score", "judge"), "mine": ("unime.mine.stage", "mine")}
+    names = {"score": ("unime.judge.stage", "judge"), "mine": ("unime.mine.stage", "mine")}
     module, name = names.get(stage, (f"unime.train.{stage}", stage))
     values: dict[str, Any] = {"data": str(output), "model": model}
     if stage == "contrast":

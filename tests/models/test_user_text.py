@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 from transformers import AutoProcessor
 
-from judge.wire import as_plain_text
 from tests.families import FAMILIES, build_family
 from unime.core.config import ModelConfig
+from unime.judge.protocol import as_plain_text
 from unime.models.look_alikes import look_alikes
 from unime.models.processor import (
     prepare_processor,

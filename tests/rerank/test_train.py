@@ -8,14 +8,14 @@ import json
 import numpy as np
 import pytest
 
-from judge.engine import Content, Request
-from judge.transformers_engine import JudgeModel, TransformersOptions
 from tests.families import build_family
 from tests.train.folder import drawn_folder
 from tests.train.test_contrast import count_checkpoints
 from unime.core import files
 from unime.core.errors import RecipeError
 from unime.core.provenance import open_output
+from unime.judge.engine import Content, Request
+from unime.judge.transformers_engine import JudgeModel, TransformersOptions
 from unime.models.pair_scorer import Side
 from unime.rerank import Reranker
 from unime.rerank import train as stage

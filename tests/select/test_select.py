@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from judge.engine import Content, Request
-from judge.oracle import OracleOptions
+from research.world.oracle import OracleOptions
 from unime import select
 from unime.core import files
 from unime.core.errors import DataError, RecipeError
@@ -21,6 +20,7 @@ from unime.core.files import read_json, write_json
 from unime.core.stage import execute
 from unime.data.items import content_id, pair_key
 from unime.data.tables import JUDGED, MINED, read_table, write_table
+from unime.judge.engine import Content, Request
 from unime.select import RULES, SelectRecipe, choose, cyclic_order
 
 NAN = float("nan")

@@ -13,7 +13,6 @@ from PIL import Image
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
-from judge.report import auc
 from research.world import judgements as judgements_module
 from research.world.base_batch import Encoder, micro_batches
 from research.world.base_lessons import make_lesson
@@ -31,6 +30,7 @@ from research.world.examples import Plan
 from research.world.sample import partition_of, sprite_names
 from research.world.scene import Scene, matches
 from research.world.truth import relevant
+from unime.judge.truth_report import auc
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
 from unime.models.prompts import load_judge_prompt

@@ -37,7 +37,7 @@ PROGRAMS = {
     "base": ("world", "base", "research.world.base"),
     "smolvlm": ("world", "smolvlm", "research.world.smolvlm"),
     "pairs": ("world", "pairs", "research.world.pairs"),
-    "judge": ("judge", "score", "judge.score"),
+    "judge": ("judge", "score", "unime.judge.stage"),
     "eval": ("eval", "run", "eval.run"),
     "eval_rerank": ("eval", "rerank", "eval.reranking"),
 }

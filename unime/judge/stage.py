@@ -1,0 +1,236 @@
+"""`python -m judge score`: scores each distinct pair of a mined table once.
+
+Scores go to a store that outlives the run (see `unime.judge.store`): what was scored before, by this
+recipe or any other, is not asked again, and a killed run carries on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+from pydantic import Field, model_validator
+
+from unime.core import console, files
+from unime.core.config import Recipe
+from unime.core.errors import RecipeError, lookup
+from unime.core.provenance import Output
+from unime.data.table_checks import read_mined
+from unime.data.tables import DataFolder, write_table
+from unime.judge.budget import FREE, UNLIMITED, Budget, Prices
+from unime.judge.early import EarlyStop
+from unime.judge.engine import (
+    ChecksData,
+    Engine,
+    EngineError,
+    EngineOptions,
+    StreamingEngine,
+    Truth,
+)
+from unime.judge.engines import ENGINES, Engines
+from unime.judge.job import WHOLE, Job, Shard
+from unime.judge.scoring import Outcome, score_missing
+from unime.judge.store import ScoreStore
+from unime.judge.truth_report import report_truth
+
+
+class ScoreRecipe(Recipe):
+    """Score mined candidates, each query's positive first."""
+
+    data: str
+    """The output of `unime data`."""
+    mined: str
+    """The output of `unime mine`."""
+    engine: str
+    """Which engine scores; its options stand under `engines`."""
+    engines: Engines = Engines()
+    truth: str | None = None
+    """The output of a world, when the true relevance is known: the oracle needs it, and the
+    report then says how good the candidates and the judge are."""
+    block_queries: int = Field(default=16, gt=0)
+    """Queries whose candidates an engine in this process scores and saves together."""
+    early_stop: EarlyStop | None = None
+    """Ask about no more of a query's candidates once enough are good negatives; biases soft labels."""
+    # Where scores are kept and what they cost changes none: both stay out of the manifest.
+    store: str = Field(default="runs/scores", exclude=True)
+    """The score store: a folder, or any URL that fsspec knows; shared by all recipes."""
+    prices: Prices = Field(default=FREE, exclude=True)
+
+    @model_validator(mode="after")
+    def _engine_has_what_it_needs(self) -> ScoreRecipe:
+        _options(self)
+        if self.engine == "oracle" and self.truth is None:
+            raise RecipeError(
+                "engine 'oracle' needs the truth of a generated world: set truth=FOLDER to the "
+                "output of its stage 'world', or choose engine=transformers"
+            )
+        return self
+
+
+RECIPE = ScoreRecipe
+
+
+def inputs(recipe: ScoreRecipe) -> dict[str, Path]:
+    """Return what the stage reads."""
+    places = {"data": Path(recipe.data), "mined": Path(recipe.mined)}
+    if recipe.truth is not None:
+        places["truth"] = Path(recipe.truth)
+    model = getattr(_options(recipe), "model", None)
+    if model is not None:
+        places["model"] = Path(model.id)
+    return places
+
+
+def run(recipe: ScoreRecipe, out: Output) -> None:
+    """Score what is not scored yet, then write `judged.parquet` and the report."""
+    with ScoreStore(recipe.store) as store:
+        work = Work.of(recipe)
+        if isinstance(work.engine, ChecksData):
+            work.engine.check_data(work.job.data, out.file("unusable.jsonl"))
+        outcome = work.score(store)
+        _list_unscored(work.job, store, out)
+        work.check(store)
+        judged = work.job.judged_table(store)
+        write_table(out.file("judged.parquet"), judged)
+        _report(work.job, judged, store, out)
+    if work.truth is not None:
+        report_truth(work.job.data, work.job.mined, judged, work.truth, out)
+    out.facts(judge=work.job.fingerprint)
+    _note_outcome(outcome, out)
+
+
+@dataclass(frozen=True)
+class Work:
+    """A recipe's job and engine."""
+
+    recipe: ScoreRecipe
+    job: Job
+    engine: Engine | StreamingEngine
+    truth: Truth | None
+
+    @classmethod
+    def of(cls, recipe: ScoreRecipe, shard: Shard = WHOLE) -> Work:
+        """Open what the recipe names."""
+        truth = _load_truth(recipe.truth)
+        engine = _options(recipe).engine(truth)
+        data = DataFolder.open(recipe.data)
+        mined = read_mined(Path(recipe.mined), data)
+        job = Job(data, mined, engine.fingerprint, shard)
+        return cls(recipe, job, engine, truth)
+
+    def score(
+        self, store: ScoreStore, budget: Budget = UNLIMITED, *, retry: bool = False
+    ) -> Outcome:
+        """Score what the store lacks, and say what was done."""
+        recipe = self.recipe
+        outcome = score_missing(
+            self.job,
+            self.engine,
+            store,
+            block_queries=recipe.block_queries,
+            budget=budget,
+            prices=recipe.prices,
+            retry=retry,
+            early=recipe.early_stop,
+        )
+        console.log(f"judge: {describe(outcome, recipe.prices)}")
+        return outcome
+
+    def check(self, store: ScoreStore) -> None:
+        """Refuse a job without a single score: a fault of all pairs is none of a pair's.
+
+        Raises:
+            EngineError: with the most frequent reason.
+        """
+        if self.job.has_score(store):
+            return
+        examples: dict[str, str] = {}
+        counts: Counter[str] = Counter()
+        for group in self.job.groups:
+            keys = [key for number in group.tolist() for key in self.job.keys(number)]
+            for reason in store.reasons(list(dict.fromkeys(keys))).values():
+                # Reasons that differ in their numbers alone are one.
+                kind = kind_of_reason(reason)
+                counts[kind] += 1
+                examples.setdefault(kind, reason)
+        if counts:  # else nothing was asked yet
+            ((kind, number),) = counts.most_common(1)
+            raise EngineError(
+                f"not one of {counts.total()} pairs could be scored by the engine "
+                f"{self.recipe.engine}; the reason of {number}: {examples[kind]}. The reasons are "
+                "kept, and the output stays unfinished; when the cause is gone, the same command "
+                "with --retry asks again"
+            )
+
+
+def kind_of_reason(reason: str) -> str:
+    """Return a reason without its numbers, so that like ones are counted together."""
+    return "".join("#" if sign.isdigit() else sign for sign in reason)[:100]
+
+
+def describe(outcome: Outcome, prices: Prices) -> str:
+    """Return one sentence about what a job did."""
+    done = outcome.scored + outcome.set_aside
+    if not done:
+        return f"nothing asked, {outcome.left} pairs left" if outcome.left else "all scored before"
+    parts = [f"{outcome.scored} pairs scored", f"{outcome.set_aside} set aside"]
+    parts += [f"{outcome.left} left"] if outcome.left else []
+    parts.append(f"{done / outcome.seconds:.1f}/s")
+    parts += [f"{outcome.usage.retries} tried again"] if outcome.usage.retries else []
+    parts += [f"{outcome.spent:.2f} {prices.currency}"] if prices.known else []
+    return ", ".join(parts)
+
+
+def _options(recipe: ScoreRecipe) -> EngineOptions:
+    lookup(ENGINES, recipe.engine, "engine")
+    options = getattr(recipe.engines, recipe.engine)
+    if options is None:
+        raise RecipeError(
+            f"engine '{recipe.engine}' has no options in this recipe; "
+            f"give them under engines.{recipe.engine}"
+        )
+    return options
+
+
+def _load_truth(folder: str | None) -> Truth | None:
+    if folder is None:
+        return None
+    from research.world.truth import Truth as WorldTruth
+
+    return WorldTruth.load(folder)
+
+
+def _list_unscored(job: Job, store: ScoreStore, out: Output) -> None:
+    lines = [f"{json.dumps(line)}\n" for line in job.unscored(store)]
+    files.write_text(out.file("unscored.jsonl"), "".join(lines))
+
+
+def _report(job: Job, judged: pa.Table, store: ScoreStore, out: Output) -> None:
+    first = next(job.unscored(store), None)
+    distinct = job.distinct()
+    unscored, spared = job.count_unscored(store)
+    console.log(
+        f"judge: {distinct} distinct pairs of {judged.num_rows} queries, {unscored} unscored"
+        + (f" (see unscored.jsonl; such as: {first['reason']})" if first else "")
+        + (f", {spared} not asked about: early stop" if spared else "")
+    )
+    out.facts(distinct_pairs=distinct, unscored_pairs=unscored, spared_pairs=spared)
+
+
+def _note_outcome(outcome: Outcome, out: Output) -> None:
+    usage = outcome.usage
+    out.note(
+        judging={
+            "scored": outcome.scored,
+            "set_aside": outcome.set_aside,
+            "seconds": round(outcome.seconds, 2),
+            "spent": round(outcome.spent, 4),
+            "calls": usage.calls,
+            "tokens": usage.tokens,
+            "cached_tokens": usage.cached_tokens,
+            "retries": usage.retries,
+        }
+    )
