@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TORCH_FREE = {
     "unime.core.errors", "unime.data.items", "unime.core.files", "unime.data.tables", "unime.core.config", "unime.core.console",
     "unime.core.provenance", "unime.core.stage", "unime.run", "unime.cli", "unime.models.prompts", "unime.data.images",
-    "unime.data.readers", "unime.data.stage", "unime.select",
+    "unime.data.readers", "unime.data.stage", "unime.select.stage",
 }  # fmt: skip
 
 

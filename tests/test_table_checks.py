@@ -27,8 +27,8 @@ from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
 from unime.data.training_rows import TrainingRows
 from unime.judge.stage import ScoreRecipe, Work
 from unime.losses import ContrastBatch, LossTerm, combine
-from unime.select import SelectRecipe
-from unime.select import run as run_select
+from unime.select.stage import SelectRecipe
+from unime.select.stage import run as run_select
 
 NAN, INF = float("nan"), float("inf")
 BAD_SCORES = (7.5, -3.0, INF, -INF, 1.001, -0.001)

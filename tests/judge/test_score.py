@@ -298,7 +298,7 @@ def test_reading_a_recipe_needs_no_torch(folders):
 
 def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, monkeypatch):
     """In `select`'s cyclic order, the positive first, and `select` finds what it needs."""
-    from unime.select import cyclic_order
+    from unime.select.stage import cyclic_order
 
     asked = count_calls(monkeypatch)
     stop = {"negatives": 2, "step": 3, "absolute_cut": 0.7}

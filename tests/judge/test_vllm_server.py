@@ -117,7 +117,7 @@ def test_smoke_goes_on_with_the_scores_of_a_server(tmp_path, monkeypatch):
     assert read_json(places["judged"] / "manifest.json")["facts"]["unscored_pairs"] == 0
     assert read_json(tmp_path / "again" / "run.json")["judging"]["calls"] == 0
     chosen = [mined, f"judged={places['judged']}", f"output={places['rows']}"]
-    execute("unime.select", folder / "5_select.yaml", chosen)
+    execute("unime.select.stage", folder / "5_select.yaml", chosen)
     rows = f"rows={places['rows']}"
     execute(
         "unime.train.contrast", folder / "6_contrast.yaml", [rows, f"output={places['trained']}"]

@@ -13,7 +13,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from research.world.oracle import OracleOptions
-from unime import select
 from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json, write_json
@@ -21,7 +20,8 @@ from unime.core.stage import execute
 from unime.data.items import content_id, pair_key
 from unime.data.tables import JUDGED, MINED, read_table, write_table
 from unime.judge.engine import Content, Request
-from unime.select import RULES, SelectRecipe, choose, cyclic_order
+from unime.select import stage as select
+from unime.select.stage import RULES, SelectRecipe, choose, cyclic_order
 
 NAN = float("nan")
 
@@ -133,7 +133,7 @@ def test_chosen_negatives_equal_a_plain_reading_of_the_rules(rows, rule, order, 
         folder = Path(name)
         write_folders(folder, rows)
         values = {"rule": rule, "order": order, "negatives": negatives, "step": step}
-        execute("unime.select", recipe_for(folder, **values))
+        execute("unime.select.stage", recipe_for(folder, **values))
         table = read_table(folder / "out" / "rows.parquet").to_pylist()
         facts = read_json(folder / "out" / "manifest.json")["facts"]
 
@@ -177,7 +177,7 @@ def test_without_a_judge_the_nearest_are_chosen(tmp_path):
     rows = [_row(0, [0.9, 0.8, 0.7, 0.6], positive_similarity=0.65)]
     write_folders(tmp_path, rows)
     path = recipe_for(tmp_path, rule="similarity", judged=None, step=1, negatives=3)
-    execute("unime.select", path)
+    execute("unime.select.stage", path)
     (row,) = read_table(tmp_path / "out" / "rows.parquet").to_pylist()
     # 0.9 and 0.8 lie above 0.65 + 0.1.
     assert row["negatives"] == [2, 3, -1]
@@ -187,13 +187,13 @@ def test_without_a_judge_the_nearest_are_chosen(tmp_path):
 def test_scores_are_required_and_must_belong_to_the_candidates(tmp_path):
     write_folders(tmp_path, [_row(0, [0.9, 0.8])])
     with pytest.raises(RecipeError, match="rule 'either' needs scores"):
-        execute("unime.select", recipe_for(tmp_path, judged=None))
+        execute("unime.select.stage", recipe_for(tmp_path, judged=None))
     with pytest.raises(RecipeError, match="unknown rule 'eiter'; did you mean 'either'"):
-        execute("unime.select", recipe_for(tmp_path, rule="eiter"))
+        execute("unime.select.stage", recipe_for(tmp_path, rule="eiter"))
     other = tmp_path / "other"
     write_folders(other, [_row(0, [0.9, 0.8, 0.7])])
     with pytest.raises(DataError, match="does not score the candidates"):
-        execute("unime.select", recipe_for(tmp_path, judged=str(other / "judged")))
+        execute("unime.select.stage", recipe_for(tmp_path, judged=str(other / "judged")))
 
 
 def _row(pair, similarities, **values):
@@ -270,7 +270,7 @@ def test_what_a_rule_removed_is_reported_where_the_truth_is_known(tmp_path):
         }
     )
     write_table(tmp_path / "judged" / "truth.parquet", truth)
-    execute("unime.select", recipe_for(tmp_path))
+    execute("unime.select.stage", recipe_for(tmp_path))
     facts = read_json(tmp_path / "out" / "manifest.json")["facts"]["truth"]
     assert facts["either"]["planted false negatives"] == {"removed": 1, "of": 1}
     assert facts["relative"]["planted false negatives"] == {"removed": 0, "of": 1}
@@ -286,7 +286,7 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, monkeypatch):
     write_folders(tmp_path, [_row(pair, [0.9, 0.8, 0.7]) for pair in range(5)])
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
-    execute("unime.select", recipe_for(tmp_path))
+    execute("unime.select.stage", recipe_for(tmp_path))
     whole = (tmp_path / "out" / "rows.parquet").read_bytes()
     for stop in range(1, len(moments) + 1):
         path = recipe_for(tmp_path, output=str(tmp_path / f"stopped{stop}"))
@@ -299,8 +299,8 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, monkeypatch):
 
         monkeypatch.setattr(files, "on_commit", die)
         with pytest.raises(Killed):
-            execute("unime.select", path)
+            execute("unime.select.stage", path)
         monkeypatch.setattr(files, "on_commit", None)
-        execute("unime.select", path)
+        execute("unime.select.stage", path)
         assert (tmp_path / f"stopped{stop}" / "rows.parquet").read_bytes() == whole
         assert (tmp_path / f"stopped{stop}" / "manifest.json").is_file()

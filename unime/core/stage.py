@@ -23,7 +23,7 @@ STAGES = {
     "distill": "unime.train.distill",
     "contrast": "unime.train.contrast",
     "mine": "unime.mine.stage",
-    "select": "unime.select",
+    "select": "unime.select.stage",
     "rerank": "unime.rerank.train",
     "export": "unime.export",
 }

@@ -1,0 +1,1 @@
+"""Which candidates are trained on, by the judge's scores."""
