@@ -17,8 +17,8 @@ from benchmarks.common import report
 from benchmarks.mixture import adapted, build_model
 from benchmarks.train_step import LORA, Batch, Ours, make_batch
 from unime.train.batch import LiveBudget, Prepared
+from unime.train.chunking import Budget
 from unime.train.loader import make_loader
-from unime.train.plan import Budget
 from unime.train.step import Gather
 
 

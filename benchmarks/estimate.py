@@ -82,8 +82,8 @@ def main(
 def predicted_flops(path: str, overrides: list[str], steps: int) -> float:
     """Return what `unime estimate` counts for a mean step of those that are measured."""
     from unime.core.config import load_recipe
-    from unime.estimate import count
     from unime.train.contrast import ContrastRecipe
+    from unime.train.estimate import count
 
     recipe = load_recipe(path, ContrastRecipe, overrides)
     return count(recipe, 1, range(WARM, steps)).flops

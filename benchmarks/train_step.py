@@ -30,7 +30,7 @@ from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models import Embedder, Encode
 from unime.models.adapters import tower_is_frozen
 from unime.train.batch import ContrastIndices, prepare_chunks
-from unime.train.plan import Budget, plan_chunks, size_of
+from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.step import Chunk, cached_step
 
 TEMPERATURE = 0.02

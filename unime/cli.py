@@ -123,7 +123,7 @@ def estimate(
     utilisation: Annotated[float, typer.Option(help="Share of the peak that is reached.")] = 0.35,
 ) -> None:
     """Tokens, work, memory and time of a training step, before it runs."""
-    from unime import estimate as estimates
+    from unime.train import estimate as estimates
 
     machine = estimates.Machine(gpus, memory, tflops, utilisation)
     typer.echo(estimates.estimate(recipe, overrides or [], machine))

@@ -21,7 +21,7 @@ from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.train import checkpoints
 from unime.train.backends import backend_of
 from unime.train.batch import prepare_chunks
-from unime.train.plan import Budget, plan_chunks, size_of
+from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.step import Chunk, cached_step
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")

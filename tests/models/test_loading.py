@@ -80,7 +80,7 @@ def test_pickled_weights_are_refused_in_a_sentence(kind, folder):
 
 
 def test_what_reads_no_weights_runs_no_code_either(folder):
-    from unime.estimate import model_parts
+    from unime.train.estimate import model_parts
 
     ask_for_code(folder)
     name = str(folder)

@@ -141,7 +141,7 @@ def test_a_stage_with_a_model_refuses_the_data_first(
     if stage == "contrast":
         values |= {"training": training, "losses": [{"name": "info_nce"}]}
     if stage == "rerank":
-        module = "unime.rerank.train"
+        module = "unime.rerank.stage"
         values |= {"training": training, "ask": {"hard": 0, "drawn": 2}}
     if stage == "score":
         import pyarrow as pa

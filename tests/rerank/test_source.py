@@ -13,9 +13,9 @@ from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.rerank.source import AskSection, ListSection, RerankSource
+from unime.rerank.question_batches import AskSection, ListSection, RerankSource
 from unime.train.batch import ItemSizes
-from unime.train.plan import Budget
+from unime.train.chunking import Budget
 from unime.train.sampler import TaskBatches
 
 

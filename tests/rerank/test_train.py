@@ -17,9 +17,8 @@ from unime.core.provenance import open_output
 from unime.judge.engine import Content, Request
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions
 from unime.models.pair_scorer import Side
-from unime.rerank import Reranker
-from unime.rerank import train as stage
-from unime.rerank.train import RerankRecipe
+from unime.rerank import Reranker, stage
+from unime.rerank.stage import RerankRecipe
 from unime.train.fit import MODEL
 
 

@@ -26,11 +26,11 @@ from unime.models import Embedder, Encode
 from unime.train import contrast
 from unime.train.backends import DataParallel
 from unime.train.batch import ContrastIndices, ItemSizes, Prepared
+from unime.train.chunking import Budget
 from unime.train.contrast import ContrastRecipe
-from unime.train.evaluate import hit_at_1
-from unime.train.plan import Budget
+from unime.train.contrast_batches import ContrastSource
+from unime.train.dev_set import hit_at_1
 from unime.train.sampler import TaskBatches
-from unime.train.source import ContrastSource
 
 
 def no_features(encodes: Sequence[Encode]) -> dict:

@@ -10,7 +10,10 @@ from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.estimate import (
+from unime.models import Embedder, Encode, LoraSection, apply_lora
+from unime.models.adapters import parts_of
+from unime.models.embedder import renderer_of
+from unime.train.estimate import (
     ChunkWork,
     Machine,
     Part,
@@ -20,9 +23,6 @@ from unime.estimate import (
     model_parts,
     step_flops,
 )
-from unime.models import Embedder, Encode, LoraSection, apply_lora
-from unime.models.adapters import parts_of
-from unime.models.embedder import renderer_of
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -21,7 +21,7 @@ from unime.export import ExportRecipe, export_embedder
 from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
 from unime.rerank import RerankModel
-from unime.rerank import train as rerank
+from unime.rerank import stage as rerank
 from unime.train import contrast
 from unime.train.contrast import ContrastRecipe
 from unime.train.fit import fit

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unime.core.config import ModelConfig
-from unime.train.plan import Budget, Size, plan_chunks, size_of
+from unime.train.chunking import Budget, Size, plan_chunks, size_of
 
 SIZES = st.lists(
     st.builds(Size, st.integers(1, 300), st.sampled_from([0, 0, 400, 3000]), st.integers(0, 1)),

@@ -8,7 +8,7 @@ import torch
 from tests.train.folder import drawn_folder
 from tests.train.test_contrast import make_source
 from unime.core.errors import ModelError
-from unime.train.plan import AUTO, Budget
+from unime.train.chunking import AUTO, Budget
 from unime.train.probe import choose_budget
 from unime.train.step import Chunk
 

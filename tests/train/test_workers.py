@@ -19,12 +19,12 @@ from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.models import Embedder
 from unime.rerank import RerankModel
-from unime.rerank.train import rerank_source
+from unime.rerank.stage import rerank_source
 from unime.train.batch import Prepared
+from unime.train.chunking import Budget
 from unime.train.contrast import ContrastRecipe, training_source
 from unime.train.distill import TextBatches
 from unime.train.loader import Source, make_loader
-from unime.train.plan import Budget
 from unime.train.sampler import TaskBatches
 
 LENGTH = 4

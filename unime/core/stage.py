@@ -24,7 +24,7 @@ STAGES = {
     "contrast": "unime.train.contrast",
     "mine": "unime.mine.stage",
     "select": "unime.select.stage",
-    "rerank": "unime.rerank.train",
+    "rerank": "unime.rerank.stage",
     "export": "unime.export",
 }
 """Stages of the library: `unime VERB RECIPE`."""

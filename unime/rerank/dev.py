@@ -12,8 +12,8 @@ from unime.data.known_positives import KnownPositives
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models.questions import Question
+from unime.rerank.question_batches import side_of
 from unime.rerank.reranker import Reranker, fuse
-from unime.rerank.source import side_of
 
 WEIGHTS = np.concatenate([[0.0], 1 / (1 + np.logspace(2, -2, 41)), [1.0]])
 """Candidates for the fusion weight, dense near both ends."""
@@ -184,7 +184,7 @@ class _Embed:
         self, name: str, rows: np.ndarray, pool: np.ndarray
     ) -> Float[np.ndarray, "queries cands"]:
         """Return cosines of dev queries and a task's targets."""
-        from unime.train.source import load_encode
+        from unime.train.contrast_batches import load_encode
 
         columns = self._columns
         instructions = [columns.query_instructions[i] for i in columns.query_instruction[rows]]

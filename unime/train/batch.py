@@ -16,7 +16,7 @@ from unime.core.config import ModelConfig
 from unime.core.processes import Ranks
 from unime.data.tables import DataFolder
 from unime.losses import ContrastBatch, RelationBatch
-from unime.train.plan import Budget, Plan, Size, size_of
+from unime.train.chunking import Budget, Plan, Size, size_of
 from unime.train.step import Chunk, Features, Gather
 
 
@@ -72,7 +72,7 @@ class Prepared:
     chunks: list[Chunk]
     """This process's share."""
     kept: int
-    """How many of the last chunks keep their graph; see `unime.train.plan`."""
+    """How many of the last chunks keep their graph; see `unime.train.chunking`."""
     gather: Gather
     indices: Indices
     number: int

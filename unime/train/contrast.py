@@ -25,13 +25,13 @@ from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models import Embedder, Encode, LoraSection
 from unime.models.usable import check_items
 from unime.train.batch import ItemSizes
-from unime.train.evaluate import DevSet
+from unime.train.chunking import Budget
+from unime.train.contrast_batches import ContrastSource
+from unime.train.dev_set import DevSet
 from unime.train.fit import fit, train_once
 from unime.train.negatives import can_contrast, check_negatives
-from unime.train.plan import Budget
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
-from unime.train.source import ContrastSource
 from unime.train.step import Features
 
 

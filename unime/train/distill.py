@@ -23,8 +23,8 @@ from unime.data.tables import DataFolder
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models import Embedder, Encode, LoraSection
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
+from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.fit import fit, keep, train_once
-from unime.train.plan import Budget, plan_chunks, size_of
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 from unime.train.teacher import TeacherSection, teach

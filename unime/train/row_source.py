@@ -12,7 +12,7 @@ from unime.data.known_positives import KnownPositives
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.train.batch import Indices, ItemSizes, LiveBudget, Prepared, prepare_chunks
-from unime.train.plan import Budget, Size, plan_chunks
+from unime.train.chunking import Budget, Size, plan_chunks
 from unime.train.sampler import Draw, TaskBatches
 from unime.train.step import Features
 

@@ -26,12 +26,12 @@ from unime.models import LoraSection
 from unime.models.rerank_model import FACTS, RerankConfig, RerankModel
 from unime.models.usable import check_items
 from unime.rerank.dev import RerankDev
+from unime.rerank.question_batches import AskSection, RerankSource
 from unime.rerank.reranker import Reranker
-from unime.rerank.source import AskSection, RerankSource
 from unime.train.batch import ItemSizes
+from unime.train.chunking import Budget
 from unime.train.fit import MODEL, fit, load_whole_models, train_once
 from unime.train.negatives import check_negatives
-from unime.train.plan import Budget
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 

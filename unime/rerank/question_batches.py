@@ -19,7 +19,7 @@ from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.models.questions import Question
 from unime.train.batch import Prepared
-from unime.train.plan import Size
+from unime.train.chunking import Size
 from unime.train.row_source import RowSource, SourceParts
 from unime.train.sampler import Draw
 

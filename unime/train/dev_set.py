@@ -12,7 +12,7 @@ from unime.data.known_positives import KnownPositives
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models import Embedder, Encode
-from unime.train.source import load_encode
+from unime.train.contrast_batches import load_encode
 
 
 class DevSet:

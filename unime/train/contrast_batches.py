@@ -11,7 +11,7 @@ from unime.core.errors import DataError
 from unime.data.tables import DataFolder
 from unime.models import Encode
 from unime.train.batch import ContrastIndices, Prepared
-from unime.train.plan import Size
+from unime.train.chunking import Size
 from unime.train.row_source import RowSource, SourceParts
 from unime.train.sampler import Draw
 
