@@ -49,9 +49,9 @@ def main(
 
 def score_seconds() -> float:
     """Return the seconds to score 36 tasks, checks and intervals included."""
-    from eval.benchmark import load_benchmark
-    from eval.similarity import Vectors
-    from eval.summary import summarise
+    from unime.eval.benchmark import load_benchmark
+    from unime.eval.similarity import Vectors
+    from unime.eval.summary import summarise
 
     generator = np.random.default_rng(0)
     total = TASKS * (QUERIES + CANDIDATES)
@@ -67,7 +67,7 @@ def score_seconds() -> float:
 
 def _lists(name: str, number: int, generator: np.random.Generator) -> Any:
     """Return a task whose queries list the task's candidates, each in an order of its own."""
-    from eval.runners.candidates import CandidateLists
+    from unime.eval.runners.candidates import CandidateLists
 
     first = number * (QUERIES + CANDIDATES)
     order = np.tile(np.arange(CANDIDATES, dtype=np.int32), (QUERIES, 1))
@@ -85,7 +85,7 @@ def _lists(name: str, number: int, generator: np.random.Generator) -> Any:
 
 
 def _recipe(world: Path, model: str, limit: int | None) -> Any:
-    from eval.run import EvalRecipe
+    from unime.eval.stage import EvalRecipe
 
     config = {"id": model, "dtype": "float32", "min_pixels": 4096, "max_pixels": 4096,
               "max_length": 256}  # fmt: skip
@@ -103,15 +103,15 @@ def _recipe(world: Path, model: str, limit: int | None) -> Any:
 
 
 def _pool(recipe: Any) -> tuple[Any, int]:
-    from eval.run import read, select
+    from unime.eval.stage import read, select
 
     pool, tasks = read(select(recipe.benchmarks), 0.0)
     return pool, sum(task.encodes_without_sharing for group in tasks for task in group)
 
 
 def _evaluate(recipe: Any) -> None:
-    from eval.run import inputs, run
     from unime.core.provenance import open_output
+    from unime.eval.stage import inputs, run
 
     with tempfile.TemporaryDirectory() as folder:
         placed = recipe.model_copy(update={"output": f"{folder}/9_eval"})
@@ -120,7 +120,7 @@ def _evaluate(recipe: Any) -> None:
 
 def _encode(recipe: Any, pool: Any) -> None:
     """Encode the pool as well as one can: model loaded, inputs of one kind and length together."""
-    from eval.encode import LazyEncodes, by_kind_and_length
+    from unime.eval.encode import LazyEncodes, by_kind_and_length
 
     encoder = recipe.models[0].load()
     encoder.encode(LazyEncodes(pool, by_kind_and_length(pool)), batch_size=BATCH_SIZE)

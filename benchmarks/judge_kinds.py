@@ -16,9 +16,9 @@ import numpy as np
 
 from benchmarks.common import report, say
 from benchmarks.judge import MODEL
-from eval.benchmark import BenchmarkChoice, choose, specify
-from eval.pool import Pool
-from eval.runners.candidates import CandidateLists, read
+from unime.eval.benchmark import BenchmarkChoice, choose, specify
+from unime.eval.pool import Pool
+from unime.eval.runners.candidates import CandidateLists, read
 from unime.judge.engine import Content, Engine, Request
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.truth_report import auc

@@ -121,7 +121,11 @@ def test_stopped_at_every_durable_change(stage: str, tmp_path: Path) -> None:
         "output": str(tmp_path / "eval"),
     }  # fmt: skip
     recipes = {"world": world, "export": export, "eval": evaluation}
-    modules = {"world": "research.world.build", "export": "unime.export", "eval": "eval.run"}
+    modules = {
+        "world": "research.world.build",
+        "export": "unime.export",
+        "eval": "unime.eval.stage",
+    }
     for name, recipe in recipes.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     if stage == "eval":

@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from eval.report import write_report
-from eval.run import RECIPE, run
 from tests.conftest import ROOT
 from tests.own_data.test_own_data import own_folder
 from unime.core import files
@@ -19,6 +17,8 @@ from unime.core.overwrite import check_replaceable, contains, has_keys, is_free
 from unime.core.provenance import Output
 from unime.data import images
 from unime.data.own_data.prepare import prepare
+from unime.eval.report.report_page import write_report
+from unime.eval.stage import RECIPE, run
 from unime.judge.export_scores import export_judged
 from unime.search.store import begin
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.markdown import markdown_table
 from unime.core import files
+from unime.eval.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = re.findall(

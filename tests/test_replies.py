@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 
-from eval.encoders import endpoint
-from eval.encoders.endpoint import EndpointConfig, load_endpoint
 from unime.core.errors import ModelError
 from unime.core.replies import BadReplyError, embeddings_of
+from unime.eval.encoders import embedding_server as endpoint
+from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.models import Encode
 from unime.train.teacher import TeacherSection, teach
 from unime.verify.elsewhere import _ask

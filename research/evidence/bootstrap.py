@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
-from eval.intervals import RESAMPLES, bootstrap_means
+from unime.eval.intervals import RESAMPLES, bootstrap_means
 
 Seed = Mapping[str, np.ndarray]
 """Of one seed, by data set, (queries,) values: hits, or differences of hits."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from eval.intervals import interval
 from research.evidence.bootstrap import resampled
 from research.evidence.grid import Grid
 from research.evidence.result import Result, load_result, path_of
 from research.evidence.run import states
 from unime.core.errors import DataError
+from unime.eval.intervals import interval
 
 Found = Mapping[str, Mapping[str, Sequence[Result]]]
 """By table and row, results at the test seeds in order."""

@@ -180,7 +180,7 @@ def _compare_figures(cell: Cell, before: Result, after: Result) -> str:
 
 def interval_of(results: Sequence[Result], measure: str) -> tuple[float, float]:
     """Return the 95 % interval of a row's mean over its seeds, in percent."""
-    from eval.intervals import interval
+    from unime.eval.intervals import interval
 
     hits = [{t: r.outcomes[t].hits().astype(float) for t in r.members(measure)} for r in results]
     low, high = interval(resampled(hits))

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from eval.pool import Pool
+from unime.eval.pool import Pool
 
 if TYPE_CHECKING:
     from unime.models import Encode

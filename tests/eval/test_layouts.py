@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.benchmark import (
+from unime.core.errors import DataError, RecipeError
+from unime.eval.benchmark import (
     BenchmarkChoice,
     choose,
     chosen_tasks,
@@ -20,10 +21,9 @@ from eval.benchmark import (
     load_benchmark,
     specify,
 )
-from eval.pool import Pool
-from eval.runners import RUNNERS
-from eval.similarity import Vectors
-from unime.core.errors import DataError, RecipeError
+from unime.eval.pool import Pool
+from unime.eval.runners import RUNNERS
+from unime.eval.similarity import Vectors
 
 
 def picture(path: Path, colour: str, size: tuple[int, int] = (8, 8)) -> Path:
@@ -315,7 +315,7 @@ def test_a_task_comes_from_its_own_hub_repository(tmp_path, monkeypatch):
 
 
 def test_frames_of_a_folder_at_even_distances(tmp_path):
-    from eval import video
+    from unime.data import video
 
     for number in range(20):
         picture(tmp_path / f"clip/{number:03}.png", f"rgb({10 * number}, 0, 0)")

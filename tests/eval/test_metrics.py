@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval import intervals, metrics, order_metrics
-from eval.intervals import bootstrap_means, interval
 from unime.core.errors import ModelError
+from unime.eval import intervals, metrics, order_metrics
+from unime.eval.intervals import bootstrap_means, interval
 
 # Few distinct values, so that ties are common.
 LISTS = st.lists(

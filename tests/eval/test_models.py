@@ -17,20 +17,21 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
-from eval import encode, rerank
-from eval.cli import app
-from eval.compare import compare, compare_text
-from eval.compression import compress
-from eval.encoders import ModelEntry, expand
-from eval.encoders.endpoint import EndpointConfig, load_endpoint
-from eval.encoders.open_clip import OpenClipConfig, load_open_clip
-from eval.pool import Pool
-from eval.similarity import Vectors
 from tests.eval.small import Hashed, recipe, unit, write_world
 from tests.families import build_family
 from unime.core import files
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.stage import execute
+from unime.eval import encode
+from unime.eval import two_stage as rerank
+from unime.eval.commands import app
+from unime.eval.compare import compare, compare_text
+from unime.eval.compression import compress
+from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
+from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
+from unime.eval.encoders.registry import ModelEntry, expand
+from unime.eval.pool import Pool
+from unime.eval.similarity import Vectors
 from unime.models import Encode
 from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank import Reranker
@@ -52,7 +53,7 @@ def encoders(monkeypatch):
 def evaluate(values: dict, tmp_path: Path) -> dict:
     path = tmp_path / "9_eval.yaml"
     path.write_text(yaml.safe_dump(values))
-    execute("eval.run", path)
+    execute("unime.eval.stage", path)
     return {row["name"]: row for row in files.read_json(values["results"])["rows"]}
 
 
@@ -315,8 +316,8 @@ def test_outputs_for_others(world, tmp_path, encoders):
 
 
 def test_hub_results_name_data_set_and_interval(tmp_path):
-    from eval.benchmark import load_benchmark
-    from eval.outputs import write_eval_results
+    from unime.eval.benchmark import load_benchmark
+    from unime.eval.outputs import write_eval_results
 
     found = {"score": 12.5, "low": 10.0, "high": 15.0, "metric": "spearman"}
     write_eval_results(

@@ -11,13 +11,13 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from eval.benchmark import Benchmark, BenchmarkChoice, TaskDefinition, specify
-from eval.pool import Pool
-from eval.runners import candidates, comparisons, retrieval
-from eval.similarity import Vectors
 from tests.eval.small import COLOURS, embed, write_world
 from unime.core.errors import DataError
 from unime.data.readers.mmeb_eval import read_eval
+from unime.eval.benchmark import Benchmark, BenchmarkChoice, TaskDefinition, specify
+from unime.eval.pool import Pool
+from unime.eval.runners import candidates, comparisons, retrieval
+from unime.eval.similarity import Vectors
 
 QUIRKS = {
     "v1, texts and pictures": {

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from eval import encode
-from eval import run as eval_run
-from eval.report import write_report
 from tests.eval.small import Hashed, recipe, write_world
 from unime.core import files
 from unime.core.config import load_recipe
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.eval import encode
+from unime.eval import stage as eval_run
+from unime.eval.report.report_page import write_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -32,7 +32,7 @@ def run(tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         given = {name: Hashed(name) for name in ("first", "second")}
         patch.setattr(encode, "load_encoder", lambda entry, device=None: given[entry.source[5:]])
-        execute("eval.run", path)
+        execute("unime.eval.stage", path)
     assert load_recipe(path, eval_run.EvalRecipe).results
     write_stages(folder)
     return folder

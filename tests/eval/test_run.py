@@ -11,14 +11,6 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from eval import encode
-from eval import run as eval_run
-from eval.benchmark import known_benchmarks, load_benchmark
-from eval.cli import app
-from eval.encoders import ModelEntry
-from eval.listing import all_benchmarks, one_benchmark
-from eval.runners.candidates import CandidateLists
-from eval.similarity import Vectors
 from research.world.build import TASKS
 from tests.eval.small import (
     CATEGORIES,
@@ -34,6 +26,14 @@ from tests.families import FAMILIES, build_family
 from unime.core import files
 from unime.core.errors import DataError, ModelError, OutputError, RecipeError
 from unime.core.stage import execute
+from unime.eval import encode
+from unime.eval import stage as eval_run
+from unime.eval.benchmark import known_benchmarks, load_benchmark
+from unime.eval.commands import app
+from unime.eval.encoders.registry import ModelEntry
+from unime.eval.listing import all_benchmarks, one_benchmark
+from unime.eval.runners.candidates import CandidateLists
+from unime.eval.similarity import Vectors
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +54,7 @@ def encoders(monkeypatch):
 def evaluate(values: dict, tmp_path: Path) -> dict:
     path = tmp_path / "9_eval.yaml"
     path.write_text(yaml.safe_dump(values))
-    execute("eval.run", path)
+    execute("unime.eval.stage", path)
     return files.read_json(values["results"])
 
 
@@ -131,7 +131,7 @@ def test_both_ways_of_scoring_lists_agree_with_a_loop(monkeypatch):
     vectors = Vectors(values, "m")
     arguments = (lists.queries, lists.candidates, lists.position, lists.offsets)
     dense = vectors.listed(*arguments)
-    monkeypatch.setattr("eval.similarity.DENSE_UP_TO", 0)
+    monkeypatch.setattr("unime.eval.similarity.DENSE_UP_TO", 0)
     single = vectors.listed(*arguments)
     naive = [
         values[lists.queries[i // 20]] @ values[lists.candidates[place]]
@@ -169,7 +169,7 @@ class Killed(BaseException):
 
 
 def test_killed_at_any_moment_it_resumes_to_the_same_bytes(world, tmp_path, encoders, monkeypatch):
-    monkeypatch.setattr("eval.encode.BLOCK", 10)
+    monkeypatch.setattr("unime.eval.encode.BLOCK", 10)
 
     def small_recipe(folder: Path) -> dict:
         values = recipe(world, folder / "out")
@@ -257,7 +257,7 @@ def test_a_recipe_mistake_is_one_clear_sentence(world, tmp_path, change, sentenc
     path.write_text(yaml.safe_dump(recipe(world, tmp_path / "out")))
     overrides = [f"{key}={json.dumps(value)}" for key, value in change.items()]
     with pytest.raises(RecipeError, match=sentence):
-        execute("eval.run", path, overrides)
+        execute("unime.eval.stage", path, overrides)
 
 
 def test_another_recipe_into_the_same_folder_is_refused(world, tmp_path, encoders):

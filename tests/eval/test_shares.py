@@ -9,13 +9,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from eval.intervals import score_of
-from eval.run import EvalRecipe
-from eval.score import TaskScores
-from eval.shares import shares
-from eval.task_file import save_task
 from tests.eval.small import recipe
 from unime.core.errors import RecipeError
+from unime.eval.intervals import score_of
+from unime.eval.scores import TaskScores
+from unime.eval.shares import shares
+from unime.eval.stage import EvalRecipe
+from unime.eval.task_file import save_task
 
 
 def save(folder: Path, found: np.ndarray, grades: np.ndarray) -> Path:

@@ -82,7 +82,7 @@ def test_a_vllm_server_is_evaluated_like_a_local_model(export: Path, server: str
         ],
     }
     (tmp_path / "eval.yaml").write_text(yaml.safe_dump(recipe))
-    execute("eval.run", tmp_path / "eval.yaml")
+    execute("unime.eval.stage", tmp_path / "eval.yaml")
     rows = {row["name"]: row for row in files.read_json(tmp_path / "eval/results.json")["rows"]}
     assert rows["served"]["overall"] == rows["local"]["overall"]
     for task in sorted((tmp_path / "eval/local/mini_mmeb").glob("*.parquet")):

@@ -11,12 +11,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from eval.encoders.open_clip import OpenClipConfig, load_open_clip
-from eval.encoders.sentence_transformers import SentenceTransformersConfig, load_sentence_model
-from eval.rerank import RerankerChoice, load_reranker
 from tests.families import build_family
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
+from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
+from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
+from unime.eval.two_stage import RerankerChoice, load_reranker
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions, served
 from unime.models import Embedder, LoraSection
 from unime.models.embedder import renderer_of

@@ -11,13 +11,13 @@ import pytest
 import yaml
 from PIL import Image
 
-from eval.check import check_recipe
 from tests.eval.small import recipe as eval_recipe
 from tests.eval.small import write_world
 from tests.families import build_family
 from unime.core.errors import DataError
 from unime.core.stage import execute
 from unime.data.pixels import SOURCE
+from unime.eval.check import check_recipe
 from unime.models import Embedder, Encode
 from unime.models.usable import PictureError, refusal
 from unime.rerank import Reranker
@@ -180,5 +180,5 @@ def test_an_evaluation_is_refused_by_check_and_by_run(tmp_path: Path, qwen: Path
     ):
         check_recipe(path, [])
     with pytest.raises(DataError, match=r"1 pictures cannot be used, all are listed in .*red\.png"):
-        execute("eval.run", path)
+        execute("unime.eval.stage", path)
     assert "red.png" in (tmp_path / "out/unusable.txt").read_text()

@@ -10,9 +10,6 @@ from typing import Any
 
 import pytest
 
-from eval.benchmark import TaskSpec
-from eval.runners.caption_forms import FORMS
-from eval.video import hash_video
 from tests.readers.sources import picture
 from unime.core.errors import DataError
 from unime.core.inside import FileError, read_text
@@ -20,6 +17,9 @@ from unime.data.own_data.look import look_at
 from unime.data.readers import Source
 from unime.data.readers.formats import data_files
 from unime.data.readers.instructions import known_tasks
+from unime.data.video import hash_video
+from unime.eval.benchmark import TaskSpec
+from unime.eval.runners.caption_forms import FORMS
 from unime.search.index import passages, scan
 
 SECRET = "the secret of another folder"

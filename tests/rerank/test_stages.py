@@ -6,8 +6,6 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from eval import reranking
-from eval.reranking import RerankEvalRecipe, calibration, ndcg
 from tests.families import build_family
 from tests.rerank.test_train import fill, recipe_of
 from tests.train.folder import drawn_folder
@@ -16,6 +14,8 @@ from unime.core import files
 from unime.core.provenance import open_output
 from unime.data.tables import ROWS, write_table
 from unime.data.training_rows import PairColumns
+from unime.eval import rerank_report as reranking
+from unime.eval.rerank_report import RerankEvalRecipe, calibration, ndcg
 from unime.export import ExportRecipe
 from unime.rerank import Reranker
 

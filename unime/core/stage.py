@@ -38,8 +38,8 @@ PROGRAMS = {
     "smolvlm": ("world", "smolvlm", "research.world.smolvlm"),
     "pairs": ("world", "pairs", "research.world.pairs"),
     "judge": ("judge", "score", "unime.judge.stage"),
-    "eval": ("eval", "run", "eval.run"),
-    "eval_rerank": ("eval", "rerank", "eval.reranking"),
+    "eval": ("eval", "run", "unime.eval.stage"),
+    "eval_rerank": ("eval", "rerank", "unime.eval.rerank_report"),
 }
 """Stages of the programs beside the library: `python -m PROGRAM VERB RECIPE`, from a checkout."""
 

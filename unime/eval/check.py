@@ -1,0 +1,59 @@
+"""`python -m eval check`: all data verified, every picture decoded, before any compute."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from unime.core import console
+from unime.core.config import load_recipe
+from unime.core.errors import DataError
+from unime.eval.benchmark import Benchmark
+from unime.eval.encoders.registry import expand
+from unime.eval.image_check_of_pools import unusable
+from unime.eval.scores import ParsedTask
+from unime.eval.stage import EvalRecipe, read, select
+
+SHOWN = 20
+"""How many problems are listed."""
+
+
+def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
+    """Return what was verified.
+
+    Raises:
+        DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
+    """
+    recipe = load_recipe(recipe_path, EvalRecipe, overrides)
+    selected = select(recipe.benchmarks)
+    pool, tasks = read(selected, image_cache_gb=0.0)
+    problems = [
+        problem
+        for (choice, benchmark, _), group in zip(selected, tasks, strict=True)
+        if choice.limit is None
+        for problem in _wrong_sizes(benchmark, group)
+    ]
+    problems += unusable(expand(recipe.models), pool)
+    pictures = pool.pictures()
+    for picture in console.progress(pictures, len(pictures), "checking pictures", "picture"):
+        try:
+            picture.load()
+        except DataError as error:
+            problems.append(str(error))
+    if problems:
+        more = [f"and {len(problems) - SHOWN} more"] if len(problems) > SHOWN else []
+        lines = [f"{len(problems)} problems:", *problems[:SHOWN], *more]
+        raise DataError("\n  ".join(lines))
+    count = sum(len(task.queries) for group in tasks for task in group)
+    return (
+        f"{sum(map(len, tasks))} tasks, {count} queries, {len(pool)} distinct encodes, "
+        f"{len(pictures)} distinct pictures: all good"
+    )
+
+
+def _wrong_sizes(benchmark: Benchmark, tasks: Sequence[ParsedTask]) -> list[str]:
+    return [
+        f"{benchmark.name}, task {task.name}: {len(task.queries)} queries, published with {known}"
+        for task in tasks
+        if (known := benchmark.tasks[task.name].queries) not in (None, len(task.queries))
+    ]

@@ -1,0 +1,1 @@
+"""Models under evaluation: one module a kind."""
