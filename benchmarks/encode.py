@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import build_model, inputs
-from unime.export import ExportRecipe, export_embedder
+from unime.export.stage import ExportRecipe, export_embedder
 from unime.models import Embedder, Encode
 
 BATCH = 32

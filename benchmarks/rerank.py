@@ -19,11 +19,11 @@ import numpy as np
 import torch
 
 from benchmarks.common import Seconds, interleaved_rounds, median_ratio, medians, report
+from unime.export.probe_inputs import probe_image
+from unime.export.reranker_export import export_reranker
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
-from unime.rerank.export import export_reranker
-from unime.verify.probes import probe_image
 
 CANDIDATES, EDGE, BATCH = 50, 160, 16
 QUERIES, ASKED = 4, 17

@@ -123,7 +123,7 @@ def test_stopped_at_every_durable_change(stage: str, tmp_path: Path) -> None:
     recipes = {"world": world, "export": export, "eval": evaluation}
     modules = {
         "world": "research.world.build",
-        "export": "unime.export",
+        "export": "unime.export.stage",
         "eval": "unime.eval.stage",
     }
     for name, recipe in recipes.items():

@@ -138,7 +138,7 @@ def test_any_name_of_folder_and_model_is_read_back(work: Path, name: str):
     (work / "models" / name).symlink_to(STUDENT)
     model = f"models/{name}"
     recipe = prepare(f"top/{name}", model, Path("recipes") / name, echo=lambda _: None)
-    from unime.export import ExportRecipe
+    from unime.export.stage import ExportRecipe
     from unime.train.contrast import ContrastRecipe
 
     assert load_recipe(recipe / "2_warmup.yaml", ContrastRecipe).model.id == model

@@ -12,9 +12,9 @@ from unime.core.errors import ModelError
 from unime.core.replies import BadReplyError, embeddings_of
 from unime.eval.encoders import embedding_server as endpoint
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
+from unime.export.other_loaders import _ask
 from unime.models import Encode
 from unime.train.teacher import TeacherSection, teach
-from unime.verify.elsewhere import _ask
 
 
 def data(*rows) -> dict:

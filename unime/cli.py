@@ -149,7 +149,7 @@ def verify(
 
         typer.echo(verify_files(folder))
         return
-    from unime.verify import pictures_report, verify_folder
+    from unime.export.verify import pictures_report, verify_folder
 
     typer.echo(verify_folder(folder, server, python))
     if text := pictures_report(folder):
@@ -173,8 +173,8 @@ def push(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
 ) -> None:
     """Show how an export differs from the Hub, then upload it."""
-    from unime.models.card import result_row, write_card
-    from unime.push import push as upload
+    from unime.export.card import result_row, write_card
+    from unime.export.push import push as upload
 
     if results is not None:
         exported = folder / "embedder" if (folder / "embedder").is_dir() else folder

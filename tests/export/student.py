@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tests.conftest import ROOT
 from unime.core.config import ModelConfig
-from unime.export import ExportRecipe, export_embedder
+from unime.export.stage import ExportRecipe, export_embedder
 from unime.models import Embedder
 
 STUDENT = ModelConfig(

@@ -16,7 +16,7 @@ from tests.export.student import export_student
 from tests.serving import NAME, ask, vllm_server
 from unime.core import files
 from unime.core.stage import execute
-from unime.verify import SEAL, verify_folder
+from unime.export.verify import SEAL, verify_folder
 
 pytestmark = pytest.mark.slow
 

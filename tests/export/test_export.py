@@ -17,13 +17,14 @@ from tests.models.test_adapters import scramble_adapters
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.stage import execute
-from unime.export import ExportRecipe, export_embedder
-from unime.lineage import manifest_chain
+from unime.export import other_loaders as elsewhere
+from unime.export.lineage import manifest_chain
+from unime.export.other_loaders import job_of, run_elsewhere
+from unime.export.probe_inputs import probes
+from unime.export.stage import ExportRecipe, export_embedder
+from unime.export.verify import SEAL, compare, verify_folder
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.template import unwrap_template
-from unime.verify import SEAL, compare, elsewhere, verify_folder
-from unime.verify.elsewhere import job_of, run_elsewhere
-from unime.verify.probes import probes
 
 PROMPTS = {"qwen2_vl": "embed/plain.v1", "smolvlm": "embed/one_word.v1"}
 """Families that are exported a second time, with another prompt than the default."""
@@ -222,8 +223,8 @@ def test_the_stage_keeps_what_was_trained(tmp_path: Path) -> None:
     config = trained("smolvlm", tmp_path)
     recipe = write_recipe(tmp_path, config, prompt="embed/plain.v1")
     with pytest.raises(ModelError, match="prompt: 'embed/hierarchical.v1' there"):
-        execute("unime.export", recipe, restart=True)
-    execute("unime.export", write_recipe(tmp_path, config), restart=True)
+        execute("unime.export.stage", recipe, restart=True)
+    execute("unime.export.stage", write_recipe(tmp_path, config), restart=True)
     out = tmp_path / "8_export"
     manifest = json.loads((out / "manifest.json").read_text())
     facts = json.loads((out / "embedder/unime.json").read_text())

@@ -12,9 +12,9 @@ from sentence_transformers import SentenceTransformer
 from tests.conftest import ROOT
 from unime.core import files
 from unime.core.stage import execute
+from unime.export.image_kinds import SAME, ours, write_kinds
+from unime.export.verify import SEAL, pictures_report, verify_folder
 from unime.models.exported import load_exported
-from unime.verify import SEAL, pictures_report, verify_folder
-from unime.verify.kinds import SAME, ours, write_kinds
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     recipe = {"stage": "export", "model": model, "title": "kinds", "output": str(top / "out")}
     (top / "export.yaml").write_text(yaml.safe_dump(recipe))
-    execute("unime.export", top / "export.yaml")
+    execute("unime.export.stage", top / "export.yaml")
     return top / "out/embedder"
 
 

@@ -14,15 +14,15 @@ from tests.export.test_export import trained
 from tests.families import build_family
 from tests.models.inputs import mixed
 from tests.models.test_adapters import scramble_adapters
-from unime import short_vectors
 from unime.core import files
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, OutputError
-from unime.export import ExportRecipe, export_embedder
+from unime.export import folder_checks as checks
+from unime.export import short_vectors
+from unime.export.card import licence_chain, result_row, warnings, write_card
+from unime.export.stage import ExportRecipe, export_embedder
 from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.adapter_files import combine_adapters
-from unime.models.card import licence_chain, result_row, warnings, write_card
-from unime.verify import checks
 
 
 @pytest.fixture(scope="module")

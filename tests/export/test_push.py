@@ -15,8 +15,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from unime.core.errors import ModelError, OutputError
-from unime.push import push
-from unime.verify import SEAL, seal
+from unime.export.push import push
+from unime.export.verify import SEAL, seal
 
 
 class Hub(ThreadingHTTPServer):

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from tests.families import build_family
 from unime.core import files
 from unime.core.errors import ModelError
+from unime.export.reranker_export import PROBES, compare, export_reranker, vllm_overrides
 from unime.models.pair_scorer import Side
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
-from unime.rerank.export import PROBES, compare, export_reranker, vllm_overrides
 
 # Two families: positions in three axes, and tiles with a role-less first turn.
 FAMILIES = ("qwen2_vl", "smolvlm")

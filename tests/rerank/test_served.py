@@ -9,8 +9,8 @@ import pytest
 
 from tests.conftest import ROOT
 from tests.serving import ask, vllm_server
+from unime.export.reranker_export import export_reranker, vllm_overrides
 from unime.rerank import RerankConfig, RerankModel
-from unime.rerank.export import export_reranker, vllm_overrides
 
 pytestmark = pytest.mark.slow
 

@@ -9,14 +9,14 @@ import pytest
 from tests.families import build_family
 from tests.rerank.test_train import fill, recipe_of
 from tests.train.folder import drawn_folder
-from unime import export
 from unime.core import files
 from unime.core.provenance import open_output
 from unime.data.tables import ROWS, write_table
 from unime.data.training_rows import PairColumns
 from unime.eval import rerank_report as reranking
 from unime.eval.rerank_report import RerankEvalRecipe, calibration, ndcg
-from unime.export import ExportRecipe
+from unime.export import stage as export
+from unime.export.stage import ExportRecipe
 from unime.rerank import Reranker
 
 INPUTS = {"dtype": "float32", "max_pixels": 3136}

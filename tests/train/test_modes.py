@@ -17,7 +17,8 @@ from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
-from unime.export import ExportRecipe, export_embedder
+from unime.export.folder_checks import damage, settings
+from unime.export.stage import ExportRecipe, export_embedder
 from unime.models import Embedder, Encode, LoraSection, apply_lora
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
 from unime.rerank import RerankModel
@@ -26,7 +27,6 @@ from unime.train import contrast
 from unime.train.contrast import ContrastRecipe
 from unime.train.fit import fit
 from unime.train.trainer import CachedTrainer
-from unime.verify.checks import damage, settings
 
 HEADS = {"method": "full", "parts": ["language", "projector"]}
 

@@ -25,7 +25,7 @@ STAGES = {
     "mine": "unime.mine.stage",
     "select": "unime.select.stage",
     "rerank": "unime.rerank.stage",
-    "export": "unime.export",
+    "export": "unime.export.stage",
 }
 """Stages of the library: `unime VERB RECIPE`."""
 

@@ -52,8 +52,8 @@ def load_exported(
     Raises:
         ModelError: when it is no export.
     """
+    from unime.export.folder_checks import read
     from unime.models.embedder import Embedder
-    from unime.verify.checks import read
 
     folder = exported_folder(model, revision)
     facts = read(folder, "unime.json")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageDraw
 
-from unime.verify.probes import probe_image
+from unime.export.probe_inputs import probe_image
 
 if TYPE_CHECKING:
     from unime.models import Embedder

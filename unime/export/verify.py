@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from unime import short_vectors
 from unime.core import files
 from unime.core.errors import ModelError
 from unime.core.hashes import sha256
+from unime.export import folder_checks as checks
+from unime.export import image_kinds as kinds
+from unime.export import other_loaders as elsewhere
+from unime.export import short_vectors
+from unime.export.probe_inputs import probes
 from unime.models.exported import load_exported
-from unime.verify import checks, elsewhere, kinds
-from unime.verify.probes import probes
 
 if TYPE_CHECKING:
     from unime.models import Embedder

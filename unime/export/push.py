@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from unime.core import files
 from unime.core.errors import ModelError, OutputError
 from unime.core.hashes import sha256
-from unime.verify import SEAL, hashes
+from unime.export.verify import SEAL, hashes
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi

@@ -16,11 +16,11 @@ import numpy as np
 
 from unime.core import files
 from unime.core.errors import ModelError
+from unime.export.pair_template import pair_template
 from unime.models.loading import load_cross_encoder, load_transformer
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.models.rerank_model import RerankModel, facts_of
-from unime.rerank.pair_template import pair_template
 from unime.rerank.reranker import Reranker
 
 TOLERANCE = {"float32": 1e-4}
@@ -126,7 +126,7 @@ def compare(folder: Path) -> float:
 
 def probes() -> dict[str, tuple[Side, Side]]:
     """Return the fixed pairs, by name."""
-    from unime.verify.probes import probe_image
+    from unime.export.probe_inputs import probe_image
 
     pictures = {
         name: Picture(name.encode(), lambda size=size: probe_image(*size))

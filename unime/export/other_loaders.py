@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from unime.core.errors import ModelError
 from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.data.pixels import to_rgb
-from unime.verify import kinds
-from unime.verify.plain import SCRIPT
+from unime.export import image_kinds as kinds
+from unime.export.plain_loader import SCRIPT
 
 if TYPE_CHECKING:
     from unime.models import Embedder, Encode
@@ -36,7 +36,7 @@ def in_clean_process(
 
     Returns:
         Embeddings by library and probe; under `KINDS` what stock sentence-transformers sees of
-        other kinds of picture files (see `unime.verify.kinds`).
+        other kinds of picture files (see `unime.export.image_kinds`).
     """
     with tempfile.TemporaryDirectory() as temporary:
         job = job_of(embedder, folder, named, Path(temporary))

@@ -21,7 +21,7 @@ from unime.core.console import log
 from unime.core.errors import ModelError
 from unime.core.provenance import Output, differences
 from unime.core.yaml_files import quoted
-from unime.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
+from unime.export.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
 
 if TYPE_CHECKING:
     from unime.models import Embedder
@@ -112,8 +112,8 @@ def run(recipe: ExportRecipe, out: Output) -> None:
 
 
 def _export_reranker(recipe: ExportRecipe, config: ModelConfig, out: Output) -> None:
+    from unime.export.reranker_export import export_reranker
     from unime.models.rerank_model import RerankModel
-    from unime.rerank.export import export_reranker
 
     front = _front_matter(recipe)
     with files.atomic_folder(out.file("reranker")) as folder:
@@ -144,10 +144,10 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
         folder: an existing, empty folder.
         recipe: what is written, and what the card says.
     """
-    from unime.models.card import licence_chain, warnings, write_card
+    from unime.export.card import licence_chain, warnings, write_card
+    from unime.export.image_kinds import measure_here
+    from unime.export.probe_inputs import reference_embeddings
     from unime.models.saving import description
-    from unime.verify.kinds import measure_here
-    from unime.verify.probes import reference_embeddings
 
     chain = manifest_chain(Path(embedder.config.id))
     dims = _dims(recipe, chain, embedder.dim)
@@ -220,8 +220,8 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
 
 
 def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:
-    from unime import short_vectors
     from unime.data.tables import DataFolder
+    from unime.export import short_vectors
 
     data = _data(recipe)
     if data is None:

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from unime import short_vectors
 from unime.core import files
 from unime.core.errors import DataError, did_you_mean
 from unime.core.overwrite import check_replaceable
 from unime.core.yaml_files import quoted
+from unime.export import short_vectors
 from unime.models.prompts import EMBED_SIDES, KINDS, EmbedPrompt
 
 TEMPLATE = Path(__file__).with_name("card.md.jinja")
@@ -74,7 +74,7 @@ def card(facts: Mapping[str, Any], folder: Path, results: Mapping[str, Any] | No
     """Return the card as Markdown."""
     import jinja2
 
-    from unime.verify.kinds import differing
+    from unime.export.image_kinds import differing
 
     about = facts["card"]
     prompt = EmbedPrompt(**facts["prompt"])
