@@ -20,7 +20,7 @@ from unime.data.own_data.prepare import prepare
 from unime.eval.report.report_page import write_report
 from unime.eval.stage import RECIPE, run
 from unime.judge.export_scores import export_judged
-from unime.search.store import begin
+from unime.search.index_files import begin
 
 STUDENT = str(ROOT / "assets/student")
 

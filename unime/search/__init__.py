@@ -48,7 +48,7 @@ def show(
         instruction: what to look for, in words, instead of the default.
         echo: where the lines go.
     """
-    from unime.search.page import write_page
+    from unime.search.results_page import write_page
 
     hits = found.find(query, image, top, instruction)
     for number, hit in enumerate(hits, start=1):
@@ -60,7 +60,7 @@ def show(
 
 
 def _default_model(place: Path) -> Path:
-    from unime.search.store import model_of
+    from unime.search.index_files import model_of
 
     known = model_of(place)
     if known is not None and (known / "unime.json").is_file():

@@ -15,8 +15,8 @@ from jaxtyping import Float
 from unime.core import files, inside, locks
 from unime.core.console import log, progress
 from unime.core.errors import DataError
-from unime.search import store
-from unime.search.store import Entry, State
+from unime.search import index_files as store
+from unime.search.index_files import Entry, State
 
 if TYPE_CHECKING:
     from PIL.Image import Image

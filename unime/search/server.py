@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from unime.core.console import log
 from unime.core.errors import DataError, UnimeError
-from unime.search.page import render, thumbnail
+from unime.search.results_page import render, thumbnail
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -18,7 +18,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from unime.search.page import TEMPLATE
+from unime.search.results_page import TEMPLATE
 
 CONNECTIONS = 64
 REQUEST_SECONDS = 10.0
