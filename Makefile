@@ -11,11 +11,11 @@ help:  ## this list
 
 setup: .venv/ready  ## the environment, in .venv
 
-.venv/ready: pyproject.toml
+.venv/ready: pyproject.toml research/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "unime needs Python >= 3.11, this is " + sys.version.split()[0])'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@echo 'installing into .venv: some minutes, most of them for torch'
-	$(BIN)/python -m pip install --editable '.[dev,demo]'
+	$(BIN)/python -m pip install --editable '.[dev,demo]' --editable research
 	@touch .venv/ready
 
 user-env: .venv-user/ready  ## what a user of an export has, and no more: .venv-user, for a slow test
@@ -36,9 +36,9 @@ UV := $(PYTHON) .ci/uv.py .venv-uv/bin/uv
 lowest: .venv-lowest/ready  ## the tests with the lowest versions that pyproject.toml allows: .venv-lowest
 	OMP_NUM_THREADS=1 .venv-lowest/bin/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
-.venv-lowest/ready: pyproject.toml .venv-uv/ready
+.venv-lowest/ready: pyproject.toml research/pyproject.toml .venv-uv/ready
 	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-lowest
-	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev,demo]'
+	$(UV) pip install --quiet --python .venv-lowest/bin/python --resolution lowest-direct --editable '.[dev,demo]' --editable research
 	@touch .venv-lowest/ready
 
 lock: .venv-uv/ready  ## write requirements.lock: every version, the newest that pyproject.toml allows
@@ -49,7 +49,7 @@ locked: .venv-locked/ready  ## the environment with the versions of requirements
 
 .venv-locked/ready: requirements.lock .venv-uv/ready
 	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-locked
-	$(UV) pip install --quiet --python .venv-locked/bin/python --requirement requirements.lock --no-deps --editable .
+	$(UV) pip install --quiet --python .venv-locked/bin/python --requirement requirements.lock --no-deps --editable . --editable research
 	@touch .venv-locked/ready
 
 judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge

@@ -16,7 +16,8 @@ import numpy as np
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import build_model, inputs
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 
 BATCH = 32
 

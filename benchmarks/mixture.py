@@ -15,7 +15,8 @@ from PIL import Image
 
 from benchmarks.common import say
 from unime.core.config import ModelConfig
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.models.vision_input import VisionInput
 
 SIDES = (56, 112)
@@ -78,7 +79,7 @@ def stock_module(config: ModelConfig) -> Any:
 
 def adapted(config: ModelConfig, tune: dict[str, Any]) -> tuple[Embedder, Any]:
     """Return our embedder and a stock module with the same adapters on both."""
-    from unime.models import LoraSection, apply_lora
+    from unime.models.adapters import LoraSection, apply_lora
 
     embedder, stock = Embedder.load(config, "cpu"), stock_module(config)
     apply_lora(embedder, LoraSection(**tune))

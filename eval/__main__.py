@@ -1,4 +1,4 @@
-"""`python -m eval`, from the root of a checkout."""
+"""`python -m eval ...` from a checkout: the same as `unime eval ...`."""
 
 from unime.cli import main
 from unime.eval.commands import app

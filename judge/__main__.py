@@ -1,4 +1,4 @@
-"""The program `python -m judge ...`. Imports nothing heavy: each verb imports what it runs."""
+"""`python -m judge ...` from a checkout: the same as `unime judge ...`."""
 
 from unime.cli import main
 from unime.judge.commands import app

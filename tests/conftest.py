@@ -84,7 +84,7 @@ def no_outdated_calls() -> Iterator[list[str]]:
 
 STOP_AT = """
 import os, sys
-from unime import files
+from unime.core import files
 count = 0
 def stop(moment):
     global count
@@ -99,7 +99,7 @@ runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 
 COUNT = """
 import atexit, pathlib, sys
-from unime import files
+from unime.core import files
 count = 0
 def tally(moment):
     global count

@@ -16,8 +16,8 @@ import yaml
 from tests.families import build_family
 from tests.kill_everywhere import contents
 from unime.core import files
-from unime.core.stage import PROGRAMS, STAGES, command_of, stage_of
-from unime.run import recipes_in
+from unime.core.stage import entry_of, stage_of, stages
+from unime.stages import recipes_in
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "recipes" / "smoke"
@@ -29,10 +29,10 @@ PAIRS = int(os.environ.get("UNIME_TEST_PAIRS", "2"))
 
 @pytest.mark.slow
 def test_three_real_kills_of_every_stage_change_nothing(tmp_path: Path) -> None:
-    run_program("world", "teacher", "runs/teacher")
+    run_program("research.world", "teacher", "runs/teacher")
     rng = random.Random(0)
     for recipe in recipes_in(SMOKE):
-        words = [*command_of(stage_of(recipe)), str(recipe), f"run={tmp_path / 'run'}"]
+        words = [*entry_of(stage_of(recipe)).words, str(recipe), f"run={tmp_path / 'run'}"]
         run_program(*words)
         out, alone = tmp_path / "run" / recipe.stem, tmp_path / "alone" / recipe.stem
         # Both runs write to the same place: cards and manifests name it.
@@ -54,8 +54,8 @@ def test_three_real_kills_of_every_stage_change_nothing(tmp_path: Path) -> None:
 )
 def test_every_stage_damaged_and_started_twice(program: str, times: int, tmp_path: Path):
     """A flipped byte is an error or changes nothing; of two writers one is told who the other is."""
-    run_program("world", "teacher", "runs/teacher")
-    modules = {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
+    run_program("research.world", "teacher", "runs/teacher")
+    modules = {name: entry.module for name, entry in stages().items()}
     refused = 0
     for recipe in recipes_in(SMOKE):
         out = tmp_path / "run" / recipe.stem
@@ -129,7 +129,7 @@ def test_stopped_at_every_durable_change(stage: str, tmp_path: Path) -> None:
     for name, recipe in recipes.items():
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(recipe))
     if stage == "eval":
-        run_program("world", "build", str(tmp_path / "world.yaml"), f"output={root}")
+        run_program("research.world", "build", str(tmp_path / "world.yaml"), f"output={root}")
     # The same changes are made for each of many parts: every so many meet all kinds.
     stride = {"world": "23", "export": "3", "eval": "29"}[stage]
     words = [modules[stage], str(tmp_path / f"{stage}.yaml"), str(tmp_path / stage), stride]

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw
 
 from tests.families import FAMILIES, build_family
 from unime.core import files
-from unime.core.stage import PROGRAMS, STAGES, execute
+from unime.core.stage import execute, stages
 from unime.data.tables import read_table
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple")
@@ -106,7 +106,7 @@ def test_a_family_passes_through_all_stages(
     ]
     (pictures / "test.jsonl").write_text("\n".join(whole) + "\n")
     recipes["eval"]["benchmarks"][0]["files"] = "test.jsonl"
-    modules = STAGES | {name: module for name, (_, _, module) in PROGRAMS.items()}
+    modules = {name: entry.module for name, entry in stages().items()}
     for name, recipe in recipes.items():
         values = {"stage": name, **recipe, "output": name}
         path = tmp_path / f"{name}.yaml"

@@ -9,13 +9,13 @@ import pytest
 
 from unime.core import stage as stages
 from unime.core.errors import UnimeError
-from unime.run import recipes_in
+from unime.stages import recipes_in
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
     path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml") if path.name[0].isdigit()
 )
-MODULES = stages.STAGES | {name: module for name, (_, _, module) in stages.PROGRAMS.items()}
+MODULES = {name: entry.module for name, entry in stages.stages().items()}
 
 
 def dry_run(path: Path, *overrides: str) -> str:

@@ -12,30 +12,12 @@ from typing import Annotated
 
 import typer
 
-from unime.core import stage as stages
+from unime import stages
 from unime.core.console import log, start_logging
 from unime.core.errors import TERMINATED, DataError, Terminated, UnimeError, sentence_of
-
-RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(help="dotted.key=value, each in place of a recipe's value.")
-]
-DryRun = Annotated[
-    bool, typer.Option("--dry-run", help="Check the recipe; say what is read and written.")
-]
-Restart = Annotated[
-    bool, typer.Option("--restart", help="Move an existing output aside and begin anew.")
-]
-
-HELP = {
-    "data": "Read pairs, check every image, write the item and pair tables.",
-    "distill": "Stage 1: teach a VLM's language model the similarities of a text embedder.",
-    "contrast": "Contrastive training: warm-up on pairs, stage 2 on selected negatives.",
-    "mine": "Find each query's nearest candidates in the whole corpus.",
-    "select": "Drop false negatives by the judge's scores; choose hard negatives.",
-    "rerank": "Train a reranker: pointwise, contrastive, or pairwise and listwise together.",
-    "export": "Write the model for sentence-transformers, transformers and vLLM.",
-}
+from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
+from unime.eval.commands import app as evaluation
+from unime.judge.commands import app as judge
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -45,28 +27,14 @@ app = typer.Typer(
 )
 
 
-def stage_command(module: str) -> Callable[..., None]:
-    """Return the command function of a stage; the programs beside the library use it too."""
-
-    def command(
-        recipe: RecipePath,
-        overrides: Overrides = None,
-        dry_run: DryRun = False,
-        restart: Restart = False,
-    ) -> None:
-        stages.execute(
-            module, recipe, overrides or [], dry_run=dry_run, restart=restart, echo=typer.echo
-        )
-
-    return command
+for _name, _entry in stages.STAGES.items():
+    if _entry.words == ("unime", _name) and _name != "data":
+        app.command(_name, help=_entry.help)(stage_command(_entry.module))
+app.add_typer(judge, name="judge", help=judge.info.help)
+app.add_typer(evaluation, name="eval", help=evaluation.info.help)
 
 
-for _verb, _module in stages.STAGES.items():
-    if _verb != "data":
-        app.command(_verb, help=HELP[_verb])(stage_command(_module))
-
-
-@app.command(help=HELP["data"])
+@app.command(help=stages.STAGES["data"].help)
 def data(
     source: Annotated[
         str,
@@ -108,9 +76,7 @@ def run(
     dry_run: DryRun = False,
 ) -> None:
     """Run a folder's numbered recipes in order; skip what is up to date, resume what is not."""
-    from unime.run import run_folder
-
-    run_folder(folder, overrides or [], skip=skip or [], dry_run=dry_run)
+    stages.run_folder(folder, overrides or [], skip=skip or [], dry_run=dry_run)
 
 
 @app.command()
@@ -221,7 +187,7 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
         show(found, query, image, top, instruction, typer.echo)
 
 
-def main(application: typer.Typer = app) -> None:
+def main(application: Callable[[], object] = app) -> None:
     """Run a command; a user's mistake, or a disk's, is one sentence and exit code 2.
 
     UNIME_TRACEBACK=1 shows where it was raised. SIGTERM ends any command with exit code 143.

@@ -22,7 +22,7 @@ from research.evidence.grid import END, Cell, Change, Grid, step_of
 from unime.core import files
 from unime.core.config import read_values
 from unime.core.errors import RecipeError, lookup
-from unime.core.stage import command_of, stage_of
+from unime.core.stage import entry_of, stage_of
 
 PLACE = re.compile(r"\$\{(\w+)\}")
 
@@ -115,7 +115,7 @@ def _resolve(
     stage, resolved = _stage_of(spec.recipe), f"output={folder.as_posix()}"
     found[unique] = Step(
         name=unique,
-        words=(*command_of(stage), spec.recipe, resolved, *overrides),
+        words=(*entry_of(stage).words, spec.recipe, resolved, *overrides),
         folder=folder,
         reads=tuple(step.name for step in reads.values()),
         seconds=change.seconds.get(name, spec.seconds),

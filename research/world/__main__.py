@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from unime.cli import main, stage_command
+from research.stages import STAGES
+from unime.cli import main
+from unime.core.stage import stage_command
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,18 +17,8 @@ app = typer.Typer(
     help="Build the offline world: data sets with known truth, and a tiny model to start from.",
 )
 
-app.command("build", help="Write the data sets and their truth.")(
-    stage_command("research.world.build")
-)
-app.command("base", help="Train the tiny vision-language model.")(
-    stage_command("research.world.base")
-)
-app.command("smolvlm", help="Put a real language model into a SmolVLM with random eyes.")(
-    stage_command("research.world.smolvlm")
-)
-app.command(
-    "pairs", help="Write pairs of texts with a graded similarity, from WordNet or a teacher."
-)(stage_command("research.world.pairs"))
+for _entry in STAGES.values():
+    app.command(_entry.words[1], help=_entry.help)(stage_command(_entry.module))
 
 
 @app.command("baselines")

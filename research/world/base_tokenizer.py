@@ -32,7 +32,7 @@ IMAGE, VIDEO = "<|image_pad|>", "<|video_pad|>"
 IMAGE_SLOT = IMAGE_START + IMAGE + IMAGE_END
 """What a chat template writes for a picture."""
 SPECIALS = (END_OF_TEXT, TURN, END, IMAGE_START, IMAGE_END, IMAGE, VIDEO)
-ENGLISH = Path(__file__).resolve().parent.parent / "assets" / "english" / "words.tsv"
+ENGLISH = Path(__file__).resolve().parents[2] / "assets" / "english" / "words.tsv"
 SIDE, PATCH, MERGE = 64, 8, 2
 IMAGE_TOKENS = (SIDE // PATCH // MERGE) ** 2
 MEAN, DEVIATION = 0.5, 0.25

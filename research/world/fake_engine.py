@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -15,6 +16,8 @@ from unime.judge.engine import Engine, Request, Truth
 
 class FakeOptions(Section):
     """What the fake engine pretends."""
+
+    KNOWS_TABLE_ONLY: ClassVar[bool] = True
 
     unscored: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of pairs without a score."""

@@ -21,7 +21,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from statistics import NormalDist
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -39,6 +39,9 @@ NORMAL = NormalDist()
 
 class OracleOptions(Section):
     """How far the oracle is from the truth."""
+
+    NEEDS_TRUTH: ClassVar[bool] = True
+    KNOWS_TABLE_ONLY: ClassVar[bool] = True
 
     flip: float = Field(default=0.0, ge=0.0, le=1.0)
     """Share of pairs, the positive's among them, whose relevance is turned round."""

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-FOLDER = Path(__file__).resolve().parent.parent / "assets" / "sprites"
+FOLDER = Path(__file__).resolve().parents[2] / "assets" / "sprites"
 SIDE = 22
 
 

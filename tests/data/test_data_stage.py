@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import yaml
 
-from tests.readers.sources import json_lines, parquet, picture
+from tests.data.readers.sources import json_lines, parquet, picture
 from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute

@@ -16,7 +16,7 @@ from PIL import Image
 from unime.eval.pool import Pool
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "cyan", "magenta"]
 CATEGORIES = (

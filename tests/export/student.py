@@ -7,7 +7,7 @@ from pathlib import Path
 from tests.conftest import ROOT
 from unime.core.config import ModelConfig
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 
 STUDENT = ModelConfig(
     id=str(ROOT / "assets/student"),

@@ -23,7 +23,8 @@ from unime.export.other_loaders import job_of, run_elsewhere
 from unime.export.probe_inputs import probes
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.export.verify import SEAL, compare, verify_folder
-from unime.models import Embedder, LoraSection, apply_lora
+from unime.models.adapters import LoraSection, apply_lora
+from unime.models.embedder import Embedder
 from unime.models.template import unwrap_template
 
 PROMPTS = {"qwen2_vl": "embed/plain.v1", "smolvlm": "embed/one_word.v1"}

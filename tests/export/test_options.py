@@ -21,8 +21,9 @@ from unime.export import folder_checks as checks
 from unime.export import short_vectors
 from unime.export.card import licence_chain, result_row, warnings, write_card
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models import Embedder, LoraSection, apply_lora
 from unime.models.adapter_files import combine_adapters
+from unime.models.adapters import LoraSection, apply_lora
+from unime.models.embedder import Embedder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from research.world.fake_engine import FakeEngine
+from research.world.fake_engine import FakeEngine, FakeOptions
 from tests.conftest import ROOT
 from tests.mine.folders import write_data, write_mined
 from unime.core import files
@@ -24,7 +24,6 @@ from unime.core.files import read_json
 from unime.core.stage import execute
 from unime.data.items import Score, pair_key
 from unime.data.tables import read_table
-from unime.judge import engines
 from unime.judge import stage as score_module
 from unime.judge.engine import EngineError
 from unime.judge.partial import score_part
@@ -84,7 +83,7 @@ def test_scores_are_the_engines_and_each_distinct_pair_is_scored_once(folders, m
     keys = [request.key for request in asked]
     # Nine distinct queries with a positive and five candidates each.
     assert len(keys) == len(set(keys)) == 9 * 6
-    engine = FakeEngine(engines.FakeOptions())
+    engine = FakeEngine(FakeOptions())
     expected = {s.key: np.float32(s.value) for s in original(engine, asked)}
     data = score_module.DataFolder.open(folders / "data")
     for row in judged(folders / "out"):

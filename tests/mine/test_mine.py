@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import unime.models
+import unime.models.embedder
 from tests.mine.folders import write_data
 from unime.core import files
 from unime.core.config import ModelConfig
@@ -52,7 +52,7 @@ def _vector(text, instruction):
 @pytest.fixture
 def embedder(monkeypatch):
     TextHashEmbedder.instance = TextHashEmbedder()
-    monkeypatch.setattr(unime.models, "Embedder", TextHashEmbedder)
+    monkeypatch.setattr(unime.models.embedder, "Embedder", TextHashEmbedder)
     return TextHashEmbedder.instance
 
 
@@ -96,7 +96,7 @@ def pair_lists(draw):
 def test_candidates_are_the_nearest_admissible_targets_of_the_task(pairs, k):
     with pytest.MonkeyPatch.context() as patch, _folder() as tmp_path:
         TextHashEmbedder.instance = TextHashEmbedder()
-        patch.setattr(unime.models, "Embedder", TextHashEmbedder)
+        patch.setattr(unime.models.embedder, "Embedder", TextHashEmbedder)
         data = write_data(tmp_path / "data", [f"text {i}" for i in range(8)], pairs)
         if not len(data.split("train")):
             return

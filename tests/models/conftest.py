@@ -8,7 +8,7 @@ import pytest
 
 from tests.families import FAMILIES, build_family
 from unime.core.config import ModelConfig
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 
 Loader = Callable[..., Embedder]
 

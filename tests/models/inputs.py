@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from unime.models import Encode
+from unime.models.rendering import Encode
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:

@@ -12,8 +12,8 @@ from transformers import AutoModel, AutoModelForImageTextToText
 from tests.models.inputs import mixed
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models import Embedder, LoraSection, apply_lora, merge_lora, tower_is_frozen
-from unime.models.adapters import parts_of
+from unime.models.adapters import LoraSection, apply_lora, merge_lora, parts_of, tower_is_frozen
+from unime.models.embedder import Embedder
 
 
 def scramble_adapters(embedder: Embedder) -> None:

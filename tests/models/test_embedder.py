@@ -12,8 +12,8 @@ from tests.families import build_family
 from tests.models.inputs import mixed, picture
 from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
-from unime.models import Embedder, Encode
-from unime.models.rendering import Renderer
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode, Renderer
 
 
 def left_padded(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -15,7 +15,8 @@ from PIL import Image
 from tests.families import FAMILIES, build_family
 from tests.models.inputs import mixed
 from unime.core.config import ModelConfig
-from unime.models import Embedder, hooks, vision
+from unime.models import hooks, vision
+from unime.models.embedder import Embedder
 from unime.models.generative import load_generative
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture

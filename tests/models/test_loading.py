@@ -18,8 +18,8 @@ from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
 from unime.eval.two_stage import RerankerChoice, load_reranker
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions, served
-from unime.models import Embedder, LoraSection
-from unime.models.embedder import renderer_of
+from unime.models.adapters import LoraSection
+from unime.models.embedder import Embedder, renderer_of
 from unime.models.generative import load_generative
 from unime.train.teacher import TeacherSection, teach
 

@@ -23,8 +23,8 @@ from unime.data.pixels import ImageError, pixels_hash, to_rgb
 from unime.eval.pool import Picture
 from unime.judge.images_of_pairs import Picture as SentPicture
 from unime.judge.images_of_pairs import as_sent
-from unime.models import Embedder, Encode
-from unime.models.embedder import _identity
+from unime.models.embedder import Embedder, _identity
+from unime.models.rendering import Encode
 from unime.rerank.content import as_side
 from unime.search.index import picture_of
 

@@ -16,7 +16,7 @@ from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 from unime.models.rerank_model import RerankConfig
 from unime.models.self_check import blindness, probe_inputs
 from unime.rerank import Reranker, RerankModel

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from tests.families import FAMILIES
 from tests.models.inputs import mixed, picture
 from unime.core.errors import ModelError
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
 from unime.models.processor import special_tokens
-from unime.models.rendering import chat_messages
+from unime.models.rendering import Encode, chat_messages
 from unime.models.template import (
     escape_special_tokens,
     is_wrapped,

@@ -18,7 +18,8 @@ from unime.core.errors import DataError
 from unime.core.stage import execute
 from unime.data.pixels import SOURCE
 from unime.eval.check import check_recipe
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.models.usable import PictureError, refusal
 from unime.rerank import Reranker
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from tests.families import build_family
 from unime.core.config import ModelConfig
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.models.vision import GROUPED, PatchProjection, speed_up_vision
 
 SIZES = [(56, 56), (84, 56), (56, 56), (112, 84)]

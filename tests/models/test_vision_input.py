@@ -9,8 +9,9 @@ from PIL import Image
 from tests.families import FAMILIES, build_family
 from unime.core.config import ModelConfig
 from unime.losses import Combined
-from unime.models import Embedder, Encode, LoraSection, apply_lora
-from unime.models.adapters import tower_is_frozen
+from unime.models.adapters import LoraSection, apply_lora, tower_is_frozen
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.train.step import Chunk, cached_step
 
 

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from tests.families import build_family
-from tests.rerank.test_train import fill, recipe_of
+from tests.rerank.test_stage import fill, recipe_of
 from tests.train.folder import drawn_folder
 from unime.core import files
 from unime.core.provenance import open_output

@@ -21,7 +21,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.export.test_export import exported
 from unime.core.errors import DataError, ModelError
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 from unime.search import index_files as store
 from unime.search import open_search, show
 from unime.search.index import passages, picture_of, scan

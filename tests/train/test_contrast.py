@@ -22,7 +22,8 @@ from unime.core.provenance import open_output
 from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.tables import ROWS, DataFolder, write_table
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.train import contrast
 from unime.train.backends import DataParallel
 from unime.train.batch import ContrastIndices, ItemSizes, Prepared

@@ -10,9 +10,9 @@ from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models import Embedder, Encode, LoraSection, apply_lora
-from unime.models.adapters import parts_of
-from unime.models.embedder import renderer_of
+from unime.models.adapters import LoraSection, apply_lora, parts_of
+from unime.models.embedder import Embedder, renderer_of
+from unime.models.rendering import Encode
 from unime.train.estimate import (
     ChunkWork,
     Machine,

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.families import build_family
-from tests.rerank.test_train import recipe_of as rerank_recipe
+from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.towers import build_batchnorm
 from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
@@ -19,8 +19,10 @@ from unime.core.errors import ModelError
 from unime.core.provenance import open_output
 from unime.export.folder_checks import damage, settings
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models import Embedder, Encode, LoraSection, apply_lora
+from unime.models.adapters import LoraSection, apply_lora
+from unime.models.embedder import Embedder
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
+from unime.models.rendering import Encode
 from unime.rerank import RerankModel
 from unime.rerank import stage as rerank
 from unime.train import contrast

@@ -20,7 +20,7 @@ from unime.train.contrast import ContrastRecipe
 
 SCRIPT = """
 import sys
-from unime import files
+from unime.core import files
 from unime.core.provenance import open_output
 from unime.train import contrast
 from unime.train.contrast import ContrastRecipe

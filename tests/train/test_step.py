@@ -13,7 +13,8 @@ from tests.families import build_family
 from tests.train.toy import ToyEncoder, toy_chunks, toy_loss, toy_rows
 from unime.core.config import ModelConfig
 from unime.losses import LOSSES
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.train.step import Chunk, cached_step
 
 COUNT = 17

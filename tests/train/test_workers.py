@@ -14,10 +14,10 @@ import pytest
 import torch
 
 from tests.families import build_family
-from tests.rerank.test_train import recipe_of as rerank_recipe
+from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
 from unime.core.config import ModelConfig
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 from unime.rerank import RerankModel
 from unime.rerank.stage import rerank_source
 from unime.train.batch import Prepared

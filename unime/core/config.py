@@ -62,6 +62,11 @@ class Recipe(Section):
     output: str
     """The folder this stage fills; `${run}/<name of the recipe file>` unless said otherwise."""
 
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Return the values of a manifest, written perhaps by an older version, in today's form."""
+        return values
+
 
 class ModelConfig(Section):
     """A vision-language model and how inputs are prepared for it."""

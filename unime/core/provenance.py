@@ -267,7 +267,9 @@ def _known_plan(manifest: dict[str, Any], recipe: Recipe) -> dict[str, Any]:
     plan = {key: manifest.get(key) for key in ("format", "recipe", "inputs")}
     # Where a key or value of it is unknown today, it is another recipe, and is shown as it stands.
     with suppress(ValidationError, UnimeError):
-        plan["recipe"] = type(recipe).model_validate(plan["recipe"]).model_dump(mode="json")
+        schema = type(recipe)
+        known = schema.model_validate(schema.upgraded(plan["recipe"] or {}))
+        plan["recipe"] = known.model_dump(mode="json")
     return plan
 
 

@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast
 
+import typer
 import yaml
 
 from unime.core import console, processes
@@ -18,30 +22,45 @@ from unime.core.config import Recipe, load_recipe, read_values
 from unime.core.errors import RecipeError, Terminated, did_you_mean
 from unime.core.provenance import Output, open_output
 
-STAGES = {
-    "data": "unime.data.stage",
-    "distill": "unime.train.distill",
-    "contrast": "unime.train.contrast",
-    "mine": "unime.mine.stage",
-    "select": "unime.select.stage",
-    "rerank": "unime.rerank.stage",
-    "export": "unime.export.stage",
-}
-"""Stages of the library: `unime VERB RECIPE`."""
+RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(help="dotted.key=value, each in place of a recipe's value.")
+]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Check the recipe; say what is read and written.")
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Move an existing output aside and begin anew.")
+]
 
-PARALLEL = ("distill", "contrast", "mine", "rerank")
-"""Stages that a launcher may start in several processes."""
 
-PROGRAMS = {
-    "world": ("world", "build", "research.world.build"),
-    "base": ("world", "base", "research.world.base"),
-    "smolvlm": ("world", "smolvlm", "research.world.smolvlm"),
-    "pairs": ("world", "pairs", "research.world.pairs"),
-    "judge": ("judge", "score", "unime.judge.stage"),
-    "eval": ("eval", "run", "unime.eval.stage"),
-    "eval_rerank": ("eval", "rerank", "unime.eval.rerank_report"),
-}
-"""Stages of the programs beside the library: `python -m PROGRAM VERB RECIPE`, from a checkout."""
+@dataclass(frozen=True)
+class StageEntry:
+    """A stage as a command knows it."""
+
+    module: str
+    """Where its recipe class, `inputs` and `run` are."""
+    words: tuple[str, ...]
+    """What follows `python -m` to run it: ("unime", "mine")."""
+    help: str
+    """One sentence for `--help`."""
+    parallel: bool = False
+    """Whether a launcher may start it in several processes."""
+
+
+@cache
+def stages() -> dict[str, StageEntry]:
+    """Return every stage by the name that a recipe's `stage` gives.
+
+    Those of `unime.stages`, and of packages that name a table of theirs by the entry point group
+    "unime.stages".
+    """
+    # By name: the table names every room, so it stands above them all. No entry point either: the
+    # metadata of an older installation, which lie about in checkouts, would hide it.
+    found = dict(importlib.import_module("unime.stages").STAGES)
+    for point in entry_points(group="unime.stages"):
+        found |= point.load()
+    return found
 
 
 class Stage(Protocol):
@@ -56,6 +75,20 @@ class Stage(Protocol):
     def run(self, recipe: Any, out: Output) -> None:
         """Fill the output."""
         ...
+
+
+def stage_command(module: str) -> Callable[..., None]:
+    """Return the command function of a stage."""
+
+    def command(
+        recipe: RecipePath,
+        overrides: Overrides = None,
+        dry_run: DryRun = False,
+        restart: Restart = False,
+    ) -> None:
+        execute(module, recipe, overrides or [], dry_run=dry_run, restart=restart, echo=typer.echo)
+
+    return command
 
 
 def execute(
@@ -111,22 +144,23 @@ def execute(
     console.log(f"{recipe.stage}: finished {out.path}")
 
 
-def command_of(stage: str) -> list[str]:
-    """Return the words after `python -m` that run a stage.
+def entry_of(stage: str) -> StageEntry:
+    """Return a stage's entry.
 
     Raises:
         RecipeError: when there is no such stage.
     """
-    if stage in STAGES:
-        return ["unime", stage]
-    if stage in PROGRAMS:
-        return list(PROGRAMS[stage][:2])
-    raise RecipeError(f"unknown stage '{stage}'{did_you_mean(stage, [*STAGES, *PROGRAMS])}")
+    if stage not in stages():
+        raise RecipeError(
+            f"unknown stage '{stage}'{did_you_mean(stage, [*stages()])} (the stages of research/ are "
+            "there in a checkout, after `make setup`)"
+        )
+    return stages()[stage]
 
 
 def command_line(stage: str, recipe_path: Path | str) -> str:
     """Return the command a user types for a stage."""
-    return f"python -m {' '.join(command_of(stage))} {recipe_path}"
+    return f"python -m {' '.join(entry_of(stage).words)} {recipe_path}"
 
 
 def stage_of(recipe_path: Path | str) -> str:
@@ -138,16 +172,15 @@ def stage_of(recipe_path: Path | str) -> str:
     stage = read_values(recipe_path).get("stage")
     if not isinstance(stage, str):
         raise RecipeError(f"{recipe_path}: stage: missing; say which stage this recipe is for")
-    command_of(stage)
+    entry_of(stage)
     return stage
 
 
 def _check_stage(module: str, recipe_path: Path | str) -> None:
     """Refuse a recipe for another stage before its keys are called wrong."""
-    stages = {**STAGES, **{name: module for name, (_, _, module) in PROGRAMS.items()}}
     found = stage_of(recipe_path)
-    if stages[found] != module:
-        expected = next((name for name, other in stages.items() if other == module), module)
+    if entry_of(found).module != module:
+        expected = next((n for n, entry in stages().items() if entry.module == module), module)
         raise RecipeError(
             f"{recipe_path} is a recipe for stage '{found}', this command runs '{expected}'; "
             f"use {command_line(found, recipe_path)}"
@@ -155,10 +188,11 @@ def _check_stage(module: str, recipe_path: Path | str) -> None:
 
 
 def _check_parallel(stage: str) -> None:
-    if stage not in PARALLEL:
+    if not entry_of(stage).parallel:
+        parallel = [name for name, entry in stages().items() if entry.parallel]
         raise RecipeError(
             f"stage '{stage}' runs in one process; start it without accelerate launch or torchrun "
-            f"(several processes: {', '.join(PARALLEL)})"
+            f"(several processes: {', '.join(parallel)})"
         )
 
 

@@ -16,7 +16,7 @@ from unime.core.config import Section
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parent / "benchmarks"
+FOLDER = Path(__file__).parent.parent / "_benchmarks"
 
 HUB = "hub"
 """A benchmark's `root` that stands for its data on the Hub."""

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from unime.cli import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.core.errors import RecipeError
+from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
 
 app = typer.Typer(
     no_args_is_help=True,

@@ -18,7 +18,7 @@ from unime.eval.similarity import check_embeddings
 
 if TYPE_CHECKING:
     from unime.eval.encoders.registry import Encoder, ModelEntry
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 BLOCK = 2048
 """Encodes a block: what a killed run has to do again at most, and how many pictures lie decoded."""

@@ -15,8 +15,8 @@ from mteb.models.model_meta import ModelMeta
 from mteb.types import PromptType
 
 from unime.core import files
-from unime.models import Encode
 from unime.models.exported import exported_folder, load_exported
+from unime.models.rendering import Encode
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata

@@ -17,7 +17,7 @@ from unime.data.items import content_id_from_hash, hash_image
 from unime.data.video import hash_video, is_video, load_sheet
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 Side = Literal["query", "target"]
 
@@ -156,7 +156,7 @@ class Pool:
 
     def encode(self, row: int) -> Encode:
         """Return an entry as a model's input, its picture decoded."""
-        from unime.models import Encode
+        from unime.models.rendering import Encode
 
         entry = self.entries[row]
         return Encode(entry.text, self.image(entry), entry.side, entry.instruction)

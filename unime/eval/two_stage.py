@@ -21,7 +21,7 @@ from unime.eval.pool import Pool
 from unime.eval.similarity import Similarities
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 BELOW = 4.0
 """Taken off similarities that were not reranked: more than cosine and probability can differ by."""

@@ -12,7 +12,7 @@ from unime.core import files
 from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz")
 CODE = (".py", ".so", ".pyc")
@@ -119,7 +119,7 @@ def final_norm(embedder: Embedder) -> list[str]:
     """Return a problem when the embedding is not read behind the model's final norm."""
     import torch
 
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
     backbone = embedder.backbone
     language_model = getattr(backbone, "language_model", None) or backbone.text_model

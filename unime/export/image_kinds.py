@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from unime.export.probe_inputs import probe_image
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 WAYS = ("path", "PIL")
 """How stock sentence-transformers is given a picture: {"image": path}, {"image": Image.open(path)}."""
@@ -71,7 +71,7 @@ def write_kinds(folder: Path) -> dict[str, Path]:
 def ours(embedder: Embedder, files: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """Return this package's embeddings of picture files, by kind."""
     from unime.data.images import load_file
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
     encodes = [Encode("", load_file(path), "target", "") for path in files.values()]
     return dict(zip(files, embedder.encode(encodes, label="kinds of pictures"), strict=True))

@@ -22,7 +22,8 @@ from unime.export import image_kinds as kinds
 from unime.export.plain_loader import SCRIPT
 
 if TYPE_CHECKING:
-    from unime.models import Embedder, Encode
+    from unime.models.embedder import Embedder
+    from unime.models.rendering import Encode
 
 KINDS = "kinds"
 Vectors = dict[str, list[float]]

@@ -9,15 +9,16 @@ import numpy as np
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unime.models import Embedder, Encode
+    from unime.models.embedder import Embedder
+    from unime.models.rendering import Encode
 
 _MANY_SCRIPTS = "\u6d77\u8fb9\u6709\u4e24\u53ea\u72d7 \u0434\u0432\u0435 \u0441\u043e\u0431\u0430\u043a\u0438 \u0643\u0644\u0628\u0627\u0646 \U0001f415"
 
 
 def probes(embedder: Embedder) -> dict[str, Encode]:
     """Return the fixed inputs, by name."""
-    from unime.models import Encode
     from unime.models.processor import registered_tokens
+    from unime.models.rendering import Encode
 
     instruction = "Find a picture that matches the description."
     sentence = "Two brown dogs run along a beach while a boat passes behind them. "

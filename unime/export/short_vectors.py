@@ -18,7 +18,7 @@ from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
     from unime.data.tables import DataFolder
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 FILE = "short_vectors.safetensors"
 PRECISIONS = ("float32", "int8", "binary")
@@ -68,7 +68,7 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
         data: an output of `unime data`.
         count: about so many targets.
     """
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
     split = data.split("dev")
     rows = split if len(split) else data.split("train")

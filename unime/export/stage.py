@@ -24,7 +24,7 @@ from unime.core.yaml_files import quoted
 from unime.export.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 
 class ExportRecipe(Recipe):
@@ -92,8 +92,8 @@ def run(recipe: ExportRecipe, out: Output) -> None:
         ModelError: when the recipe's preprocessing is not the one the model was trained with, or
             an adapter is asked for that the training did not leave.
     """
-    from unime.models import Embedder
     from unime.models.adapter_files import NAME, combine_adapters
+    from unime.models.embedder import Embedder
 
     embedder = Embedder.load(recipe.model)
     check_as_trained(embedder)
@@ -212,7 +212,7 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
     """Return the embedder with other weights' type, and a configuration that says so."""
     import torch
 
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
     embedder.module.to(getattr(torch, dtype))
     config = embedder.config.model_copy(update={"dtype": dtype})

@@ -27,7 +27,7 @@ from unime.export.probe_inputs import probes
 from unime.models.exported import load_exported
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 MIN_COSINE = 0.999
 SEAL = "unime_verified.json"

@@ -1,4 +1,4 @@
-"""The verbs of `python -m judge`."""
+"""The commands of `unime judge`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from unime.cli import DryRun, Overrides, RecipePath, Restart
+from unime.core.stage import DryRun, Overrides, RecipePath, Restart
 
 app = typer.Typer(
     no_args_is_help=True,

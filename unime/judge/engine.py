@@ -135,8 +135,12 @@ class StreamingEngine(Protocol):
 
 @runtime_checkable
 class EngineOptions(Protocol):
-    """An engine's section of a recipe."""
+    """An engine's section of a recipe.
+
+    One whose engine answers from a known truth sets `NEEDS_TRUTH = True`; one that can be asked about
+    pairs of the mined table only, and not about texts made up for an audit, `KNOWS_TABLE_ONLY = True`.
+    """
 
     def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
-        """Return the engine; only the oracle looks at the truth."""
+        """Return the engine; only one that sets `NEEDS_TRUTH` may count on the truth."""
         ...

@@ -1,12 +1,17 @@
 """The table of engines: adding one is a file and a line here.
 
-Each entry is the section of a recipe that holds the engine's options, and knows its engine.
+Each entry is the section of a recipe that holds the engine's options, and knows its engine. A package
+beside this one adds engines by the entry point group "unime.judge_engines": each entry point is such a
+section, under the name that recipes use.
 """
 
 from __future__ import annotations
 
-from research.world.fake_engine import FakeOptions
-from research.world.oracle import OracleOptions
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+from pydantic import create_model
+
 from unime.core.config import Section
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.vllm_engine import VllmOptions
@@ -15,10 +20,15 @@ from unime.judge.vllm_engine import VllmOptions
 class Engines(Section):
     """Options of every engine by name, so that `engine=NAME` alone switches a recipe over."""
 
-    oracle: OracleOptions = OracleOptions()
     transformers: TransformersOptions | None = None
     vllm: VllmOptions | None = None
-    fake: FakeOptions = FakeOptions()
 
 
-ENGINES = Engines.model_fields
+_added: dict[str, Any] = {
+    point.name: (section, section())
+    for point in entry_points(group="unime.judge_engines")
+    for section in [point.load()]
+}
+AllEngines = cast("type[Engines]", create_model("Engines", __base__=Engines, **_added))
+
+ENGINES = AllEngines.model_fields

@@ -9,13 +9,15 @@ from __future__ import annotations
 import json
 from collections import Counter
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, field_serializer, model_validator
 
 from unime.core import console, files
-from unime.core.config import Recipe
+from unime.core.config import Recipe, Section
 from unime.core.errors import RecipeError, lookup
 from unime.core.provenance import Output
 from unime.data.table_checks import read_mined
@@ -30,7 +32,7 @@ from unime.judge.engine import (
     StreamingEngine,
     Truth,
 )
-from unime.judge.engines import ENGINES, Engines
+from unime.judge.engines import ENGINES, AllEngines, Engines
 from unime.judge.job import WHOLE, Job, Shard
 from unime.judge.scoring import Outcome, score_missing
 from unime.judge.store import ScoreStore
@@ -46,7 +48,7 @@ class ScoreRecipe(Recipe):
     """The output of `unime mine`."""
     engine: str
     """Which engine scores; its options stand under `engines`."""
-    engines: Engines = Engines()
+    engines: Engines = AllEngines()
     truth: str | None = None
     """The output of a world, when the true relevance is known: the oracle needs it, and the
     report then says how good the candidates and the judge are."""
@@ -61,13 +63,26 @@ class ScoreRecipe(Recipe):
 
     @model_validator(mode="after")
     def _engine_has_what_it_needs(self) -> ScoreRecipe:
-        _options(self)
-        if self.engine == "oracle" and self.truth is None:
+        if getattr(_options(self), "NEEDS_TRUTH", False) and self.truth is None:
             raise RecipeError(
-                "engine 'oracle' needs the truth of a generated world: set truth=FOLDER to the "
-                "output of its stage 'world', or choose engine=transformers"
+                f"engine '{self.engine}' needs the truth of a generated world: set truth=FOLDER to "
+                "the output of its stage 'world', or choose engine=transformers"
             )
         return self
+
+    @classmethod
+    def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Keep the options of the chosen engine only: others say nothing, and may be unknown today."""
+        engines = values.get("engines")
+        if isinstance(engines, dict):
+            chosen = values.get("engine")
+            values = {**values, "engines": {k: v for k, v in engines.items() if k == chosen}}
+        return values
+
+    @field_serializer("engines")
+    def _chosen(self, engines: SerializeAsAny[Section]) -> dict[str, Any]:
+        dumped = engines.model_dump(mode="json")
+        return {self.engine: dumped[self.engine]}
 
 
 RECIPE = ScoreRecipe
@@ -198,9 +213,13 @@ def _options(recipe: ScoreRecipe) -> EngineOptions:
 def _load_truth(folder: str | None) -> Truth | None:
     if folder is None:
         return None
-    from research.world.truth import Truth as WorldTruth
-
-    return WorldTruth.load(folder)
+    points = list(entry_points(group="unime.truth"))
+    if not points:
+        raise RecipeError(
+            f"truth: {folder}: nothing here reads the truth of a generated world; it comes with a "
+            "checkout (`make setup`); leave `truth` out"
+        )
+    return points[0].load()(folder)
 
 
 def _list_unscored(job: Job, store: ScoreStore, out: Output) -> None:

@@ -22,7 +22,7 @@ from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.mine.exact_search import exact_topk
 from unime.mine.stage import ItemEncode, StoredEmbeddings
-from unime.models import Embedder
+from unime.models.embedder import Embedder
 
 BATCH = 64
 

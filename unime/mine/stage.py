@@ -30,7 +30,8 @@ from unime.core.provenance import Output
 from unime.data.tables import MINED, DataFolder, write_table
 
 if TYPE_CHECKING:
-    from unime.models import Embedder, Encode
+    from unime.models.embedder import Embedder
+    from unime.models.rendering import Encode
 
 PART = 1024
 """Encodes in one saved part; also how many decoded images are in memory at once."""
@@ -68,7 +69,7 @@ def inputs(recipe: MineRecipe) -> dict[str, Path]:
 
 def run(recipe: MineRecipe, out: Output) -> None:
     """Mine every task and write `mined.parquet`."""
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
     from unime.models.usable import check_items
 
     data = DataFolder.open(recipe.data)
@@ -275,7 +276,7 @@ class StoredEmbeddings:
 
 
 def _load(data: DataFolder, encode: ItemEncode) -> Encode:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
     text = data.items.item(encode.item).text
     return Encode(text, data.load_image(encode.item), encode.side, encode.instruction)

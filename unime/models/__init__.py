@@ -1,7 +1,4 @@
-"""Models: any open vision-language model as an embedder, with adapters, and as a judge."""
+"""Models: any open vision-language model as an embedder, a judge or a reranker.
 
-from unime.models.adapters import LoraSection, apply_lora, merge_lora, tower_is_frozen
-from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-
-__all__ = ["Embedder", "Encode", "LoraSection", "apply_lora", "merge_lora", "tower_is_frozen"]
+Nothing is imported here: prompts and recipes are read without torch.
+"""

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from unime.core.errors import PromptError, did_you_mean
 from unime.core.yaml_files import read_yaml
 
-FOLDER = Path(__file__).parent / "_prompts"
+FOLDER = Path(__file__).parent.parent / "_prompts"
 """A link to the checkout's `prompts/`; package data in a wheel."""
 
 KINDS = ("text", "image", "image_text")

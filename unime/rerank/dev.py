@@ -175,7 +175,7 @@ class _Embed:
     """Similarities by an embedder."""
 
     def __init__(self, data: DataFolder, columns: PairColumns, retriever: ModelConfig) -> None:
-        from unime.models import Embedder
+        from unime.models.embedder import Embedder
 
         self._data, self._columns = data, columns
         self._embedder = Embedder.load(retriever)

@@ -22,7 +22,7 @@ from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossFunction, LossTerm, RerankBatch, combine
-from unime.models import LoraSection
+from unime.models.adapters import LoraSection
 from unime.models.rerank_model import FACTS, RerankConfig, RerankModel
 from unime.models.usable import check_items
 from unime.rerank.dev import RerankDev

@@ -21,7 +21,7 @@ from unime.search.index_files import Entry, State
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 TEXTS = (".txt", ".md", ".rst")
@@ -137,7 +137,7 @@ class SearchFolder:
                 f"{'no image' if image is None else 'an image'}, {top}"
             )
         from unime.data.images import load_file
-        from unime.models import Encode
+        from unime.models.rendering import Encode
 
         picture = load_file(image) if isinstance(image, Path) else image
         if instruction is None:
@@ -156,7 +156,7 @@ class SearchFolder:
 
     def _embed(self, todo: dict[str, State]) -> dict[str, list[Entry]]:
         """Embed files block by block; each block is on disk before the next one begins."""
-        from unime.models import Encode
+        from unime.models.rendering import Encode
 
         done: dict[str, list[Entry]] = {}
         paths = sorted(todo)

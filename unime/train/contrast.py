@@ -22,7 +22,9 @@ from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.mine.clusters import ClusterSection, cluster_tasks
-from unime.models import Embedder, Encode, LoraSection
+from unime.models.adapters import LoraSection
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.models.usable import check_items
 from unime.train.batch import ItemSizes
 from unime.train.chunking import Budget

@@ -9,7 +9,7 @@ import torch
 
 from unime.core.errors import DataError
 from unime.data.tables import DataFolder
-from unime.models import Encode
+from unime.models.rendering import Encode
 from unime.train.batch import ContrastIndices, Prepared
 from unime.train.chunking import Size
 from unime.train.row_source import RowSource, SourceParts

@@ -11,7 +11,8 @@ from unime.core.errors import ModelError
 from unime.data.known_positives import KnownPositives
 from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
-from unime.models import Embedder, Encode
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.train.contrast_batches import load_encode
 
 

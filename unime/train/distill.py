@@ -21,7 +21,9 @@ from unime.core.processes import ranks
 from unime.core.provenance import Output
 from unime.data.tables import DataFolder
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
-from unime.models import Embedder, Encode, LoraSection
+from unime.models.adapters import LoraSection
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.fit import fit, keep, train_once

@@ -12,8 +12,7 @@ from unime.core.errors import Terminated
 from unime.core.processes import is_main, main_decides, ranks, wait
 from unime.core.provenance import Output
 from unime.losses import LossFunction
-from unime.models import LoraSection
-from unime.models.adapters import train_parts
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.modes import refuse_batch_statistics
 from unime.train import checkpoints
 from unime.train.backends import refuse_impossible

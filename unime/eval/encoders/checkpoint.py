@@ -10,7 +10,7 @@ from unime.core.config import ModelConfig, Section
 from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 
 class CheckpointConfig(Section):
@@ -27,7 +27,8 @@ def load_checkpoint(config: CheckpointConfig, device: str | None = None) -> Embe
     Raises:
         ModelError: when the folder is no checkpoint of a training stage.
     """
-    from unime.models import Embedder, LoraSection, apply_lora
+    from unime.models.adapters import LoraSection, apply_lora
+    from unime.models.embedder import Embedder
     from unime.train.checkpoints import WEIGHTS, is_intact, load_trainable
 
     folder = Path(config.id)

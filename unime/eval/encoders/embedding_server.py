@@ -25,7 +25,7 @@ from unime.data.pixels import to_rgb
 from unime.models.prompts import kind_of, load_prompt
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 RETRIES = 4
 

@@ -17,7 +17,7 @@ from unime.core.errors import ModelError
 from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 
 class OpenClipConfig(Section):

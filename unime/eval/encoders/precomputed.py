@@ -18,7 +18,7 @@ from unime.core.config import Section
 from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 INPUTS = "inputs.parquet"
 EMBEDDINGS = "embeddings.npy"

@@ -27,7 +27,7 @@ from unime.eval.encoders.trained import TrainedConfig, load_trained
 from unime.eval.two_stage import RerankerChoice
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 Precision = Literal["float32", "int8", "binary"]
 

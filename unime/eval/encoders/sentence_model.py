@@ -12,7 +12,7 @@ from unime.core.config import Section
 from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
-    from unime.models import Encode
+    from unime.models.rendering import Encode
 
 
 class SentenceTransformersConfig(Section):

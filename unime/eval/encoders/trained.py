@@ -12,7 +12,7 @@ from unime.core.errors import ModelError
 from unime.core.provenance import differences
 
 if TYPE_CHECKING:
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
 
 class TrainedConfig(ModelConfig):
@@ -28,7 +28,7 @@ def load_trained(config: TrainedConfig, device: str | None = None) -> Embedder:
     Raises:
         ModelError: when it was trained with other preprocessing than it would be evaluated with.
     """
-    from unime.models import Embedder
+    from unime.models.embedder import Embedder
 
     plain = ModelConfig(**config.model_dump(exclude={"allow_other_preprocessing"}))
     embedder = Embedder.load(plain, device)

@@ -99,7 +99,8 @@ def audit_recipe(
         check_replaceable(path.with_suffix(".json"), has_keys("findings"), "python -m judge audit")
     work = Work.of(recipe)
     manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
-    probes = Sampler(work.job, made_up=recipe.engine not in ("oracle", "fake")).draw(sample)
+    table_only = getattr(getattr(recipe.engines, recipe.engine), "KNOWS_TABLE_ONLY", False)
+    probes = Sampler(work.job, made_up=not table_only).draw(sample)
     if not probes:
         raise RecipeError(f"{recipe.mined} has no pairs to look at")
     with ScoreStore(recipe.store) as store:

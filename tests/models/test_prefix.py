@@ -1,0 +1,63 @@
+"""A shared prefix changes neither embeddings nor gradients, in any family."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from PIL import Image
+
+from tests.families import FAMILIES, build_family
+from unime.core.config import ModelConfig
+from unime.models.embedder import Embedder
+from unime.models.prefix import SharedPrefix, prefix_length
+from unime.models.rendering import Encode
+
+TEXTS = ("a red circle", "one blue square, left of a green triangle", "grey")
+
+
+def inputs(kind: str) -> list[Encode]:
+    images = [Image.new("RGB", (28, 28), colour) for colour in ("red", "green", "white")]
+    if kind == "text":
+        return [Encode(text, None, "query", "find it:") for text in TEXTS]
+    if kind == "image":
+        return [Encode("", image, "target", "represent it") for image in images]
+    return [
+        Encode(text, image, "query", "find it:") for text, image in zip(TEXTS, images, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_embeddings_and_gradients_are_those_of_the_plain_model(family, tmp_path):
+    embedder = Embedder.load(ModelConfig(id=str(build_family(family, tmp_path))), "cpu")
+    shared, weights = SharedPrefix(embedder.module), list(embedder.module.parameters())
+    for kind in ("text", "image", "both"):
+        features = embedder.features(inputs(kind))
+        image_token = embedder.backbone.config.image_token_id
+        # LLaVA-OneVision puts the picture first and has hardly any prefix then.
+        assert prefix_length(features, image_token) > 8 or (
+            family == "llava_onevision" and kind != "text"
+        )
+        results = []
+        for module in (embedder.module, shared):
+            out = module(dict(features))["sentence_embedding"]
+            total = (out * torch.linspace(-1, 1, out.numel()).view_as(out)).sum()
+            results.append((out, torch.autograd.grad(total, weights, allow_unused=True)))
+        (plain, plain_gradients), (ours, our_gradients) = results
+        assert (plain - ours).abs().max() < 1e-5
+        assert sum(g is not None for g in plain_gradients) > 10
+        largest = max(g.abs().max() for g in plain_gradients if g is not None)
+        for expected, found in zip(plain_gradients, our_gradients, strict=True):
+            assert (expected is None) == (found is None)
+            if expected is not None and found is not None:
+                assert (expected - found).abs().max() < 1e-4 * largest
+
+
+def test_prefix_ends_before_images_differences_padding_and_the_last_token():
+    ids = torch.tensor([[1, 2, 3, 9, 5], [1, 2, 3, 9, 6]])
+    full = torch.ones_like(ids)
+    assert prefix_length({"input_ids": ids, "attention_mask": full}, 9) == 3
+    assert prefix_length({"input_ids": ids, "attention_mask": full}, None) == 4
+    short = torch.tensor([[1, 1, 0, 0, 0], [1, 1, 1, 1, 1]])
+    assert prefix_length({"input_ids": ids, "attention_mask": short}, None) == 1
+    same = {"input_ids": ids[:1].expand(2, -1), "attention_mask": full}
+    assert prefix_length(same, None) == 4

@@ -1,0 +1,168 @@
+"""One of several processes: takes cached steps under a backend and writes what came out.
+
+python step_worker.py BACKEND MODEL_FOLDER OUT; started by torchrun.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from unime.core.config import ModelConfig
+from unime.core.processes import Ranks, connect, ranks
+from unime.losses import Combined
+from unime.models.adapters import LoraSection, apply_lora
+from unime.models.embedder import Embedder
+from unime.models.rendering import Encode
+from unime.train import checkpoints
+from unime.train.backends import backend_of
+from unime.train.batch import prepare_chunks
+from unime.train.chunking import Budget, plan_chunks, size_of
+from unime.train.step import Chunk, cached_step
+
+COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
+RATE = 1e-2
+
+
+class Scenario(NamedTuple):
+    """A batch: how many texts and pictures, how cut, and what is trained."""
+
+    texts: int
+    pictures: int
+    items: int
+    tune: dict[str, Any]
+
+
+FULL = {"method": "full", "parts": ["language", "vision", "projector"]}
+LORA = {"parts": ["language"], "r": 2}
+SCENARIOS = {
+    "many chunks": Scenario(10, 6, 3, LORA),
+    "one picture, so one process has none": Scenario(7, 1, 4, LORA),
+    "trained tower, one picture": Scenario(7, 1, 4, FULL),
+    "trained tower, texts alone": Scenario(6, 0, 2, FULL),
+    "trained tower, five chunks": Scenario(3, 9, 2, FULL),
+    "a text for one process alone": Scenario(1, 2, 8, LORA),
+}
+
+
+def encodes_of(scenario: Scenario) -> list[Encode]:
+    texts = [
+        Encode(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
+    ]
+    pictures = [
+        Encode(
+            "", Image.new("RGB", (28, 28 + 28 * (i % 2)), COLOURS[i % 8]), "target", "represent it"
+        )
+        for i in range(scenario.pictures)
+    ]
+    return texts + pictures
+
+
+def loss(embeddings: Tensor) -> Combined:
+    """Contrast neighbours: depends on every pair of embeddings."""
+    similarity = embeddings @ embeddings.T / 0.1
+    labels = (torch.arange(len(embeddings)) + 1) % len(embeddings)
+    hidden = torch.eye(len(embeddings), dtype=torch.bool)
+    total = nn.functional.cross_entropy(similarity.masked_fill(hidden, -1e4), labels)
+    return Combined(total, {})
+
+
+def load(folder: str, scenario: Scenario, dtype: torch.dtype) -> Embedder:
+    embedder = Embedder.load(ModelConfig(id=folder, dtype="float32"), "cpu")
+    torch.manual_seed(0)
+    apply_lora(embedder, LoraSection(**scenario.tune))
+    for name, parameter in embedder.module.named_parameters():
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.3)
+    embedder.module.to(dtype)
+    return embedder
+
+
+def prepare(model: nn.Module, backend: str) -> Any:
+    """Wrap the model as accelerate would."""
+    if backend == "ddp":
+        return nn.parallel.DistributedDataParallel(model)
+    if backend == "fsdp2":
+        from torch.distributed.fsdp import fully_shard
+
+        for layer in model.module[0].model.language_model.layers:  # type: ignore[union-attr, index]
+            fully_shard(layer)
+        fully_shard(model)
+        return model
+    import deepspeed
+
+    config = {
+        "train_micro_batch_size_per_gpu": 1,
+        "zero_optimization": {"stage": int(backend[-1]), "stage3_param_persistence_threshold": 0},
+        # Its default is 1: the gradient that is compared would be a clipped one.
+        "gradient_clipping": 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr=RATE)
+    parameters: Any = trained  # DeepSpeed's annotation forgets lists.
+    return deepspeed.initialize(
+        model=model, optimizer=optimizer, config=config, model_parameters=parameters
+    )[0]
+
+
+def take_step(embedder: Embedder, model: Any, scenario: Scenario, here: Ranks) -> float:
+    encodes = encodes_of(scenario)
+    config = ModelConfig(id="")
+    sizes = [
+        size_of(len(e.text), e.image.width * e.image.height if e.image else 0, config, e.side)
+        for e in encodes
+    ]
+    plan = plan_chunks(sizes, Budget(items=scenario.items), here.world)
+    chunks, gather = prepare_chunks(plan, encodes.__getitem__, embedder.features, here, (0, 0))
+    backend = backend_of(model)
+    embedder.network.shares_prefix = not backend.shards_weights
+
+    def forward(chunk: Chunk) -> Tensor:
+        return backend.forward(dict(chunk.features))["sentence_embedding"]
+
+    with backend.step(True):
+        return cached_step(chunks, plan.kept, forward, loss, gather, backend.backward).total.item()
+
+
+def gradients(module: nn.Module, before: dict[str, Tensor] | None) -> dict[str, Tensor]:
+    """The gradients; where an engine has used them up, by what they did to the weights."""
+    named = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    if before is not None:
+        return {n: (before[n] - checkpoints.whole(p)) / RATE for n, p in named.items()}
+    found = {}
+    for name, parameter in named.items():
+        gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        found[name] = checkpoints.whole(nn.Parameter(gradient)).clone()
+    return found
+
+
+def main(backend: str, folder: str, out: Path) -> None:
+    # A hang shows where before the test's own limit.
+    faulthandler.dump_traceback_later(500, exit=True)
+    connect()
+    here = ranks()
+    assert torch.distributed.get_world_size() == here.world == 2
+    dtype = torch.float32 if backend.startswith("zero") else torch.float64
+    results = {}
+    for name, scenario in SCENARIOS.items():
+        embedder = load(folder, scenario, dtype)
+        before = None
+        if backend.startswith("zero"):
+            before = {n: p.detach().clone() for n, p in embedder.module.named_parameters()}
+        model = prepare(embedder.network, backend)
+        value = take_step(embedder, model, scenario, here)
+        results[name] = (value, gradients(embedder.module, before))
+    torch.save(results, out / f"{here.rank}.pt")
+    torch.distributed.barrier()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
