@@ -57,7 +57,7 @@ COMMAND = """
 import sys
 from pathlib import Path
 import unime.judge.transformers_engine as engine
-from judge import cli, serve
+from unime.judge import commands as cli, serve
 from unime.cli import main
 serve.PYTHON = Path(sys.argv.pop(1))
 engine.served = lambda config: engine.Served("template", {})

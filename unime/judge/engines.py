@@ -8,7 +8,7 @@ section, under the name that recipes use.
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Any, cast
+from typing import TYPE_CHECKING
 
 from pydantic import create_model
 
@@ -17,18 +17,21 @@ from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.vllm_engine import VllmOptions
 
 
-class Engines(Section):
+class OwnEngines(Section):
     """Options of every engine by name, so that `engine=NAME` alone switches a recipe over."""
 
     transformers: TransformersOptions | None = None
     vllm: VllmOptions | None = None
 
 
-_added: dict[str, Any] = {
-    point.name: (section, section())
-    for point in entry_points(group="unime.judge_engines")
-    for section in [point.load()]
-}
-AllEngines = cast("type[Engines]", create_model("Engines", __base__=Engines, **_added))
+if TYPE_CHECKING:
+    Engines = OwnEngines
+else:
+    _added = {
+        point.name: (section, section())
+        for point in entry_points(group="unime.judge_engines")
+        for section in [point.load()]
+    }
+    Engines = create_model("Engines", __base__=OwnEngines, **_added)
 
-ENGINES = AllEngines.model_fields
+ENGINES = Engines.model_fields

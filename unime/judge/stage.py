@@ -32,7 +32,7 @@ from unime.judge.engine import (
     StreamingEngine,
     Truth,
 )
-from unime.judge.engines import ENGINES, AllEngines, Engines
+from unime.judge.engines import ENGINES, Engines
 from unime.judge.job import WHOLE, Job, Shard
 from unime.judge.scoring import Outcome, score_missing
 from unime.judge.store import ScoreStore
@@ -48,7 +48,7 @@ class ScoreRecipe(Recipe):
     """The output of `unime mine`."""
     engine: str
     """Which engine scores; its options stand under `engines`."""
-    engines: Engines = AllEngines()
+    engines: Engines = Engines()
     truth: str | None = None
     """The output of a world, when the true relevance is known: the oracle needs it, and the
     report then says how good the candidates and the judge are."""
