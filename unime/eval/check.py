@@ -1,4 +1,4 @@
-"""`python -m eval check`: all data verified, every picture decoded, before any compute."""
+"""`unime eval check`: all data verified, every picture decoded, before any compute."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 from unime.core import console
 from unime.core.config import load_recipe
 from unime.core.errors import DataError
-from unime.eval.benchmark import Benchmark
-from unime.eval.encoders.registry import expand
+from unime.eval.benchmark import Benchmark, BenchmarkChoice
+from unime.eval.encoders.registry import ModelEntry, expand
 from unime.eval.image_check_of_pools import unusable
 from unime.eval.scores import ParsedTask
 from unime.eval.stage import EvalRecipe, read, select
@@ -25,7 +25,16 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
     """
     recipe = load_recipe(recipe_path, EvalRecipe, overrides)
-    selected = select(recipe.benchmarks)
+    return check_benchmarks(recipe.benchmarks, recipe.models)
+
+
+def check_benchmarks(choices: Sequence[BenchmarkChoice], models: Sequence[ModelEntry] = ()) -> str:
+    """Return what was verified of benchmarks, for models that are to see them.
+
+    Raises:
+        DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
+    """
+    selected = select(choices)
     pool, tasks = read(selected, image_cache_gb=0.0)
     problems = [
         problem
@@ -33,7 +42,7 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         if choice.limit is None
         for problem in _wrong_sizes(benchmark, group)
     ]
-    problems += unusable(expand(recipe.models), pool)
+    problems += unusable(expand(models), pool)
     pictures = pool.pictures()
     for picture in console.progress(pictures, len(pictures), "checking pictures", "picture"):
         try:

@@ -1,10 +1,11 @@
-"""`python -m eval list`: what can be evaluated."""
+"""`unime eval list`: what can be evaluated, and what others have published of it."""
 
 from __future__ import annotations
 
 from collections import Counter
 
 from unime.eval.benchmark import known_benchmarks, load_benchmark
+from unime.eval.published import published_text
 from unime.eval.result_table import grid
 
 
@@ -27,7 +28,7 @@ def one_benchmark(name: str) -> str:
     benchmark = load_benchmark(name)
     facts = "\n".join(
         f"{key}: {value}"
-        for key, value in benchmark.model_dump(exclude={"tasks"}).items()
+        for key, value in benchmark.model_dump(exclude={"tasks", "fetch"}).items()
         if value not in (None, "")
     )
     lines = [
@@ -36,7 +37,9 @@ def one_benchmark(name: str) -> str:
     ]
     if not lines:
         return f"{facts}\n\nThe tasks are defined by the data ({benchmark.tasks_file})."
+    others = published_text(benchmark.name)
     counts = Counter(definition.meta_task for definition in benchmark.tasks.values())
     groups = ", ".join(f"{count} {group}" for group, count in counts.items())
     table = grid(["task", "meta-task", "split", "queries"], lines)
-    return f"{facts}\n\n{table}\n\n{len(lines)} tasks: {groups}"
+    text = f"{facts}\n\n{table}\n\n{len(lines)} tasks: {groups}"
+    return f"{text}\n\n{others}" if others else text
