@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import interleaved_rounds, median_ratio, report, say
-from unime.judge.engine import Content, Request
-from unime.judge.images_of_pairs import Picture
+from unime.judge.engine import Content, ImageBytes, Request
 from unime.judge.serve import CPU_BLOCK
 from unime.judge.vllm_engine import VllmEngine, VllmOptions
 
@@ -249,7 +248,7 @@ def _picture(name: str, random: np.random.Generator, size: int) -> Content:
     image = Image.fromarray(random.integers(0, 255, (size, size, 3), np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    picture = Picture("image/png", buffer.getvalue())
+    picture = ImageBytes("image/png", buffer.getvalue())
     return Content(name.encode().ljust(16)[:16], "", image.copy, size * size, lambda: picture)
 
 

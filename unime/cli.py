@@ -177,7 +177,8 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     port: Annotated[int, typer.Option(help="Of that page; 0 takes any.")] = 8765,
 ) -> None:
     """Search a folder of images and texts: index it once, answer at once."""
-    from unime.search import open_search, show
+    from unime.search.index import open_search
+    from unime.search.results_page import show
 
     if not serve and not query and image is None:
         raise DataError("nothing to search for: give a query, --image PICTURE, or --serve")

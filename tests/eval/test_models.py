@@ -26,12 +26,11 @@ from unime.eval import encode
 from unime.eval import two_stage as rerank
 from unime.eval.commands import app
 from unime.eval.compare import compare, compare_text
-from unime.eval.compression import compress
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.registry import ModelEntry, expand
 from unime.eval.pool import Pool
-from unime.eval.similarity import Vectors
+from unime.eval.similarity import Vectors, compress
 from unime.models.rendering import Encode
 from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank import Reranker

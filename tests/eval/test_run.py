@@ -31,7 +31,7 @@ from unime.eval import stage as eval_run
 from unime.eval.benchmark import known_benchmarks, load_benchmark
 from unime.eval.commands import app
 from unime.eval.encoders.registry import ModelEntry
-from unime.eval.listing import all_benchmarks, one_benchmark
+from unime.eval.inspect_benchmarks import all_benchmarks, one_benchmark
 from unime.eval.runners.candidates import CandidateLists
 from unime.eval.similarity import Vectors
 

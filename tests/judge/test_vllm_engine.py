@@ -22,8 +22,8 @@ from tests.judge.misbehaving import MODEL, Server, probability
 from unime.data.images import ImageError, locate, read_bytes
 from unime.data.items import Score
 from unime.judge.engine import Content, EngineError, Request
-from unime.judge.images_of_pairs import Picture as SentPicture
-from unime.judge.images_of_pairs import as_sent
+from unime.judge.engine import ImageBytes as SentPicture
+from unime.judge.job import as_sent
 from unime.judge.protocol import as_plain_text
 from unime.judge.store import ScoreStore
 from unime.judge.vllm_engine import VllmOptions

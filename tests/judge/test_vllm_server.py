@@ -47,14 +47,14 @@ def with_file(one):
     import io
     from dataclasses import replace
 
-    from unime.judge.images_of_pairs import Picture
+    from unime.judge.engine import ImageBytes
 
     if one.image is None:
         return one
     buffer = io.BytesIO()
     opened: Image.Image = one.image()
     opened.save(buffer, "PNG")
-    return replace(one, picture=lambda: Picture("image/png", buffer.getvalue()))
+    return replace(one, picture=lambda: ImageBytes("image/png", buffer.getvalue()))
 
 
 def test_scores_are_those_of_the_engine_in_process(tmp_path, monkeypatch):

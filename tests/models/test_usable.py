@@ -17,7 +17,7 @@ from tests.families import build_family
 from unime.core.errors import DataError
 from unime.core.stage import execute
 from unime.data.pixels import SOURCE
-from unime.eval.check import check_recipe
+from unime.eval.inspect_benchmarks import check_recipe
 from unime.models.embedder import Embedder
 from unime.models.rendering import Encode
 from unime.models.usable import PictureError, refusal

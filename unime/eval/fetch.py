@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from unime.core import console, files, overwrite
 from unime.core.errors import DataError, OutputError, RecipeError
 from unime.eval.benchmark import Benchmark, BenchmarkChoice, FetchStep, load_benchmark
-from unime.eval.check import check_benchmarks
+from unime.eval.inspect_benchmarks import check_benchmarks
 
 MARK = ".unime-fetch.json"
 """In a folder that this command fills: what is done there already."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unime.data.tables import DataFolder
-    from unime.judge.images_of_pairs import Picture
 
 
 class EngineError(UnimeError):
@@ -39,7 +38,7 @@ class Content:
     """Opens the image, RGB."""
     pixels: int = 0
     """Size of the image, to sort by without opening it."""
-    picture: Callable[[], Picture] | None = None
+    picture: Callable[[], ImageBytes] | None = None
     """Reads the image as it can be sent to a server."""
 
 
@@ -144,3 +143,10 @@ class EngineOptions(Protocol):
     def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
         """Return the engine; only one that sets `NEEDS_TRUTH` may count on the truth."""
         ...
+
+
+class ImageBytes(NamedTuple):
+    """An encoded image."""
+
+    media_type: str
+    data: bytes

@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from unime.core import files, inside, locks
 from unime.core.console import log, progress
-from unime.core.errors import DataError
+from unime.core.errors import DataError, ModelError
 from unime.search import index_files as store
 from unime.search.index_files import Entry, State
 
@@ -301,3 +301,38 @@ def _report_problems(by_file: dict[str, list[Entry]]) -> None:
         log(f"search: left out {entry.problem}")
     if len(problems) > 5:
         log(f"search: ... {len(problems)} files in all cannot be read")
+
+
+def open_search(folder: Path, index: Path | None = None, model: Path | None = None) -> SearchFolder:
+    """Load the model and bring the folder's index up to date.
+
+    Args:
+        folder: with images and text files, at any depth.
+        index: where the index lies; `.unime-search` in the folder by default.
+        model: an exported model; by default the one the index was made with, else the newest of
+            `runs/*/8_export/embedder`.
+
+    Raises:
+        DataError: when the folder cannot be searched.
+        ModelError: when there is no model.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with images or text files")
+    place = index or folder / ".unime-search"
+    return SearchFolder.open(folder, place, model or _default_model(place))
+
+
+def _default_model(place: Path) -> Path:
+    from unime.search.index_files import model_of
+
+    known = model_of(place)
+    if known is not None and (known / "unime.json").is_file():
+        return known
+    exports = Path("runs").glob("*/8_export/embedder/unime.json")
+    newest = max(exports, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise ModelError(
+            "no model to search with: give --model FOLDER, written by `unime export` "
+            "(there is no runs/*/8_export/embedder here)"
+        )
+    return newest.parent
