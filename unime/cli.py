@@ -14,7 +14,14 @@ import typer
 
 from unime import stages
 from unime.core.console import log, start_logging
-from unime.core.errors import TERMINATED, DataError, Terminated, UnimeError, sentence_of
+from unime.core.errors import (
+    TERMINATED,
+    DataError,
+    Terminated,
+    UnimeError,
+    extra_missing,
+    sentence_of,
+)
 from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.eval.commands import app as evaluation
 from unime.judge.commands import app as judge
@@ -206,6 +213,13 @@ def main(application: Callable[[], object] = app) -> None:
         if os.environ.get("UNIME_TRACEBACK") == "1":
             raise
         typer.echo(f"error: {sentence_of(error)}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        command = "eval" if application is evaluation else sys.argv[1] if sys.argv[1:] else ""
+        sentence = extra_missing(error, command)
+        if sentence is None or os.environ.get("UNIME_TRACEBACK") == "1":
+            raise
+        typer.echo(f"error: {sentence}", err=True)
         sys.exit(2)
 
 

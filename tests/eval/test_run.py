@@ -308,7 +308,7 @@ def test_benchmark_files_are_valid_and_mmeb_has_its_36_tasks():
     assert all(name in all_benchmarks() for name in known_benchmarks())
     text = one_benchmark("mmeb_v1")
     assert "36 tasks: 10 classification, 10 vqa, 12 retrieval, 4 grounding" in text
-    assert text.count(" ood ") == 16
+    assert text.partition("\npublished")[0].count(" ood ") == 16
     mini = load_benchmark("mini_compositional")
     trained = TASKS["picture_to_caption"]
     assert {t.query_instruction for t in mini.tasks.values()} == {trained.query_instruction}

@@ -10,12 +10,13 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.judge.test_transformers_engine import content, pair
+from tests.serving import VLLM_PYTHON
 from unime.core.config import load_recipe
 from unime.core.files import read_json
 from unime.core.stage import execute
 from unime.data.items import Score
 from unime.data.tables import read_table
-from unime.judge.serve import PYTHON, Service, options_of, running
+from unime.judge.serve import Service, options_of, running
 from unime.judge.stage import ScoreRecipe
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.vllm_engine import VllmOptions
@@ -24,7 +25,7 @@ PAIRS = 1000
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (ROOT / PYTHON).is_file(), reason="no vLLM here; make judge-env"),
+    pytest.mark.skipif(not VLLM_PYTHON.is_file(), reason="no vLLM here; make judge-env"),
 ]
 
 

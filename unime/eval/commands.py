@@ -1,4 +1,4 @@
-"""The command `python -m eval`."""
+"""The commands of `unime eval`."""
 
 from __future__ import annotations
 
@@ -63,10 +63,21 @@ app.command("rerank", help="Measure a reranker on an embedder's first candidates
 def list_benchmarks(
     name: Annotated[str | None, typer.Argument(help="One benchmark, with its tasks.")] = None,
 ) -> None:
-    """List the benchmarks, or one benchmark's tasks."""
+    """List the benchmarks; or one benchmark's tasks and published numbers."""
     from unime.eval.inspect_benchmarks import all_benchmarks, one_benchmark
 
     typer.echo(all_benchmarks() if name is None else one_benchmark(name))
+
+
+@app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A benchmark, as `unime eval list` names it.")],
+    to: Annotated[Path, typer.Option(help="The folder its data goes to; a new one.")],
+) -> None:
+    """Download a benchmark's data, lay it out as its definition expects, check it."""
+    from unime.eval.fetch import fetch as fetch_data
+
+    typer.echo(fetch_data(name, to, typer.echo))
 
 
 @app.command()

@@ -1,4 +1,4 @@
-"""`python -m eval check`: all data verified, every picture decoded, before any compute."""
+"""`unime eval check`: all data verified, every picture decoded, before any compute."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from pathlib import Path
 from unime.core import console
 from unime.core.config import load_recipe
 from unime.core.errors import DataError
-from unime.eval.benchmark import Benchmark, known_benchmarks, load_benchmark
-from unime.eval.encoders.registry import expand
+from unime.eval.benchmark import (
+    Benchmark,
+    BenchmarkChoice,
+    known_benchmarks,
+    load_benchmark,
+)
+from unime.eval.encoders.registry import ModelEntry, expand
+from unime.eval.published import published_text
 from unime.eval.result_table import grid
 from unime.eval.scores import ParsedTask
 from unime.eval.stage import EvalRecipe, read, select
@@ -27,7 +33,16 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
     """
     recipe = load_recipe(recipe_path, EvalRecipe, overrides)
-    selected = select(recipe.benchmarks)
+    return check_benchmarks(recipe.benchmarks, recipe.models)
+
+
+def check_benchmarks(choices: Sequence[BenchmarkChoice], models: Sequence[ModelEntry] = ()) -> str:
+    """Return what was verified of benchmarks, for models that are to see them.
+
+    Raises:
+        DataError: listing what is missing, damaged, of an unexpected size or refused by a model.
+    """
+    selected = select(choices)
     pool, tasks = read(selected, image_cache_gb=0.0)
     problems = [
         problem
@@ -35,7 +50,7 @@ def check_recipe(recipe_path: Path, overrides: Sequence[str]) -> str:
         if choice.limit is None
         for problem in _wrong_sizes(benchmark, group)
     ]
-    problems += unusable(expand(recipe.models), pool)
+    problems += unusable(expand(models), pool)
     pictures = pool.pictures()
     for picture in console.progress(pictures, len(pictures), "checking pictures", "picture"):
         try:
@@ -76,11 +91,11 @@ def all_benchmarks() -> str:
 
 
 def one_benchmark(name: str) -> str:
-    """Return a benchmark's facts and tasks."""
+    """Return a benchmark's facts, tasks and published numbers."""
     benchmark = load_benchmark(name)
     facts = "\n".join(
         f"{key}: {value}"
-        for key, value in benchmark.model_dump(exclude={"tasks"}).items()
+        for key, value in benchmark.model_dump(exclude={"tasks", "fetch"}).items()
         if value not in (None, "")
     )
     lines = [
@@ -92,4 +107,5 @@ def one_benchmark(name: str) -> str:
     counts = Counter(definition.meta_task for definition in benchmark.tasks.values())
     groups = ", ".join(f"{count} {group}" for group, count in counts.items())
     table = grid(["task", "meta-task", "split", "queries"], lines)
-    return f"{facts}\n\n{table}\n\n{len(lines)} tasks: {groups}"
+    parts = [facts, table, f"{len(lines)} tasks: {groups}", published_text(benchmark.name)]
+    return "\n\n".join(part for part in parts if part)

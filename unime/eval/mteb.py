@@ -147,7 +147,7 @@ def run_mteb(name: str, model: str, output: Path) -> str:
     try:
         import mteb
     except ImportError:
-        raise RecipeError("mteb is not installed; pip install mteb") from None
+        raise RecipeError("mteb is not installed: pip install 'unime[eval]'") from None
     tasks, loaded = _tasks(name), _load_for_mteb(model)
     cache = mteb.ResultCache(output)
     results = mteb.evaluate(loaded, tasks=tasks, cache=cache)

@@ -107,12 +107,25 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     no_key: Annotated[bool, typer.Option("--no-key", help="Let everybody in.")] = False,
     data_parallel: Annotated[int, typer.Option(help="Copies of the model.")] = 1,
+    python: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="UNIME_JUDGE_PYTHON",
+            help="The interpreter of vLLM's environment; .venv-judge/bin/python by default.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Start a vLLM server for the recipe's judge, until it is interrupted."""
     from unime.judge.serve import Service, serve_recipe
 
-    service = Service(host=host, port=port, with_key=not no_key, data_parallel=data_parallel)
+    service = Service(
+        host=host,
+        port=port,
+        with_key=not no_key,
+        data_parallel=data_parallel,
+        python=python,
+    )
     serve_recipe(recipe, overrides or [], service, dry_run=dry_run, echo=typer.echo)
 
 
