@@ -68,7 +68,7 @@ def toy_batch(chunks: Sequence[Chunk], kept: int) -> Batch:
         indices=Outputs(),
         number=0,
         name="toy",
-        pictures=torch.zeros(len(places), dtype=torch.bool),
+        images=torch.zeros(len(places), dtype=torch.bool),
         counts={},
     )
 

@@ -32,7 +32,7 @@ class ContrastBatch:
     """Candidates that are further known positives of a query: those that an objective with several
     positives may pull towards it. Not among them are the query's own content and the content of its
     own positive, under whatever instruction. `allowed` cannot tell these apart, as it leaves all of
-    them out; nor does `related` depend on it: it is told where the recipe masks nothing, too."""
+    them out; nor does `related` depend on it: it is the same where the recipe masks nothing."""
     query_id: Int[Tensor, " batch"]
     """Number of the distinct query input of each row; rows with one query share it."""
 
@@ -47,7 +47,7 @@ class RelationBatch:
 
 @dataclass(frozen=True)
 class RerankBatch:
-    """What a reranker said about the candidates of each query, and about lists of them.
+    """A reranker's answers about the candidates of each query, and about lists of them.
 
     A score is a log-odds: s = z_yes - z_no, the probability of yes is sigmoid(s).
     """

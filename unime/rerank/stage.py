@@ -1,6 +1,6 @@
 """`unime rerank`: train a reranker, pointwise, contrastive, or pairwise and listwise together.
 
-Which of these it is, the losses say: `yes_no` (hard labels, or the judge's scores), `yes_contrast`,
+The losses decide which of these it is: `yes_no` (hard labels, or the judge's scores), `yes_contrast`,
 `listwise` (sentence-transformers' own), and `choose` on shuffled lists.
 """
 

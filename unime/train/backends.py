@@ -78,7 +78,7 @@ class ChunkRunner(ABC):
 
     @abstractmethod
     def backward(self, scalar: Tensor, is_last: bool) -> None:
-        """Back-propagate one chunk; told whether it is the step's last."""
+        """Back-propagate one chunk's scalar; `is_last` of the step."""
 
     @contextmanager
     @abstractmethod

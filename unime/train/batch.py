@@ -149,7 +149,7 @@ class Batch:
     """Which batch of the run it is."""
     name: str
     """Task and rows, for messages."""
-    pictures: Bool[Tensor, " inputs"]
+    images: Bool[Tensor, " inputs"]
     """Which of the distinct inputs have an image."""
     counts: dict[str, int | float]
     """Numbers for the log."""

@@ -18,7 +18,7 @@ from unime.train.contrast_batches import load_encode
 
 
 @runtime_checkable
-class Evaluation(Protocol):
+class DevEvaluation(Protocol):
     """What decides which weights are the best."""
 
     def hits(self, model: Any) -> dict[str, float]:

@@ -116,7 +116,7 @@ def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
         f"a step: {work.inputs:,.0f} distinct inputs, {work.tokens:,.0f} tokens "
         f"({1 - work.tokens / work.padded:.0%} padding beside them), {work.patches:,.0f} patches",
         f"work: {flops / 1e12:,.1f} TFLOP a step",
-        f"memory of one GPU of {machine.gpus}, in GB, weights not spread (DDP):",
+        f"memory of one GPU of {machine.gpus}, in GB, weights not sharded (DDP):",
         *(f"  {name:<28}{value / GB:8.2f}" for name, value in memory.items()),
         f"  {'together':<28}{total / GB:8.2f}  of {machine.memory_gb:g}: "
         f"{'fits' if total < 0.9 * machine.memory_gb * GB else 'does not fit; see below'}",

@@ -74,7 +74,7 @@ class BatchSource:
             indices=layout.indices,
             number=number,
             name=layout.name,
-            pictures=torch.from_numpy(layout.sizes[:, PIXELS] > 0),
+            images=torch.from_numpy(layout.sizes[:, PIXELS] > 0),
             counts=layout.counts,
         )
 
@@ -96,7 +96,7 @@ class BatchSource:
 
 
 def choose_budget(source: BatchSource, runner: ChunkRunner) -> None:
-    """Halve a source's budget until its worst chunk fits on every process; say what was chosen.
+    """Halve a source's budget until its worst chunk fits on every process; log what was chosen.
 
     This is `budget.chunk: auto`.
 

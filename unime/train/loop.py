@@ -24,7 +24,7 @@ from unime.models.rerank_model import RerankModel
 from unime.train import checkpoints, telemetry
 from unime.train.backends import ChunkRunner, runner_of
 from unime.train.batch import Batch
-from unime.train.dev_set import Evaluation
+from unime.train.dev_set import DevEvaluation
 from unime.train.loader import BatchSource, choose_budget, make_loader
 from unime.train.settings import TrainingSection
 from unime.train.step import StepResult, cached_step
@@ -43,7 +43,7 @@ def train(
     training: TrainingSection,
     source: BatchSource,
     loss: LossFunction,
-    dev: Evaluation | None,
+    dev: DevEvaluation | None,
     out: Output,
 ) -> dict[str, Any]:
     """Train to the end, resuming where a killed run stopped, and write `<output>/model`.
@@ -67,6 +67,8 @@ def train(
     set_seed(training.seed)
     train_parts(model.backbone, tune)
     refuse_batch_statistics(model.backbone)
+    if training.gradient_checkpointing:
+        _recompute_layers(model.backbone)
     steps = training.steps(source.batches.epoch_length)
     trainer = CachedTrainer(
         model=model,
@@ -107,7 +109,7 @@ class CachedTrainer(Trainer):
         source: BatchSource,
         loss: LossFunction,
         arguments: TrainingArguments,
-        dev: Evaluation | None,
+        dev: DevEvaluation | None,
         out: Output,
         training: TrainingSection,
     ) -> None:
@@ -123,8 +125,6 @@ class CachedTrainer(Trainer):
         )
         self._preemption = telemetry.Preemption()
         self._recomputes = training.gradient_checkpointing
-        if self._recomputes:
-            _recompute_layers(model.backbone)
         # Trainer wants a dev set where it is to evaluate, but `evaluate` below has its own.
         stand_in: Any = ["dev"] if dev is not None else None
         super().__init__(
@@ -278,12 +278,12 @@ class CachedTrainer(Trainer):
         )
 
     def _report(self, batch: Batch, result: StepResult) -> None:
-        """Add what the batch tells to the next line of the log; details for its last batch alone."""
+        """Add the batch's figures to the next line of the log; details of the line's last batch alone."""
         every = max(1, int(self.args.logging_steps))
         is_logged = (self.state.global_step + 1) % every == 0
         if is_logged and isinstance(result.record, ContrastBatch):
             self._telemetry.add(
-                telemetry.describe_contrast(result.record, result.embeddings, batch.pictures)
+                telemetry.describe_contrast(result.record, result.embeddings, batch.images)
             )
         self._telemetry.add(result.combined.parts)
         self._telemetry.end()
@@ -295,7 +295,7 @@ class CachedTrainer(Trainer):
         return norm
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add what the batches since the last log have told; trackers are given it too."""
+        """Add the figures of the batches since the last log; trackers are given them too."""
         if "loss" in logs:
             logs |= self._telemetry.read()
         super().log(logs, start_time)

@@ -90,9 +90,9 @@ class Telemetry:
 def describe_contrast(
     batch: ContrastBatch,
     embeddings: Float[Tensor, "inputs dim"],
-    pictures: Bool[Tensor, " inputs"],
+    images: Bool[Tensor, " inputs"],
 ) -> dict[str, float]:
-    """Return how well a batch is told apart, and how its embeddings lie; without gradient.
+    """Return how well a batch is discriminated, and how its embeddings are distributed; without gradient.
 
     * `rank<=k`: share of queries whose positive is among the k most similar allowed candidates;
     * `effective_negatives`: exp of the entropy of a query's weights on its negatives;
@@ -103,7 +103,7 @@ def describe_contrast(
     Args:
         batch: the loss's record.
         embeddings: all distinct ones.
-        pictures: which of them are of inputs with an image.
+        images: which of them are of inputs with an image.
     """
     similarity = batch.query @ batch.candidates.T
     own = similarity.gather(1, batch.positive[:, None])
@@ -118,9 +118,9 @@ def describe_contrast(
     sample = embeddings[torch.linspace(0, len(embeddings) - 1, min(MOST, len(embeddings))).long()]
     if len(sample) > 1:
         values["uniformity"] = torch.pdist(sample.float()).square().mul(-2).exp().mean().log()
-    pictures = pictures.to(embeddings.device)
-    if pictures.any() and not pictures.all():
-        gap = embeddings[pictures].mean(0) - embeddings[~pictures].mean(0)
+    images = images.to(embeddings.device)
+    if images.any() and not images.all():
+        gap = embeddings[images].mean(0) - embeddings[~images].mean(0)
         values["modality_gap"] = gap.norm()
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}
 
