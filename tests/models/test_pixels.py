@@ -25,7 +25,7 @@ from unime.judge.engine import ImageBytes as SentPicture
 from unime.judge.job import as_sent
 from unime.models.embedder import Embedder, _identity
 from unime.models.rendering import Encode
-from unime.rerank.content import as_side
+from unime.rerank.reranker import as_side
 from unime.search.index import picture_of
 
 WIDTH, HEIGHT = 20, 12

@@ -19,7 +19,7 @@ from unime.judge.transformers_engine import JudgeModel, TransformersOptions
 from unime.models.pair_scorer import Side
 from unime.rerank import Reranker, stage
 from unime.rerank.stage import RerankRecipe
-from unime.train.fit import MODEL
+from unime.train.checkpoints import MODEL
 
 
 def recipe_of(folder, output, **changes) -> RerankRecipe:

@@ -175,7 +175,7 @@ def _cuts(block: np.ndarray, k: int) -> np.ndarray:
 
 
 def _side(encode: Encode) -> Any:
-    from unime.rerank.content import as_side
+    from unime.rerank.reranker import as_side
 
     return as_side({"text": encode.text, "image": encode.image})
 
