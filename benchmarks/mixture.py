@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from benchmarks.common import say
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.models.vision_input import VisionInput
 
@@ -79,13 +79,10 @@ def stock_module(config: ModelConfig) -> Any:
 
 def adapted(config: ModelConfig, tune: dict[str, Any]) -> tuple[Embedder, Any]:
     """Return our embedder and a stock module with the same adapters on both."""
-    from unime.models.adapters import LoraSection, apply_lora
+    from unime.models.adapters import LoraSection, train_parts
 
     embedder, stock = Embedder.load(config, "cpu"), stock_module(config)
-    apply_lora(embedder, LoraSection(**tune))
-    # apply_lora looks at the backbone alone; a stock model is adapted through the same door.
-    from unime.models.adapters import train_parts
-
+    train_parts(embedder.backbone, LoraSection(**tune))
     train_parts(stock[0].model, LoraSection(**tune))
     stock[0].model.load_state_dict(embedder.backbone.state_dict())
     for module in (embedder.module, stock):

@@ -24,11 +24,11 @@ from torch import Tensor
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import adapted, build_model, inputs
-from unime.core.config import ModelConfig
 from unime.core.processes import Ranks
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models.adapters import tower_is_frozen
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train.batch import ContrastIndices, prepare_chunks
 from unime.train.chunking import Budget, plan_chunks, size_of

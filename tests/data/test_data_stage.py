@@ -19,8 +19,9 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
 from unime.data import stage as data
+from unime.data.data_folder import DataFolder
 from unime.data.images import load_rgb
-from unime.data.tables import DataFolder, read_table
+from unime.data.tables import read_table
 
 TABLES = ("items.parquet", "pairs.parquet", "tasks.json", "rejected.jsonl")
 

@@ -32,8 +32,9 @@ from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.registry import ModelEntry, expand
 from unime.eval.pool import Pool
 from unime.eval.similarity import Vectors
+from unime.models.model_config import RerankConfig
 from unime.models.rendering import Encode
-from unime.models.rerank_model import RerankConfig, RerankModel
+from unime.models.rerank_model import RerankModel
 from unime.rerank import Reranker
 from unime.rerank.content import as_side
 

@@ -20,8 +20,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
 from unime.data.images import ImageError, locate, read_bytes
-from unime.data.items import Score
-from unime.judge.engine import Content, EngineError, Request
+from unime.judge.engine import Content, EngineError, Request, Score
 from unime.judge.images_of_pairs import Picture as SentPicture
 from unime.judge.images_of_pairs import as_sent
 from unime.judge.protocol import as_plain_text

@@ -13,8 +13,8 @@ from tests.judge.test_transformers_engine import content, pair
 from unime.core.config import load_recipe
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.data.items import Score
 from unime.data.tables import read_table
+from unime.judge.engine import Score
 from unime.judge.serve import PYTHON, Service, options_of, running
 from unime.judge.stage import ScoreRecipe
 from unime.judge.transformers_engine import TransformersOptions

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 import unime.models.embedder
 from tests.mine.folders import write_data
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.core.files import read_json
 from unime.core.provenance import open_output
 from unime.core.stage import execute
 from unime.data.tables import read_table
 from unime.mine import stage as mine
+from unime.models.model_config import ModelConfig
 
 
 class TextHashEmbedder:

@@ -10,9 +10,9 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import mixed, picture
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode, Renderer
 
 

@@ -14,10 +14,10 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.models.inputs import mixed
-from unime.core.config import ModelConfig
 from unime.models import hooks, vision
 from unime.models.embedder import Embedder
 from unime.models.generative import load_generative
+from unime.models.model_config import ModelConfig
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture
 from unime.models.prompts import load_judge_prompt

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.models.generative import load_generative
+from unime.models.model_config import ModelConfig
 from unime.models.next_token import NextToken, shared_length
 from unime.models.pair_scorer import PairInput, PairScorer, Side
 from unime.models.pictures import Picture

@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
 from unime.data.images import check, load_file, load_rgb, locate, read_bytes, shown_size
 from unime.data.pixels import ImageError, pixels_hash, to_rgb
 from unime.eval.pool import Picture
 from unime.judge.images_of_pairs import Picture as SentPicture
 from unime.judge.images_of_pairs import as_sent
 from unime.models.embedder import Embedder, _identity
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.rerank.content import as_side
 from unime.search.index import picture_of

@@ -7,8 +7,8 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.prefix import SharedPrefix, prefix_length
 from unime.models.rendering import Encode
 

@@ -16,11 +16,11 @@ from tests.eval.small import write_world
 from tests.families import build_family
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.data.image_processor import PictureError, refusal
 from unime.data.pixels import SOURCE
 from unime.eval.check import check_recipe
 from unime.models.embedder import Embedder
 from unime.models.rendering import Encode
-from unime.models.usable import PictureError, refusal
 from unime.rerank import Reranker
 
 SIZES = [

@@ -13,9 +13,9 @@ from tokenizers import AddedToken, normalizers
 from transformers import AutoProcessor
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.judge.protocol import as_plain_text
 from unime.models.look_alikes import look_alikes
+from unime.models.model_config import ModelConfig
 from unime.models.processor import (
     prepare_processor,
     preprocessing_of,

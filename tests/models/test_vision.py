@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.models.vision import GROUPED, PatchProjection, speed_up_vision
 

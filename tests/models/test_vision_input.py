@@ -7,10 +7,10 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora, tower_is_frozen
+from unime.models.adapters import LoraSection, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train.step import Chunk, cached_step
 
@@ -25,7 +25,7 @@ def pictures() -> list[Encode]:
 def load(family: str, folder, parts: list) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=str(build_family(family, folder))), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(parts=parts, r=2))
+    train_parts(embedder.backbone, LoraSection(parts=parts, r=2))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unime.core.config import ModelConfig
+from unime.models.model_config import ModelConfig
 from unime.train.chunking import Budget, Size, plan_chunks, size_of
 
 SIZES = st.lists(

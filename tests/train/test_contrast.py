@@ -16,13 +16,14 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import ROWS, DataFolder, write_table
+from unime.data.tables import ROWS, write_table
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train import contrast
 from unime.train.backends import DataParallel

@@ -8,10 +8,10 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models.adapters import LoraSection, apply_lora, parts_of
+from unime.models.adapters import LoraSection, parts_of, train_parts
 from unime.models.embedder import Embedder, renderer_of
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train.estimate import (
     ChunkWork,
@@ -31,7 +31,7 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
     tune = LoraSection(parts=["language", "projector"], r=4)
     language, vision = model_parts(folder, tune)
     embedder = Embedder.load(ModelConfig(id=folder), "cpu")
-    apply_lora(embedder, tune)
+    train_parts(embedder.backbone, tune)
     parts = parts_of(embedder.backbone)
     for part, names in ((language, ("language",)), (vision, ("vision", "projector"))):
         named = [(n, p) for n, p in embedder.backbone.named_parameters() if parts.get(n) in names]

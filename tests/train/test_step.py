@@ -11,9 +11,9 @@ from torch import Tensor
 
 from tests.families import build_family
 from tests.train.toy import ToyEncoder, toy_chunks, toy_loss, toy_rows
-from unime.core.config import ModelConfig
 from unime.losses import LOSSES
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train.step import Chunk, cached_step
 

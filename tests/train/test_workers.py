@@ -16,8 +16,8 @@ import torch
 from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.rerank import RerankModel
 from unime.rerank.stage import rerank_source
 from unime.train.batch import Prepared

@@ -42,36 +42,6 @@ class Pair:
     """The user's own judge scores, if any: the first positive's, then one per negative."""
 
 
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """The candidates a miner found for one pair; rows of the item table, best first."""
-
-    pair: int
-    candidates: tuple[int, ...]
-    similarities: tuple[float, ...]
-    positive_similarity: float
-    positive_rank: int
-    """Rank of the first positive among the corpus without its other positives; 1 is best."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A judge's probabilities of relevance for one mined row; NaN means unscored, never zero."""
-
-    pair: int
-    positive_score: float
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
-
-    key: bytes
-    value: float
-    reason: str = ""
-
-
 def content_id(text: str, image_bytes: bytes | None) -> bytes:
     """Return the identity of a content: hash of its NFC text and its image file's bytes."""
     return content_id_from_hash(text, None if image_bytes is None else hash_image(image_bytes))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from unime.data.tables import DataFolder, Items
+from unime.data.data_folder import DataFolder, Items
 
 
 def content_numbers(items: Items) -> np.ndarray:

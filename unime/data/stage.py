@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
 from unime.data import tables
@@ -35,6 +35,7 @@ from unime.data.assemble import (
 )
 from unime.data.dev_split import choose_dev, groups_of_pairs
 from unime.data.image_check import ImageChecker
+from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS, Checked, ImageError
 from unime.data.items import Item, Pair, content_id_from_hash
 from unime.data.readers import READERS, Job, Row, Source, folder, read
@@ -60,7 +61,7 @@ class DataRecipe(Recipe):
     """The command fails when more of the rows read than this are rejected."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=170_000_000)
     """Images with more pixels are rejected before they are unpacked."""
-    model: ModelConfig | None = None
+    model: ModelSection | None = None
     """The model that is to be trained on the data: pictures of a size that its image processor does
     not take are rejected. Without it, the first stage with a model refuses the data instead."""
 
@@ -126,11 +127,9 @@ def run(recipe: DataRecipe, out: Output) -> None:
     files.remove_folder(out.file("parts"))
 
 
-def _refusal(model: ModelConfig | None) -> Callable[[tuple[int, int]], str | None] | None:
+def _refusal(model: ModelSection | None) -> Callable[[tuple[int, int]], str | None] | None:
     if model is None:
         return None
-    from unime.models.usable import image_processor_of, refusal
-
     return partial(refusal, image_processor_of(model))
 
 

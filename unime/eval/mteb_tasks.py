@@ -44,7 +44,7 @@ def _load(model: str) -> Any:
         from unime.eval.mteb_model import mteb_meta
 
         return mteb_meta(folder).load_model()
-    from unime.models.loading import load_sentence_transformer
+    from unime.core.loading import load_sentence_transformer
 
     return load_sentence_transformer(model)
 

@@ -63,7 +63,7 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
         from unime.rerank import Reranker
 
         return TrainedScorer(Reranker.load(choice.id, batch_size=choice.batch_size))
-    from unime.models.loading import load_cross_encoder
+    from unime.core.loading import load_cross_encoder
 
     return CrossEncoderScorer(load_cross_encoder(choice.id), choice.batch_size)
 

@@ -16,8 +16,8 @@ import numpy as np
 
 from unime.core import files
 from unime.core.errors import ModelError
+from unime.core.loading import load_cross_encoder, load_transformer
 from unime.export.pair_template import pair_template
-from unime.models.loading import load_cross_encoder, load_transformer
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.models.rerank_model import RerankModel, facts_of

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.models.embedder import Embedder
 
 FILE = "short_vectors.safetensors"

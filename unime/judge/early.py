@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from unime.core.config import Section
-from unime.select.stage import cyclic_order
+from unime.data.tables import cyclic_order
 
 
 class EarlyStop(Section):

@@ -15,12 +15,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from unime.core.errors import UnimeError
-from unime.data.items import Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.judge.images_of_pairs import Picture
 
 
@@ -144,3 +143,12 @@ class EngineOptions(Protocol):
     def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
         """Return the engine; only one that sets `NEEDS_TRUTH` may count on the truth."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
+
+    key: bytes
+    value: float
+    reason: str = ""

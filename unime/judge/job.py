@@ -11,8 +11,9 @@ import pyarrow as pa
 from jaxtyping import Int64
 
 from unime.core.errors import RecipeError
+from unime.data.data_folder import DataFolder
 from unime.data.items import pair_key
-from unime.data.tables import JUDGED, DataFolder
+from unime.data.tables import JUDGED
 from unime.judge.engine import Content, Request
 from unime.judge.images_of_pairs import Picture, as_sent
 from unime.judge.store import ScoreStore

@@ -17,10 +17,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from unime.core import console
-from unime.data.items import Score
 from unime.judge.budget import FREE, UNLIMITED, Budget, Meter, Prices
 from unime.judge.early import EarlyStop
-from unime.judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
+from unime.judge.engine import Engine, EngineError, Request, Score, StreamingEngine, Usage
 from unime.judge.job import Job
 from unime.judge.store import ScoreStore
 

@@ -17,8 +17,8 @@ from pydantic import Field
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean
 from unime.core.processes import wait
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.mine.exact_search import exact_topk
 from unime.mine.stage import ItemEncode, StoredEmbeddings

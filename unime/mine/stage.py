@@ -24,10 +24,12 @@ from jaxtyping import Float, Int
 from pydantic import Field
 
 from unime.core import console, files, processes
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
-from unime.data.tables import MINED, DataFolder, write_table
+from unime.data.data_folder import DataFolder
+from unime.data.tables import MINED, write_table
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -69,8 +71,8 @@ def inputs(recipe: MineRecipe) -> dict[str, Path]:
 
 def run(recipe: MineRecipe, out: Output) -> None:
     """Mine every task and write `mined.parquet`."""
+    from unime.data.image_processor import check_items
     from unime.models.embedder import Embedder
-    from unime.models.usable import check_items
 
     data = DataFolder.open(recipe.data)
     plans = [

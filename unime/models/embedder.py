@@ -18,20 +18,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.core.config import ModelConfig
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
 from unime.core.files import read_json
+from unime.core.loading import load_config, load_processor, load_transformer, load_weights
+from unime.data.image_processor import PictureError
 from unime.data.pixels import pixels_hash, to_rgb
 from unime.models import self_check
-from unime.models.loading import load_config, load_processor, load_transformer, load_weights
+from unime.models.model_config import ModelConfig
 from unime.models.modes import evaluating
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
 from unime.models.rendering import Encode, Renderer
-from unime.models.usable import PictureError
+from unime.models.saving import save_backbone
 from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
 
@@ -227,14 +228,26 @@ class Embedder:
         text = json.dumps(self.preprocessing, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a model folder says, in `unime.json`, about how its inputs are to be prepared."""
+        return {
+            "model": self.config.model_dump(mode="json", exclude={"id", "revision"}),
+            "preprocessing": self.preprocessing,
+            "fingerprint": self.fingerprint,
+            "prompt": {
+                "id": self.prompt.id,
+                "hash": self.prompt.hash,
+                "levels": dict(self.prompt.levels),
+            },
+        }
+
     def save(self, folder: Path | str) -> None:
         """Write merged weights, processor and template as a plain Hugging Face folder.
 
         Adapters are merged into what is written; the model itself stays as it is.
         """
-        from unime.models.saving import save_embedder
-
-        save_embedder(self, Path(folder))
+        save_backbone(self.backbone, self.processor, self.config, self.description, Path(folder))
 
     def _batches(
         self,

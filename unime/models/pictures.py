@@ -15,9 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.core.errors import ModelError
+from unime.data.image_processor import named
 from unime.data.pixels import to_rgb
 from unime.models.processor import tokenizing
-from unime.models.usable import named
 from unime.models.vision_input import TowerOutput, tower_output
 
 if TYPE_CHECKING:

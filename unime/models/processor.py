@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from unime.core.config import ModelConfig
 from unime.core.console import log
 from unime.core.errors import ModelError
 from unime.models.look_alikes import look_alikes, normalize
+from unime.models.model_config import ModelConfig
 from unime.models.template import escaped_text, unwrap_template, wrap_template
 
 _PROBE = "unimeprobe"

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from unime.core.errors import DataError, ModelError
+from unime.data.image_processor import PictureError, named
 from unime.data.pixels import name_of, to_rgb
 from unime.models.look_alikes import look_alikes
 from unime.models.processor import special_tokens, tokenizing
 from unime.models.prompts import EmbedPrompt, kind_of
 from unime.models.template import escape_special_tokens
-from unime.models.usable import PictureError, named
 from unime.models.vision_input import pack, travels_packed
 
 if TYPE_CHECKING:

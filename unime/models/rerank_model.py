@@ -13,13 +13,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.models import self_check
 from unime.models.adapters import merged
 from unime.models.answers import single_token
 from unime.models.exact_head import answer_logits, make_head_exact
 from unime.models.generative import load_generative
 from unime.models.hooks import Hooks, hooks_of
+from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.next_token import Prompt
 from unime.models.pair_scorer import Side
 from unime.models.prefix import SharesPrefix
@@ -30,15 +30,6 @@ from unime.models.questions import Question, QuestionInputs, QuestionRenderer
 from unime.models.vision_input import VisionInput
 
 FACTS = "unime.json"
-
-
-class RerankConfig(ModelConfig):
-    """A reranker's model and prompts."""
-
-    prompt: str = "judge/yes_no.v1"
-    """Asks about one candidate: a judge's prompt, so that a reranker can be the judge."""
-    list_prompt: str = "rerank/choose.v1"
-    """Asks which candidate of a list is best."""
 
 
 class AnswerLogits(SharesPrefix):

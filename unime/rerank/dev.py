@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unime.core.config import ModelConfig
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
+from unime.models.model_config import ModelConfig
 from unime.models.questions import Question
 from unime.rerank.question_batches import side_of
 from unime.rerank.reranker import Reranker, fuse

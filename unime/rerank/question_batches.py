@@ -24,7 +24,7 @@ from unime.train.row_source import RowSource, SourceParts
 from unime.train.sampler import Draw
 
 if TYPE_CHECKING:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
 
 LABELS_FROM = 2
 """Outputs are the logits of yes, no, and the labels from here on."""

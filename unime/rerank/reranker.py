@@ -9,16 +9,16 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from unime.core.config import ModelConfig
 from unime.core.console import log
 from unime.core.errors import RecipeError, did_you_mean
 from unime.data.items import content_id_from_hash, pair_key
 from unime.data.table_checks import COSINE
+from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
 from unime.models.questions import Question
-from unime.models.rerank_model import RerankConfig, RerankModel
+from unime.models.rerank_model import RerankModel
 from unime.rerank.content import Content, as_side
 
 Method = Literal["pointwise", "listwise"]

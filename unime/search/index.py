@@ -204,7 +204,7 @@ class SearchFolder:
             yield batch
 
     def _check_size(self, image: Image, path: str) -> None:
-        from unime.models.usable import refusal
+        from unime.data.image_processor import refusal
 
         reason = refusal(self.embedder.processor.image_processor, image.size)
         if reason is not None:

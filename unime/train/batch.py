@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unime.core.config import ModelConfig
 from unime.core.processes import Ranks
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.losses import ContrastBatch, RelationBatch
+from unime.models.model_config import ModelConfig
 from unime.train.chunking import Budget, Plan, Size, size_of
 from unime.train.step import Chunk, Features, Gather
 

@@ -13,7 +13,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
+from unime.models.model_config import ModelConfig
 
 PROMPT_TOKENS = 48
 """Rough length of the system text, template and instruction around a content."""

@@ -13,19 +13,20 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import check_items
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
-from unime.models.usable import check_items
 from unime.train.batch import ItemSizes
 from unime.train.chunking import Budget
 from unime.train.contrast_batches import ContrastSource

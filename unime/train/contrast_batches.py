@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from unime.core.errors import DataError
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.models.rendering import Encode
 from unime.train.batch import ContrastIndices, Prepared
 from unime.train.chunking import Size

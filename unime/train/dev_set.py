@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unime.core.errors import ModelError
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
 from unime.models.rendering import Encode

@@ -14,15 +14,16 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import DataError, RecipeError
 from unime.core.processes import ranks
 from unime.core.provenance import Output
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.chunking import Budget, plan_chunks, size_of

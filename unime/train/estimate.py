@@ -154,8 +154,8 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     """
     import torch
 
+    from unime.core.loading import empty_model, load_config
     from unime.models.adapters import parts_of, train_parts
-    from unime.models.loading import empty_model, load_config
 
     config = load_config(model)
     if getattr(config, "vision_config", None) is None:

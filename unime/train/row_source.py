@@ -8,8 +8,8 @@ from typing import Any, TypedDict, Unpack
 import torch
 
 from unime.core.processes import ranks
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.train.batch import Indices, ItemSizes, LiveBudget, Prepared, prepare_chunks
 from unime.train.chunking import Budget, Size, plan_chunks

@@ -13,7 +13,8 @@ from pydantic import Field
 from unime.core.config import Section
 from unime.core.console import log
 from unime.core.errors import DataError, lookup
-from unime.data.tables import DataFolder, read_table
+from unime.data.data_folder import DataFolder
+from unime.data.tables import read_table
 
 
 class TextSource(Section):

@@ -13,7 +13,7 @@ import pytest
 from tests.data.readers.sources import picture
 from unime.core.errors import DataError
 from unime.core.inside import FileError, read_text
-from unime.data.own_data.look import look_at
+from unime.data.own_data.scan import scan_folder
 from unime.data.readers import Source
 from unime.data.readers.formats import data_files
 from unime.data.readers.instructions import known_tasks
@@ -82,7 +82,7 @@ def test_a_sidecar_that_is_no_text_of_the_folder_rejects_its_row(
         picture(folder / f"{name}.png", "red" if name == "a" else "blue")
     (folder / "a.txt").write_text("a caption\r\nof two lines")
     make(folder / "b.txt")
-    look = look_at("p", Path("runs/raw"), None)
+    look = scan_folder("p", Path("runs/raw"), None)
     assert [p.captions for p in look.pictures] == [("a caption\nof two lines",)]
     (rejected,) = look.rejected
     assert rejected["file"] == "b.png"

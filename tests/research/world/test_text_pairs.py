@@ -16,7 +16,6 @@ from research.world import pairs, smolvlm, teacher
 from research.world.pairs import PairsRecipe, draw_pairs, texts_left
 from research.world.wordnet import GRADES, Synset, graded_pairs, read_synsets
 from tests.families import build_tokenizer
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.provenance import open_output
 from unime.eval.benchmark import BenchmarkChoice, load_benchmark, specify
@@ -24,6 +23,7 @@ from unime.eval.outputs import write_items
 from unime.eval.pool import Pool
 from unime.eval.runners import sts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 
 LINE = '{place:08} 03 n 02 word 0 other 0 {count:03} {pointers}| {gloss}; "{example}"  '

@@ -14,11 +14,11 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unime.core.config import ModelConfig
 from unime.core.processes import Ranks, connect, ranks
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.rendering import Encode
 from unime.train import checkpoints
 from unime.train.backends import backend_of
@@ -76,7 +76,7 @@ def loss(embeddings: Tensor) -> Combined:
 def load(folder: str, scenario: Scenario, dtype: torch.dtype) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=folder, dtype="float32"), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(**scenario.tune))
+    train_parts(embedder.backbone, LoraSection(**scenario.tune))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)

@@ -39,7 +39,7 @@ def load_open_clip(config: OpenClipConfig, device: str | None = None) -> OpenCli
     """
     import torch
 
-    from unime.models.loading import load_open_clip_model
+    from unime.core.loading import load_open_clip_model
 
     bare = not config.architecture.startswith(("hf-hub:", "local-dir:"))
     if bare and config.pretrained is None and not config.random_weights:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import RecipeError
 from unime.eval.encoders.checkpoint import CheckpointConfig, load_checkpoint
@@ -25,6 +25,7 @@ from unime.eval.encoders.precomputed import PrecomputedConfig, load_precomputed
 from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
 from unime.eval.encoders.trained import TrainedConfig, load_trained
 from unime.eval.two_stage import RerankerChoice
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.rendering import Encode

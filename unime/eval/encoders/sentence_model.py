@@ -51,7 +51,7 @@ def load_sentence_model(
     Raises:
         ModelError: when it cannot be loaded.
     """
-    from unime.models.loading import load_sentence_transformer
+    from unime.core.loading import load_sentence_transformer
 
     module = load_sentence_transformer(
         config.id,

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from unime.core import console, files
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import differences
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder

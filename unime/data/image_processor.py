@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from unime.core import files, processes
+from unime.core.config import Section
 from unime.core.errors import DataError, ModelError
+from unime.core.loading import load_processor
 from unime.data.pixels import first_line, name_of
-from unime.models.loading import load_processor
 
 if TYPE_CHECKING:
-    from unime.core.config import ModelConfig
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -33,6 +34,23 @@ SHORT = 64
 """Shorter side of a picture that stands for all of its shape where a processor must be shown one."""
 SHOWN = 3
 """How many pictures an error names."""
+
+
+class ModelSection(Section):
+    """A vision-language model and how inputs are prepared for it."""
+
+    id: str
+    """A folder or a Hub id."""
+    revision: str | None = None
+    prompt: str = "embed/hierarchical.v1"
+    """Which prompt file renders instruction and content; here any text, checked by the rooms above."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
+    """"nf4" loads 4-bit weights for QLoRA, computes in bfloat16, and needs bitsandbytes."""
+    attn_implementation: str = "sdpa"
+    min_pixels: int = Field(default=56 * 56, gt=0)
+    max_pixels: int = Field(default=28 * 28 * 1280, gt=0)
+    max_length: int = Field(default=4096, gt=0)
+    """Tokens; longer user texts are truncated, image block and assistant header are kept."""
 
 
 class PictureError(DataError):
@@ -93,7 +111,7 @@ def named(error: Exception, image_processor: Any, images: Sequence[Image.Image])
     return error
 
 
-def image_processor_of(config: ModelConfig) -> Any:
+def image_processor_of(config: ModelSection) -> Any:
     """Load a model's image processor with the recipe's pixel limits; no weights are loaded.
 
     Raises:
@@ -108,7 +126,7 @@ def image_processor_of(config: ModelConfig) -> Any:
     return found
 
 
-def check_items(data: DataFolder, config: ModelConfig, listed: Path) -> None:
+def check_items(data: DataFolder, config: ModelSection, listed: Path) -> None:
     """Refuse a data folder with pictures that a model does not take, before anything is computed.
 
     Args:
