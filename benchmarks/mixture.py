@@ -15,8 +15,8 @@ from PIL import Image
 
 from benchmarks.common import say
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.models.vision_input import VisionInput
 
 SIDES = (56, 112)
@@ -47,13 +47,13 @@ def build_model(folder: Path) -> ModelConfig:
     )
 
 
-def inputs(count: int, seed: int, side: str = "query") -> list[Encode]:
+def inputs(count: int, seed: int, side: str = "query") -> list[ModelInput]:
     """Return so many distinct inputs."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.exp(rng.normal(3.6, 0.7, count)), 10, 200).astype(int)
     words = np.array(["red", "circle", "left", "of", "a", "blue", "square", "below", "the", "star"])
     return [
-        Encode(f"{i} {' '.join(rng.choice(words, max(1, length - 4)))}", _picture(rng), side)
+        ModelInput(f"{i} {' '.join(rng.choice(words, max(1, length - 4)))}", _picture(rng), side)
         for i, length in enumerate(lengths.tolist())
     ]
 

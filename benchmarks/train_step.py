@@ -28,8 +28,8 @@ from unime.core.processes import Ranks
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models.adapters import tower_is_frozen
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train.batch import ContrastIndices, prepare_chunks
 from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.step import Chunk, cached_step
@@ -44,7 +44,7 @@ FULL = {"method": "full", "parts": ["language", "vision", "projector"]}
 class Batch(NamedTuple):
     """A global batch: columns of inputs, row by row; equal inputs are the same object."""
 
-    columns: list[list[Encode]]
+    columns: list[list[ModelInput]]
     """Queries, positives, then one column a negative."""
 
 
@@ -79,7 +79,7 @@ class Ours:
         """Return chunks, how many keep their graph, and the indices."""
         queries = batch.columns[0]
         places: dict[int, int] = {}
-        targets: list[Encode] = []
+        targets: list[ModelInput] = []
         for column in batch.columns[1:]:
             for encode in column:
                 if id(encode) not in places:
@@ -127,7 +127,7 @@ class Ours:
         self.embedder.vision.announce(id(chunk))
         return self.embedder.network(dict(chunk.features))["sentence_embedding"]
 
-    def _size(self, encode: Encode) -> Any:
+    def _size(self, encode: ModelInput) -> Any:
         pixels = 0 if encode.image is None else encode.image.width * encode.image.height
         return size_of(len(encode.text), pixels, self.embedder.config, encode.side)
 
@@ -151,7 +151,7 @@ class CachedLoss:
         self.stock.zero_grad()
         return float(value)
 
-    def _column(self, column: list[Encode]) -> dict[str, Tensor]:
+    def _column(self, column: list[ModelInput]) -> dict[str, Tensor]:
         pictures = torch.tensor([int(encode.image is not None) for encode in column])
         return {**self.embedder.features(column), "num_images_per_sample": pictures}
 

@@ -10,16 +10,16 @@ from tests.families import FAMILIES, build_family
 from unime.losses import Combined
 from unime.models.adapters import LoraSection, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train.step import Chunk, cached_step
 
 
-def pictures() -> list[Encode]:
+def pictures() -> list[ModelInput]:
     generator = torch.Generator().manual_seed(0)
     sizes = ((28, 56), (56, 28), (40, 40))
     arrays = [torch.randint(0, 255, (*s, 3), generator=generator).byte().numpy() for s in sizes]
-    return [Encode(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
+    return [ModelInput(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
 
 
 def load(family: str, folder, parts: list) -> Embedder:

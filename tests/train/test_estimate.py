@@ -11,8 +11,8 @@ from tests.train.folder import drawn_folder
 from unime.core.errors import ModelError
 from unime.models.adapters import LoraSection, parts_of, train_parts
 from unime.models.embedder import Embedder, renderer_of
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train.estimate import (
     ChunkWork,
     Machine,
@@ -63,7 +63,8 @@ def test_tokens_and_patches_are_the_models_own(family, tmp_path):
     config = ModelConfig(id=str(build_family(family, tmp_path)))
     embedder = Embedder.load(config, "cpu")
     encodes = [
-        Encode(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find") for n in range(3)
+        ModelInput(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find")
+        for n in range(3)
     ]
     features = embedder.features(encodes)
     renderer, model = renderer_of(config)

@@ -20,9 +20,9 @@ from unime.export.folder_checks import damage, settings
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
-from unime.models.rendering import Encode
 from unime.rerank import RerankModel
 from unime.rerank import stage as rerank
 from unime.train import contrast
@@ -168,7 +168,7 @@ def test_modes_follow_what_is_trained_and_come_back(tmp_path):
     assert not any(module.training for module in tower.modules())
     assert not language.layers[0].mlp.dropout.training
     before = [module.training for module in embedder.network.modules()]
-    embedder.encode([Encode("a red circle")])
+    embedder.encode([ModelInput("a red circle")])
     with pytest.raises(ZeroDivisionError), evaluating(embedder.network):
         assert not any(module.training for module in embedder.network.modules())
         raise ZeroDivisionError

@@ -4,7 +4,7 @@
 `encode_id` names one encoding of it: for encoding once and for embedding caches.
 `pair_key` names one judgement: for scoring a pair once.
 
-The same picture under two instructions is two encodings and one content.
+The same image under two instructions is two encodings and one content.
 """
 
 from __future__ import annotations

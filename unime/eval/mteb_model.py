@@ -16,7 +16,7 @@ from mteb.types import PromptType
 
 from unime.core import files
 from unime.models.exported import exported_folder, load_exported
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -114,11 +114,11 @@ def _hub_revision(model_name: str, revision: str | None) -> str | None:
     return None if Path(model_name).is_dir() else revision
 
 
-def _encodes(batch: dict[str, Any], side: str, instruction: str) -> list[Encode]:
+def _encodes(batch: dict[str, Any], side: str, instruction: str) -> list[ModelInput]:
     images, texts = batch.get("image"), batch.get("text")
     rows = len(images if images is not None else texts or [])
     return [
-        Encode(
+        ModelInput(
             texts[row] if texts is not None else "",
             images[row] if images is not None else None,
             side,

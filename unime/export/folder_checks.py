@@ -86,8 +86,8 @@ def rendering(embedder: Embedder, facts: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the exported chat template and preprocessing."""
     from unime.core.loading import load_processor
     from unime.core.provenance import differences
+    from unime.models.inputs import chat_messages
     from unime.models.processor import preprocessing_of
-    from unime.models.rendering import chat_messages
 
     processor = load_processor(embedder.config.id)
     problems = []
@@ -109,7 +109,7 @@ def final_norm(embedder: Embedder) -> list[str]:
     """Return a problem when the embedding is not read behind the model's final norm."""
     import torch
 
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
     backbone = embedder.backbone
     language_model = getattr(backbone, "language_model", None) or backbone.text_model
@@ -117,7 +117,7 @@ def final_norm(embedder: Embedder) -> list[str]:
     hook = language_model.norm.register_forward_hook(lambda *args: behind.append(args[2]))
     try:
         with torch.inference_mode():
-            features = embedder.features([Encode("hello", None, "query", "")])
+            features = embedder.features([ModelInput("hello", None, "query", "")])
             pooled = embedder.forward(features)[0]
     finally:
         hook.remove()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from unime.data.data_folder import DataFolder
     from unime.models.next_token import Prompt
-    from unime.models.pair_scorer import PairInput, Side
+    from unime.models.pair_scorer import PairInput, PairSide
 
 
 class JudgeModel(ModelConfig):
@@ -117,7 +117,7 @@ class TransformersEngine:
             )
         ]
 
-    def _prompted(self, query: Side, candidate: Side) -> Prompt:
+    def _prompted(self, query: PairSide, candidate: PairSide) -> Prompt:
         from unime.models.pair_scorer import PairInput
 
         return self.scorer.prompted(PairInput("", query, candidate))
@@ -145,12 +145,12 @@ def as_pair(request: Request) -> PairInput:
     return PairInput(request.instruction, _side(request.query), _side(request.candidate))
 
 
-def _side(content: Content) -> Side:
-    from unime.models.pair_scorer import Side
-    from unime.models.pictures import Picture
+def _side(content: Content) -> PairSide:
+    from unime.models.image_blocks import KeyedImage
+    from unime.models.pair_scorer import PairSide
 
-    picture = None if content.image is None else Picture(content.id, content.image)
-    return Side(content.text, picture)
+    picture = None if content.image is None else KeyedImage(content.id, content.image)
+    return PairSide(content.text, picture)
 
 
 class Served(NamedTuple):

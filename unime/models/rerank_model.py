@@ -21,12 +21,12 @@ from unime.models.generative import load_generative
 from unime.models.hooks import Hooks, hooks_of
 from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.next_token import Prompt
-from unime.models.pair_scorer import Side
+from unime.models.pair_scorer import PairSide
 from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden
 from unime.models.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
-from unime.models.questions import Question, QuestionInputs, QuestionRenderer
+from unime.models.questions import QuestionInputs, QuestionRenderer, RerankQuestion
 from unime.models.vision_input import VisionInput
 
 FACTS = "unime.json"
@@ -119,7 +119,7 @@ class RerankModel:
         """Run the self-check on the network that is trained, and on next tokens as `Reranker` asks.
 
         Raises:
-            ModelError: when it does not see pictures or does not read texts.
+            ModelError: when it does not see images or does not read texts.
         """
         with self_check.answering(self.config.id), torch.inference_mode():
             outputs = self.forward(self.check_features())
@@ -142,18 +142,18 @@ class RerankModel:
         return self.model.device
 
     @property
-    def cut(self) -> int:
+    def truncated(self) -> int:
         """How many questions were shortened so far."""
-        return self.inputs.cut
+        return self.inputs.truncated
 
-    def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+    def features(self, questions: Sequence[RerankQuestion]) -> dict[str, Tensor]:
         """Return the model's inputs of one batch; see `QuestionInputs`."""
         return self.inputs(questions)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
         sides = self_check.probe_sides(self.processor.tokenizer, self._pair)
-        return self.inputs.whole([Question("", query, (other,)) for query, other in sides])
+        return self.inputs.whole([RerankQuestion("", query, (other,)) for query, other in sides])
 
     def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch answers"]:
         """Return the logits of yes, no and the labels."""
@@ -209,8 +209,8 @@ class RerankModel:
             "fusion": self.fusion,
         }
 
-    def _pair(self, query: Side, candidate: Side) -> Prompt:
-        return self.renderer.prompt(Question("", query, (candidate,)))
+    def _pair(self, query: PairSide, candidate: PairSide) -> Prompt:
+        return self.renderer.prompt(RerankQuestion("", query, (candidate,)))
 
 
 def facts_of(model: str) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
 from unime.data.training_rows import PairColumns
 from unime.models.model_config import ModelConfig
-from unime.models.questions import Question
+from unime.models.questions import RerankQuestion
 from unime.rerank.question_batches import side_of
 from unime.rerank.reranker import Reranker, fuse
 
@@ -105,11 +105,11 @@ class RerankDev:
         facts = {"embedder": means[0], "reranker": means[-1], "fused": means[middle]}
         return float(WEIGHTS[middle]), {name: float(value) for name, value in facts.items()}
 
-    def question(self, one: DevList, items: np.ndarray) -> Question:
+    def question(self, one: DevList, items: np.ndarray) -> RerankQuestion:
         """Return the question in which of some candidates is best."""
         query = side_of(self._data, int(self.columns.query[one.pair]))
         sides = tuple(side_of(self._data, int(item)) for item in items)
-        return Question(self._instruction(one.pair), query, sides, is_list=True)
+        return RerankQuestion(self._instruction(one.pair), query, sides, is_list=True)
 
     def _fused(self, probabilities: dict[str, list[np.ndarray]], weight: float) -> float:
         scores = {
@@ -184,16 +184,16 @@ class _Embed:
         self, name: str, rows: np.ndarray, pool: np.ndarray
     ) -> Float[np.ndarray, "queries cands"]:
         """Return cosines of dev queries and a task's targets."""
-        from unime.train.contrast_batches import load_encode
+        from unime.models.inputs import load_input
 
         columns = self._columns
         instructions = [columns.query_instructions[i] for i in columns.query_instruction[rows]]
         target = columns.target_instructions[columns.target_instruction[rows[0]]]
         queries = [
-            load_encode(self._data, int(item), "query", text)
+            load_input(self._data, int(item), "query", text)
             for item, text in zip(columns.query[rows], instructions, strict=True)
         ]
-        targets = [load_encode(self._data, int(item), "target", target) for item in pool]
+        targets = [load_input(self._data, int(item), "target", target) for item in pool]
         embedded = self._embedder.encode(queries, label=f"dev {name}")
         return embedded @ self._embedder.encode(targets, label=f"dev {name}").T
 

@@ -15,9 +15,9 @@ from torch import Tensor
 from unime.core.config import Section
 from unime.data.training_rows import PairColumns
 from unime.losses import RerankBatch
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
-from unime.models.questions import Question
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
+from unime.models.questions import RerankQuestion
 from unime.train.batch import Prepared
 from unime.train.chunking import Size
 from unime.train.row_source import RowSource, SourceParts
@@ -174,7 +174,7 @@ class RerankSource(RowSource):
         allowed = self.known.allowed(task, np.array([query]), self.contents[items])[0]
         return items[allowed].tolist()
 
-    def side(self, item: int) -> Side:
+    def side(self, item: int) -> PairSide:
         """Return an item as a side of a question, its image opened when it is needed."""
         return side_of(self.data, item)
 
@@ -193,7 +193,7 @@ class _Asked:
     def __init__(self, source: RerankSource) -> None:
         self._source = source
         self._places: dict[tuple[object, ...], int] = {}
-        self.questions: list[Question] = []
+        self.questions: list[RerankQuestion] = []
         self._sizes: list[Size] = []
 
     def pair(self, row: int, item: int) -> int:
@@ -228,21 +228,21 @@ class _Asked:
             self._places[key] = len(self.questions)
             instruction = source.columns.query_instructions[code]
             sides = tuple(source.side(item) for item in items)
-            self.questions.append(Question(instruction, source.side(query), sides, is_list))
+            self.questions.append(RerankQuestion(instruction, source.side(query), sides, is_list))
             self._sizes.append(source.size([query, *items], is_list=is_list))
         return self._places[key]
 
 
-def side_of(data: DataFolder, item: int) -> Side:
+def side_of(data: DataFolder, item: int) -> PairSide:
     """Return an item of a data folder as a side of a question."""
     content = data.items.item(item)
     if content.image is None:
-        return Side(content.text)
+        return PairSide(content.text)
 
     def load() -> object:
         return data.load_image(item)
 
-    return Side(content.text, Picture(data.items.content_id(item), load))  # type: ignore[arg-type]
+    return PairSide(content.text, KeyedImage(data.items.content_id(item), load))  # type: ignore[arg-type]
 
 
 def _shuffled(

@@ -15,9 +15,9 @@ from unime.data.items import content_id_from_hash, pair_key
 from unime.data.table_checks import COSINE
 from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.modes import evaluating
-from unime.models.next_token import NextToken, Tokens
-from unime.models.pair_scorer import Side
-from unime.models.questions import Question
+from unime.models.next_token import NextToken, PromptTokens
+from unime.models.pair_scorer import PairSide
+from unime.models.questions import RerankQuestion
 from unime.models.rerank_model import RerankModel
 from unime.rerank.content import Content, as_side
 
@@ -105,24 +105,24 @@ class Reranker:
         return Ranking(order, scores)
 
     def pointwise(
-        self, query: Side, candidates: Sequence[Side], instruction: str = ""
+        self, query: PairSide, candidates: Sequence[PairSide], instruction: str = ""
     ) -> Float[np.ndarray, " cands"]:
         """Return P(yes | yes or no) = sigmoid(z_yes - z_no) of each candidate, float64."""
-        questions = [Question(instruction, query, (candidate,)) for candidate in candidates]
+        questions = [RerankQuestion(instruction, query, (candidate,)) for candidate in candidates]
         return self.probabilities(questions)
 
-    def probabilities(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+    def probabilities(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, " questions"]:
         """Return P(yes | yes or no) of each pair question, float64."""
         return _sigmoid(self.log_odds(questions))
 
-    def log_odds(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+    def log_odds(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, " questions"]:
         """Return z_yes - z_no of each pair question, float64."""
         return self._ask(questions, [self.model.yes, self.model.no]) @ np.array([1.0, -1.0])
 
     def listwise(
         self,
-        query: Side,
-        candidates: Sequence[Side],
+        query: PairSide,
+        candidates: Sequence[PairSide],
         instruction: str = "",
         permutations: int = 1,
     ) -> Float[np.ndarray, " cands"]:
@@ -134,14 +134,16 @@ class Reranker:
         return scores
 
     def by_order(
-        self, query: Side, candidates: Sequence[Side], instruction: str, permutations: int
+        self, query: PairSide, candidates: Sequence[PairSide], instruction: str, permutations: int
     ) -> Float[np.ndarray, "orders cands"]:
         """Return each candidate's log-probability in each cyclic order of one list, as given first."""
         count = len(candidates)
         shifts = np.unique(np.arange(min(permutations, count)) * count // min(permutations, count))
         orders = [np.roll(np.arange(count), -shift) for shift in shifts.tolist()]
         questions = [
-            Question(instruction, query, tuple(candidates[place] for place in order), is_list=True)
+            RerankQuestion(
+                instruction, query, tuple(candidates[place] for place in order), is_list=True
+            )
             for order in map(np.ndarray.tolist, orders)
         ]
         scores = np.empty((len(orders), count))
@@ -149,15 +151,15 @@ class Reranker:
             scores[number, order] = row
         return scores
 
-    def choices(self, questions: Sequence[Question]) -> Float[np.ndarray, "questions cands"]:
+    def choices(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, "questions cands"]:
         """Return the log-probability of each place of lists of one length, in one order each."""
         logits = self._ask(questions, self.model.labels[: len(questions[0].candidates)])
         return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     def _slide(
         self,
-        query: Side,
-        candidates: Sequence[Side],
+        query: PairSide,
+        candidates: Sequence[PairSide],
         instruction: str,
         permutations: int,
         window: int,
@@ -176,7 +178,7 @@ class Reranker:
             start = max(0, start - step)
 
     def _ask(
-        self, questions: Sequence[Question], answers: Sequence[int]
+        self, questions: Sequence[RerankQuestion], answers: Sequence[int]
     ) -> Float[np.ndarray, "questions answers"]:
         """Return the answers' logits, float64, for questions that begin alike."""
         found = np.empty((len(questions), len(answers)))
@@ -185,7 +187,7 @@ class Reranker:
                 found[places] = logits[:, list(answers)].double().cpu().numpy()
         return found
 
-    def _tokenize(self, questions: Sequence[Question]) -> list[Tokens]:
+    def _tokenize(self, questions: Sequence[RerankQuestion]) -> list[PromptTokens]:
         renderer, most = self.model.renderer, self.model.config.max_length
         tokens = self._next_token.tokenize([renderer.prompt(q) for q in questions])
         long = [number for number, row in enumerate(tokens) if len(row) > most]
@@ -244,7 +246,7 @@ def _check(
         raise RecipeError("similarities: expected cosines from -1 to 1")
 
 
-def shuffled(query: Side, candidates: Sequence[Side]) -> Int[np.ndarray, " cands"]:
+def shuffled(query: PairSide, candidates: Sequence[PairSide]) -> Int[np.ndarray, " cands"]:
     """Return an order of candidates in which how they were given leaves no trace.
 
     A model prefers some places of a list. In this order, by a hash of query and candidate, the
@@ -265,7 +267,7 @@ def fuse(
     return (1 - weight) * similarities + weight * probabilities
 
 
-def _content_id(side: Side) -> bytes:
+def _content_id(side: PairSide) -> bytes:
     return content_id_from_hash(side.text, None if side.picture is None else side.picture.key)
 
 

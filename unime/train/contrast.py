@@ -25,8 +25,8 @@ from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
 from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train.batch import ItemSizes
 from unime.train.chunking import Budget
 from unime.train.contrast_batches import ContrastSource
@@ -126,7 +126,7 @@ def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str,
 
 def training_source(
     recipe: ContrastRecipe,
-    features: Callable[[Sequence[Encode]], Features],
+    features: Callable[[Sequence[ModelInput]], Features],
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> ContrastSource:
     """Return the recipe's batches.

@@ -8,8 +8,7 @@ import numpy as np
 import torch
 
 from unime.core.errors import DataError
-from unime.data.data_folder import DataFolder
-from unime.models.rendering import Encode
+from unime.models.inputs import load_input
 from unime.train.batch import ContrastIndices, Prepared
 from unime.train.chunking import Size
 from unime.train.row_source import RowSource, SourceParts
@@ -67,7 +66,7 @@ class ContrastSource(RowSource):
             number,
             draw,
             layout.sizes,
-            lambda place: load_encode(self.data, *layout.encodes[place]),
+            lambda place: load_input(self.data, *layout.encodes[place]),
             layout.indices,
             {
                 "encodes": len(layout.encodes),
@@ -196,8 +195,3 @@ class ContrastSource(RowSource):
                 f"task {task} has in_batch: false and a single target; there is nothing to contrast"
             )
         return items[first]
-
-
-def load_encode(data: DataFolder, item: int, side: str, instruction: str) -> Encode:
-    """Return one input of the embedder, its image decoded."""
-    return Encode(data.items.item(item).text, data.load_image(item), side, instruction)

@@ -12,8 +12,7 @@ from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
 from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.contrast_batches import load_encode
+from unime.models.inputs import ModelInput, load_input
 
 
 class DevSet:
@@ -52,13 +51,13 @@ class DevSet:
         _, first, place = np.unique(self._contents[items], return_index=True, return_inverse=True)
         gold = np.zeros((len(rows), len(first)), dtype=bool)
         gold[owner, place] = True
-        queries = _Encodes(
+        queries = DevInputs(
             self._data,
             columns.query[rows],
             "query",
             [columns.query_instructions[i] for i in columns.query_instruction[rows]],
         )
-        targets = _Encodes(
+        targets = DevInputs(
             self._data,
             items[first],
             "target",
@@ -76,7 +75,7 @@ class DevSet:
         return hit_at_1(similarity, gold, allowed)
 
 
-class _Encodes(Sequence[Encode]):
+class DevInputs(Sequence[ModelInput]):
     """Inputs loaded when they are asked for."""
 
     def __init__(
@@ -87,8 +86,8 @@ class _Encodes(Sequence[Encode]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, place: int) -> Encode:  # type: ignore[override]  # no slices
-        return load_encode(self._data, int(self._items[place]), self._side, self._texts[place])
+    def __getitem__(self, place: int) -> ModelInput:  # type: ignore[override]  # no slices
+        return load_input(self._data, int(self._items[place]), self._side, self._texts[place])
 
 
 def hit_at_1(

@@ -23,8 +23,8 @@ from unime.data.data_folder import DataFolder
 from unime.losses import LossFunction, LossTerm, RelationBatch, combine
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
 from unime.train.chunking import Budget, plan_chunks, size_of
 from unime.train.fit import fit, keep, train_once
@@ -93,7 +93,7 @@ def _train(recipe: DistillRecipe, loss: LossFunction, out: Output) -> dict[str, 
     log(f"{len(trained)} texts to train on, {len(held_out)} held out")
 
     def agreements() -> dict[str, float]:
-        encodes = [Encode(texts[i], None, recipe.side, "") for i in held_out]
+        encodes = [ModelInput(texts[i], None, recipe.side, "") for i in held_out]
         vectors = embedder.encode(encodes, label="held-out texts")
         return agreement_by_group(vectors, teacher[held_out], held_out, groups)
 
@@ -135,7 +135,7 @@ class TextBatches:
     def __getitem__(self, number: int) -> Prepared:
         """Return batch `number`."""
         rows = self._batches[number].rows
-        encodes = [Encode(self._texts[row], None, self._side, "") for row in rows]
+        encodes = [ModelInput(self._texts[row], None, self._side, "") for row in rows]
         sizes = [size_of(len(encode.text), 0, self._model) for encode in encodes]
         plan = plan_chunks(sizes, self.budget.now(), self._ranks.world)
         chunks, gather = prepare_chunks(

@@ -192,9 +192,9 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
 def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> Work:
     """Count what some of the recipe's batches hold, by preparing them as training would."""
     from unime.models.embedder import renderer_of
+    from unime.models.inputs import load_input
     from unime.train.chunking import plan_chunks
     from unime.train.contrast import training_source
-    from unime.train.contrast_batches import load_encode
 
     renderer, config = renderer_of(recipe.model)
     source = training_source(recipe, renderer.features)
@@ -206,7 +206,7 @@ def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> W
             [
                 chunk_work(
                     renderer.features(
-                        [load_encode(source.data, *layout.encodes[place]) for place in cut.places]
+                        [load_input(source.data, *layout.encodes[place]) for place in cut.places]
                     ),
                     config,
                 )

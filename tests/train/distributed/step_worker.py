@@ -18,8 +18,8 @@ from unime.core.processes import Ranks, connect, ranks
 from unime.losses import Combined
 from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.rendering import Encode
 from unime.train import checkpoints
 from unime.train.backends import backend_of
 from unime.train.batch import prepare_chunks
@@ -51,12 +51,12 @@ SCENARIOS = {
 }
 
 
-def encodes_of(scenario: Scenario) -> list[Encode]:
+def encodes_of(scenario: Scenario) -> list[ModelInput]:
     texts = [
-        Encode(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
+        ModelInput(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
     ]
     pictures = [
-        Encode(
+        ModelInput(
             "", Image.new("RGB", (28, 28 + 28 * (i % 2)), COLOURS[i % 8]), "target", "represent it"
         )
         for i in range(scenario.pictures)

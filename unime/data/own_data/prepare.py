@@ -1,7 +1,7 @@
-"""`unime data FOLDER`: from a folder of captioned pictures to a recipe that is ready to run.
+"""`unime data FOLDER`: from a folder of captioned images to a recipe that is ready to run.
 
-Reads whatever form the captions have, checks every picture, finds duplicates and near-duplicates,
-sets test pictures aside so that nothing of them is in training, and writes `recipes/NAME`.
+Reads whatever form the captions have, checks every image, finds duplicates and near-duplicates,
+holds test images out so that nothing of them is in training, and writes `recipes/NAME`.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def _prepare(
 
 
 def _write(scan: FolderScan, split: Split, raw: Path) -> None:
-    """Write the pictures (as links where that is possible), the captions files, the rejects."""
+    """Write the images (as links where that is possible), the captions files, the rejects."""
     linked: set[str] = set()
     for picture in console.progress(scan.pictures, label="data: linking", unit="pictures"):
         name = _file_of(scan.root, picture.location)
@@ -133,7 +133,7 @@ def _link(source: Path, place: Path) -> None:
     place.parent.mkdir(parents=True, exist_ok=True)
     if place.exists() and place.samefile(source):
         return
-    # What else is there is of a run that was killed, and may be half a copy, or another picture.
+    # What else is there is of a run that was killed, and may be half a copy, or another image.
     place.unlink(missing_ok=True)
     try:
         os.link(source, place)

@@ -1,6 +1,6 @@
-"""Captioned pictures: read and checked, each file once; near-duplicates found; the test set chosen.
+"""Captioned images: read and checked, each file once; near-duplicates found; the test set chosen.
 
-No copy, no near-copy and no caption of a test picture stays in training.
+No copy, no near-copy and no caption of a test image stays in training.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unime.data.dev_split import choose_dev, components
 from unime.data.image_check import ImageChecker
 from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS, Checked, ImageError, load_rgb
-from unime.data.readers import Job, Source, read
+from unime.data.readers import DataSource, ResolvedSource, read
 from unime.data.stage import DataRecipe, open_sources
 
 ROWS = 1024
@@ -32,7 +32,7 @@ SIDE = 8
 
 
 class CaptionedImage(NamedTuple):
-    """One picture that can be used, with all of its captions."""
+    """One image that can be used, with all of its captions."""
 
     location: str
     """Relative to the folder: a path, or a row of a Parquet file or a tar member."""
@@ -56,13 +56,13 @@ class FolderScan:
     pictures: list[CaptionedImage] = field(default_factory=list)
     rejected: list[dict[str, object]] = field(default_factory=list)
     duplicates: int = 0
-    """Rows whose picture, byte for byte, was there before; their captions were added to it."""
+    """Rows whose image, byte for byte, was there before; their captions were added to it."""
 
 
 def scan_folder(
     place: str, raw: Path, language: str | None, model: str | None = None
 ) -> FolderScan:
-    """Read every row, check every picture; what cannot be used is in `rejected` with its reason.
+    """Read every row, check every image; what cannot be used is in `rejected` with its reason.
 
     Args:
         place: see `prepare`.
@@ -98,7 +98,7 @@ def _refusal(model: str | None) -> Callable[[tuple[int, int]], str | None] | Non
         return None
 
 
-def _job(place: str, raw: Path, language: str | None) -> tuple[Path, Job]:
+def _job(place: str, raw: Path, language: str | None) -> tuple[Path, ResolvedSource]:
     path = Path(place)
     if place.startswith("hub:"):
         root, source_path = raw.parent / "hub", place
@@ -109,12 +109,14 @@ def _job(place: str, raw: Path, language: str | None) -> tuple[Path, Job]:
         root, source_path = path, "."
     else:
         raise DataError(f"{place} is neither a folder nor a file, nor hub:OWNER/NAME")
-    source = Source(reader="folder", path=source_path, task="own", language=language)
+    source = DataSource(reader="folder", path=source_path, task="own", language=language)
     (job,) = open_sources(DataRecipe(root=str(root), sources=[source], output="unused"))
     return root, job
 
 
-def _chunks(job: Job) -> Iterator[list[tuple[str, int, str, tuple[str, ...]] | dict[str, object]]]:
+def _chunks(
+    job: ResolvedSource,
+) -> Iterator[list[tuple[str, int, str, tuple[str, ...]] | dict[str, object]]]:
     """Yield rows as (file, number, image, captions), or as what is rejected."""
     chunk: list[tuple[str, int, str, tuple[str, ...]] | dict[str, object]] = []
     for row in console.progress(read(job), label="data: reading", unit="rows"):
@@ -137,7 +139,7 @@ def _take(
     scan: FolderScan,
     by_hash: dict[bytes, CaptionedImage],
 ) -> None:
-    """Check a chunk's pictures; add them, or their captions to what is there."""
+    """Check a chunk's images; add them, or their captions to what is there."""
     scan.rows += len(chunk)
     images = checker.check([row[2] for row in chunk if not isinstance(row, dict)])
     for row in chunk:
@@ -178,7 +180,7 @@ MAX_COLOUR = 10.0
 
 
 GENERIC_SHARE = 0.02
-"""A caption of more than this share of the pictures says nothing about which one is meant."""
+"""A caption of more than this share of the images says nothing about which one is meant."""
 
 
 BLOCK = 1024
@@ -186,21 +188,21 @@ BLOCK = 1024
 
 
 class Split(NamedTuple):
-    """Which pictures are for the test, and what was found on the way."""
+    """Which images are for the test, and what was found on the way."""
 
     test: Bool[np.ndarray, " pictures"]
     near: Int[np.ndarray, "pairs 2"]
-    """Pairs of pictures that look alike."""
+    """Pairs of images that look alike."""
     generic: list[str]
-    """Captions that too many pictures share; they hold nothing together."""
+    """Captions that too many images share; they hold nothing together."""
     largest_group: int
-    """Pictures that hang together and had to stay on one side."""
+    """Pictures that are connected and had to stay on one side."""
 
 
 def split_pictures(pictures: Sequence[CaptionedImage], share: float) -> Split:
-    """Choose the test pictures by content: the same data in another order gives the same choice.
+    """Choose the test images by content: the same data in another order gives the same choice.
 
-    Pictures hang together when they look alike or share a caption; a group stays on one side.
+    Images are connected when they look alike or share a caption; a group stays on one side.
     """
     near = near_duplicates(pictures)
     shared, generic = _shared_captions(pictures)
@@ -214,7 +216,7 @@ def split_pictures(pictures: Sequence[CaptionedImage], share: float) -> Split:
 
 
 def near_duplicates(pictures: Sequence[CaptionedImage]) -> Int[np.ndarray, "pairs 2"]:
-    """Return pairs of pictures that look alike: scaled, compressed or slightly changed copies."""
+    """Return pairs of images that look alike: scaled, compressed or slightly changed copies."""
     gradients = np.array([p.gradient for p in pictures], dtype=np.uint64)
     colours = np.array([np.frombuffer(p.colours, dtype=np.uint8) for p in pictures], dtype=np.int16)
     found = [np.empty((0, 2), dtype=np.int64)]

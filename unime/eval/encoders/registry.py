@@ -28,7 +28,7 @@ from unime.eval.two_stage import RerankerChoice
 from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 Precision = Literal["float32", "int8", "binary"]
 
@@ -38,7 +38,7 @@ class Encoder(Protocol):
     """What a loaded model offers: `unime.models.Embedder`, or anything that encodes alike."""
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`."""
         ...

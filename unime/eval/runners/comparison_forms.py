@@ -15,7 +15,7 @@ from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.order_metrics import Demands
 from unime.eval.pool import Region
@@ -197,8 +197,8 @@ def _id(record: Any, number: int) -> Any:
 
 
 def _rows(path: Path, place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
-    source = Source(reader="rows", path=str(path))
-    job = Job(source, place.root, path, "", place.images, Instructions({}))
+    source = DataSource(reader="rows", path=str(path))
+    job = ResolvedSource(source, place.root, path, "", place.images, Instructions({}))
     for record in rows.records(job):
         if isinstance(record.values, RowError):
             raise DataError(f"{path}, row {record.number}: {record.values}")
