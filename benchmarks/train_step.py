@@ -24,11 +24,11 @@ from torch import Tensor
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import adapted, build_model, inputs
-from unime.core.config import ModelConfig
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models.adapters import tower_is_frozen
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.backends import DataParallelRunner
 from unime.train.batch import ContrastIndices, Layout
 from unime.train.chunking import ChunkBudget, estimate_sizes
@@ -46,7 +46,7 @@ FULL = {"method": "full", "parts": ["language", "vision", "projector"]}
 class Columns(NamedTuple):
     """A global batch: columns of inputs, row by row; equal inputs are the same object."""
 
-    columns: list[list[Encode]]
+    columns: list[list[ModelInput]]
     """Queries, positives, then one column a negative."""
 
 
@@ -78,7 +78,7 @@ class MixtureLayout:
         """Return the distinct inputs and who is whose positive and negative."""
         queries = self._batch.columns[0]
         places: dict[int, int] = {}
-        targets: list[Encode] = []
+        targets: list[ModelInput] = []
         for column in self._batch.columns[1:]:
             for encode in column:
                 if id(encode) not in places:
@@ -99,11 +99,11 @@ class MixtureLayout:
         sizes = np.concatenate([self._sizes(queries, "query"), self._sizes(targets, "target")])
         return Layout("mixture", [*queries, *targets], sizes, indices, {})
 
-    def load(self, entry: Encode) -> Encode:
+    def load(self, entry: ModelInput) -> ModelInput:
         """Return an input as it is."""
         return entry
 
-    def _sizes(self, encodes: Sequence[Encode], side: str) -> np.ndarray:
+    def _sizes(self, encodes: Sequence[ModelInput], side: str) -> np.ndarray:
         characters = np.array([len(encode.text) for encode in encodes])
         pixels = [0 if e.image is None else e.image.width * e.image.height for e in encodes]
         return estimate_sizes(characters, np.array(pixels), self._config, side)
@@ -164,7 +164,7 @@ class CachedLoss:
         self.stock.zero_grad()
         return float(value)
 
-    def _column(self, column: list[Encode]) -> dict[str, Tensor]:
+    def _column(self, column: list[ModelInput]) -> dict[str, Tensor]:
         pictures = torch.tensor([int(encode.image is not None) for encode in column])
         return {**self.embedder.features(column), "num_images_per_sample": pictures}
 

@@ -24,13 +24,14 @@ from typing import Any
 
 import pytest
 
+from unime.data.data_folder import DataFolder, Items
 from unime.data.items import Item, Pair
-from unime.data.readers import READERS, Row, read
-from unime.data.tables import DataFolder, Items
+from unime.data.readers import READERS, read
+from unime.data.readers.base import ReadRow
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LOSSES, ContrastBatch
 from unime.losses.combine import record_of
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 from unime.train.batch import Batch, Chunk, ContrastIndices, Indices, Layout
 from unime.train.chunking import ChunkPlan, plan_chunks
 from unime.train.contrast_batches import ContrastLayout
@@ -39,14 +40,14 @@ from unime.train.sampler import Draw, TaskBatches
 
 MOST = 10
 PATH: list[tuple[type, list[Callable[..., Any]]]] = [
-    (Row, [read]),
+    (ReadRow, [read]),
     (Pair, [reader.pairs for reader in READERS.values()]),
     (DataFolder, [DataFolder.open]),
     (TrainingRows, [TrainingRows.own, TrainingRows.selected]),
     (Draw, [TaskBatches.__getitem__]),
     (Layout, [ContrastLayout.layout]),
     (ChunkPlan, [plan_chunks]),
-    (Encode, [ContrastLayout.load]),
+    (ModelInput, [ContrastLayout.load]),
     (Batch, [BatchSource.__getitem__]),
     (ContrastBatch, [ContrastIndices.record]),
 ]

@@ -80,7 +80,7 @@ class LessonEncoder:
         """What makes judgements, rendered by this tokenizer's chat template."""
         from research.world.base_tokenizer import build_processor
         from research.world.judgements import Judgements
-        from unime.core.config import ModelConfig
+        from unime.models.model_config import ModelConfig
         from unime.models.processor import prepare_processor
 
         processor = build_processor(self.tokenizer)

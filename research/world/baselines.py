@@ -22,7 +22,7 @@ from unime.core import console, files
 from unime.core.overwrite import check_replaceable, has_keys
 from unime.core.provenance import plan_of
 from unime.data.items import Item
-from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers import DataSource, ResolvedSource, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
 
 MODELS = {
@@ -89,8 +89,8 @@ def read_training(root: Path) -> Tasks:
     for path in sorted(root.glob("train/*/train.parquet")):
         name = path.parent.name
         instructions = Instructions(known_tasks([root]))
-        source = Source(reader="mmeb_train", path=str(path))
-        job = Job(source, root, path, name, "", instructions)
+        source = DataSource(reader="mmeb_train", path=str(path))
+        job = ResolvedSource(source, root, path, name, "", instructions)
         tasks[name] = [
             (Input(p.query, p.query_instruction), Input(p.positives[0], p.target_instruction))
             for row in read(job)

@@ -10,8 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from unime.core.config import Section
-from unime.data.items import Score
-from unime.judge.engine import Engine, KnownTruth, Request
+from unime.judge.engine import Engine, KnownTruth, Request, Score
 
 
 class FakeOptions(Section):

@@ -27,8 +27,8 @@ from pydantic import Field
 
 from research.world import blind
 from unime.core.config import Section
-from unime.data.items import Score, pair_key
-from unime.judge.engine import Engine, KnownTruth, Request
+from unime.data.items import pair_key
+from unime.judge.engine import Engine, KnownTruth, Request, Score
 
 MARGIN = 3.0
 """Logit of an undisturbed answer: P(yes) is 0.953 or 0.047."""

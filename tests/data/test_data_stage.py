@@ -19,8 +19,9 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
 from unime.data import stage as data
+from unime.data.data_folder import DataFolder
 from unime.data.images import load_rgb
-from unime.data.tables import DataFolder, read_table
+from unime.data.tables import read_table
 
 TABLES = ("items.parquet", "pairs.parquet", "tasks.json", "rejected.jsonl")
 
@@ -127,7 +128,7 @@ def test_too_many_bad_rows_fail_after_all_are_listed(tmp_path: Path, root: Path)
     assert str(caught.value) == (
         "4 of 100 rows were rejected, more than max_reject_share 0.01 allows; most frequent: "
         f"missing image (3), no positive (1); all are listed in {tmp_path / 'out/rejected.jsonl'}. "
-        "Mend the data or raise max_reject_share, then run this again with --restart"
+        "Fix the data or raise max_reject_share, then run this again with --restart"
     )
     assert [row["row"] for row in rejected(tmp_path)] == [0, 1, 2, 3]
     assert not (tmp_path / "out/manifest.json").exists()
@@ -196,7 +197,7 @@ def test_sources_of_one_task_must_agree(tmp_path: Path, root: Path) -> None:
 
 
 def many(root: Path, pairs: int = 200) -> list[dict[str, Any]]:
-    """Pairs of which about half hang together by picture or text; some with scored negatives."""
+    """Pairs of which about half are connected by image or text; some with scored negatives."""
     rng = np.random.default_rng(0)
     for i in range(pairs):
         colour = f"#{i:06x}"
@@ -248,7 +249,7 @@ def test_no_query_and_no_picture_is_in_train_and_dev(tmp_path: Path, root: Path)
 
 def test_splits_that_cannot_be_made_are_errors(tmp_path: Path, root: Path) -> None:
     json_lines(root / "rows.jsonl", [mmeb(f"q{i}", "a.png") for i in range(50)])
-    with pytest.raises(DataError, match="no dev pairs can be held out of 50 pairs: all hang toge"):
+    with pytest.raises(DataError, match="no dev pairs can be held out of 50 pairs: all are conn"):
         run(tmp_path, sources=[SOURCE], dev_share=0.1)
     with pytest.raises(RecipeError, match="task t has 50 pairs, dev would take 50 of them"):
         run(tmp_path, sources=[SOURCE], dev_count=50, output=str(tmp_path / "out2"))

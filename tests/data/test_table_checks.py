@@ -19,11 +19,13 @@ from tests.mine.folders import write_data, write_mined
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, RecipeError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers.base import RowError
-from unime.data.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
-from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
+from unime.data.stage_tables import read_judged, read_mined, read_rows
+from unime.data.table_checks import Range, check_numbers
+from unime.data.tables import JUDGED, ROWS, write_table
 from unime.data.training_rows import TrainingRows
 from unime.judge.stage import ScoreRecipe, ScoringWork
 from unime.losses import ContrastBatch, LossTerm, combine

@@ -15,9 +15,10 @@ from tests.train.folder import drawn_folder
 from unime.core import files
 from unime.core.errors import DataError
 from unime.data import tables
+from unime.data.data_folder import DataFolder, Items
 from unime.data.images import ImageError
 from unime.data.items import Item, content_id
-from unime.data.tables import DataFolder, Items, list_matrix, read_table, write_table
+from unime.data.tables import list_matrix, read_table, write_table
 
 ROW = st.fixed_dictionaries(
     {

@@ -15,15 +15,15 @@ from tests.families import build_family
 from tests.models.inputs import mixed
 from tests.models.test_adapters import scramble_adapters
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, OutputError
 from unime.export import folder_checks as checks
 from unime.export import short_vectors
 from unime.export.card import licence_chain, result_row, warnings, write_card
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.models.adapter_files import combine_adapters
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_adapters_of_two_stages_are_one_adapter_of_the_base(tmp_path: Path):
     for stage, rank in (("first", 2), ("second", 3)):
         torch.manual_seed(rank)
         embedder = Embedder.load(ModelConfig(id=start, max_length=200), "cpu")
-        apply_lora(embedder, LoraSection(parts=["language"], r=rank))
+        train_parts(embedder.backbone, LoraSection(parts=["language"], r=rank))
         scramble_adapters(embedder)
         embedder.save(tmp_path / stage)
         start = str(tmp_path / stage)

@@ -20,8 +20,7 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
 from unime.data.images import ImageError, locate, read_bytes
-from unime.data.items import Score
-from unime.judge.engine import EngineError, JudgeInput, Request
+from unime.judge.engine import EngineError, JudgeInput, Request, Score
 from unime.judge.engine import ImageBytes as SentPicture
 from unime.judge.job import as_sent
 from unime.judge.protocol import as_plain_text

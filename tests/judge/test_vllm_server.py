@@ -14,8 +14,8 @@ from tests.serving import VLLM_PYTHON
 from unime.core.config import load_recipe
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.data.items import Score
 from unime.data.tables import read_table
+from unime.judge.engine import Score
 from unime.judge.serve import Service, options_of, running
 from unime.judge.stage import ScoreRecipe
 from unime.judge.transformers_engine import TransformersOptions

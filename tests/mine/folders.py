@@ -10,8 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from unime.core.files import write_json
+from unime.data.data_folder import DataFolder
 from unime.data.items import content_id
-from unime.data.tables import ITEMS, MINED, PAIRS, DataFolder, write_table
+from unime.data.tables import ITEMS, MINED, PAIRS, write_table
 
 
 def write_data(

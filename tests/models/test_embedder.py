@@ -10,10 +10,10 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import mixed, picture
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode, Renderer
+from unime.models.inputs import ModelInput, Renderer
+from unime.models.model_config import ModelConfig
 
 
 def left_padded(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -91,7 +91,7 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
 
 
 def test_the_same_content_under_another_instruction_is_another_encode(embedder: Embedder) -> None:
-    one = Encode("ring", picture(0), "query", "Find it.")
+    one = ModelInput("ring", picture(0), "query", "Find it.")
     vectors = embedder.encode(
         [one, one._replace(instruction="Name it."), one._replace(side="target")]
     )
@@ -102,7 +102,10 @@ def test_truncation_keeps_image_block_and_header(load, family: str) -> None:
     short = load(family)
     image = picture(1)
     long_text = "two dogs run along the beach " * 200
-    for encode in (Encode(long_text, None, "query", "do"), Encode(long_text, image, "query", "do")):
+    for encode in (
+        ModelInput(long_text, None, "query", "do"),
+        ModelInput(long_text, image, "query", "do"),
+    ):
         full = load(family, max_length=20000).features([encode])
         cut = short.features([encode])
         ids, whole = cut["input_ids"][0].tolist(), full["input_ids"][0].tolist()
@@ -118,16 +121,16 @@ def test_truncation_keeps_image_block_and_header(load, family: str) -> None:
 def test_too_short_a_length_is_an_error_that_says_what_to_do(load, family: str) -> None:
     tight = load(family, max_length=40)
     with pytest.raises(ModelError, match="prompt and image alone take [0-9]+ tokens; raise"):
-        tight.features([Encode("text " * 50, picture(1), "query", "")])
+        tight.features([ModelInput("text " * 50, picture(1), "query", "")])
 
 
 def test_an_empty_input_is_an_error(embedder: Embedder) -> None:
     with pytest.raises(DataError, match="neither text nor image"):
-        embedder.encode([Encode("", None, "target", "")])
+        embedder.encode([ModelInput("", None, "target", "")])
 
 
 def test_pixel_limits_are_followed(load, family: str) -> None:
-    wide = Encode("", picture(0, 224, 224), "target", "")
+    wide = ModelInput("", picture(0, 224, 224), "target", "")
     small, large = (
         load(family, max_pixels=pixels, min_pixels=784).features([wide]) for pixels in (900, 60000)
     )

@@ -6,8 +6,8 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import picture
-from unime.core.config import ModelConfig
 from unime.models.generative import load_generative
+from unime.models.model_config import ModelConfig
 from unime.models.prompts import load_judge_prompt
 
 

@@ -16,11 +16,11 @@ from tests.eval.small import write_world
 from tests.families import build_family
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.data.image_processor import PictureError, refusal
 from unime.data.pixels import SOURCE
 from unime.eval.inspect_benchmarks import check_recipe
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.models.usable import PictureError, refusal
+from unime.models.inputs import ModelInput
 from unime.rerank import Reranker
 
 SIZES = [
@@ -41,7 +41,7 @@ TAKEN = "absolute aspect ratio must be smaller than 200, got 300.0"
 def test_asking_agrees_with_preparing(embedder: Embedder, size: tuple[int, int]):
     """Five families: what is asked of sizes alone is what happens to pictures."""
     reason = refusal(embedder.processor.image_processor, size)
-    encode = Encode("", Image.new("RGB", size, "red"), "target", "")
+    encode = ModelInput("", Image.new("RGB", size, "red"), "target", "")
     if reason is None:
         embedder.features([encode])
     else:
@@ -70,7 +70,7 @@ def qwen(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_an_error_names_the_input(load: Callable[..., Embedder]):
     wide = Image.new("RGB", (900, 3))
-    inputs = [Encode("a"), Encode("", Image.new("RGB", (40, 30))), Encode("b", wide)]
+    inputs = [ModelInput("a"), ModelInput("", Image.new("RGB", (40, 30))), ModelInput("b", wide)]
     with pytest.raises(DataError, match=rf"of input 2 \(900 x 3 pixels\) .*: {TAKEN}; leave it"):
         load("qwen2_vl").encode(inputs)
     wide.info[SOURCE] = "scans/a.png"

@@ -8,27 +8,27 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.toy import toy_batch
-from unime.core.config import ModelConfig
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora, tower_is_frozen
+from unime.models.adapters import LoraSection, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.backends import DataParallelRunner
 from unime.train.batch import Chunk
 from unime.train.step import cached_step
 
 
-def pictures() -> list[Encode]:
+def pictures() -> list[ModelInput]:
     generator = torch.Generator().manual_seed(0)
     sizes = ((28, 56), (56, 28), (40, 40))
     arrays = [torch.randint(0, 255, (*s, 3), generator=generator).byte().numpy() for s in sizes]
-    return [Encode(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
+    return [ModelInput(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
 
 
 def load(family: str, folder, parts: list) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=str(build_family(family, folder))), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(parts=parts, r=2))
+    train_parts(embedder.backbone, LoraSection(parts=parts, r=2))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.training_rows import PairColumns, TrainingRows
+from unime.models.model_config import ModelConfig
 from unime.rerank.question_batches import AskSection, ListSection, RerankLayout, side_of
 from unime.train.batch import ItemSizes
 from unime.train.chunking import ChunkBudget

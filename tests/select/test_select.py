@@ -18,10 +18,10 @@ from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json, write_json
 from unime.core.stage import execute
 from unime.data.items import content_id, pair_key
-from unime.data.tables import JUDGED, MINED, read_table, write_table
+from unime.data.tables import JUDGED, MINED, cyclic_order, read_table, write_table
 from unime.judge.engine import JudgeInput, Request
 from unime.select import stage as select
-from unime.select.stage import RULES, SelectRecipe, choose, cyclic_order
+from unime.select.stage import RULES, SelectRecipe, choose
 
 NAN = float("nan")
 

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unime.core.config import ModelConfig
+from unime.models.model_config import ModelConfig
 from unime.train.chunking import GROUP, PIXELS, TOKENS, ChunkBudget, estimate_sizes, plan_chunks
 
 SIZES = st.lists(

@@ -16,14 +16,15 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import ROWS, DataFolder, write_table
+from unime.data.tables import ROWS, write_table
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train import contrast
 from unime.train.backends import DataParallelRunner
 from unime.train.batch import Batch, ContrastIndices, ItemSizes
@@ -35,7 +36,7 @@ from unime.train.loader import BatchSource
 from unime.train.sampler import TaskBatches
 
 
-def no_features(encodes: Sequence[Encode]) -> dict:
+def no_features(encodes: Sequence[ModelInput]) -> dict:
     """Prepare inputs without a model: a chunk's encodes are its features."""
     return {"encodes": list(encodes)}
 
@@ -55,7 +56,7 @@ def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = N
     return BatchSource(layout, values.get("features", no_features), ChunkBudget())
 
 
-def encodes_of(batch: Batch) -> list[Encode]:
+def encodes_of(batch: Batch) -> list[ModelInput]:
     """The distinct encodes in their order in the batch."""
     placed: dict[int, Any] = {
         int(place): encode
@@ -254,7 +255,7 @@ def test_every_family_passes_through(family, tmp_path):
     assert all(math.isfinite(line["soft_label"]) for line in lines if "loss" in line)
     trained = Embedder.load(ModelConfig(id=str(tmp_path / "out/model")), "cpu")
     before = Embedder.load(recipe.model, "cpu")
-    texts = [Encode("a red circle"), Encode("a green square")]
+    texts = [ModelInput("a red circle"), ModelInput("a green square")]
     assert not np.allclose(trained.encode(texts), before.encode(texts), atol=1e-6)
     assert not (tmp_path / "out/checkpoints").exists()
 

@@ -8,11 +8,11 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models.adapters import LoraSection, apply_lora, parts_of
+from unime.models.adapters import LoraSection, parts_of, train_parts
 from unime.models.embedder import Embedder, renderer_of
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.estimate import (
     ChunkWork,
     Machine,
@@ -31,7 +31,7 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
     tune = LoraSection(parts=["language", "projector"], r=4)
     language, vision = model_parts(folder, tune)
     embedder = Embedder.load(ModelConfig(id=folder), "cpu")
-    apply_lora(embedder, tune)
+    train_parts(embedder.backbone, tune)
     parts = parts_of(embedder.backbone)
     for part, names in ((language, ("language",)), (vision, ("vision", "projector"))):
         named = [(n, p) for n, p in embedder.backbone.named_parameters() if parts.get(n) in names]
@@ -63,7 +63,8 @@ def test_tokens_and_patches_are_the_models_own(family, tmp_path):
     config = ModelConfig(id=str(build_family(family, tmp_path)))
     embedder = Embedder.load(config, "cpu")
     encodes = [
-        Encode(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find") for n in range(3)
+        ModelInput(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find")
+        for n in range(3)
     ]
     features = embedder.features(encodes)
     renderer, model = renderer_of(config)

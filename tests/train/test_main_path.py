@@ -29,7 +29,8 @@ from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
 from unime.cli import main
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
+from unime.models.model_config import ModelConfig
 from unime.train.contrast import ContrastRecipe
 from unime.train.distill import DistillRecipe
 from unime.train.teacher import TeacherSection

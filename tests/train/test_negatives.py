@@ -12,8 +12,8 @@ from tests.mine.folders import write_data
 from tests.train.folder import drawn_folder
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.losses import LossTerm
 from unime.train import negatives

@@ -10,7 +10,7 @@ import torch
 
 from tests.train.folder import FolderBuilder
 from tests.train.test_contrast import make_source
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.train.batch import ContrastIndices, Layout
 from unime.train.contrast_batches import ContrastLayout
 

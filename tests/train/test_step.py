@@ -12,10 +12,10 @@ from torch import Tensor
 
 from tests.families import build_family
 from tests.train.toy import ToyEncoder, ToyRunner, toy_batch, toy_chunks, toy_loss, toy_rows
-from unime.core.config import ModelConfig
 from unime.losses import LOSSES
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.batch import Chunk
 from unime.train.step import cached_step
 
@@ -124,9 +124,9 @@ def test_in_bfloat16_the_gradient_points_the_same_way(tmp_path):
     """Cached under autocast, in chunks, beside one fp32 graph through the whole batch."""
     colours = ("red", "green", "blue", "white", "black")
     encodes = [
-        Encode(f"a {colour} thing {number}", Image.new("RGB", (28, 28), colour), "target")
+        ModelInput(f"a {colour} thing {number}", Image.new("RGB", (28, 28), colour), "target")
         if number % 2
-        else Encode(f"a {colour} thing {number}", None, "query", "find it")
+        else ModelInput(f"a {colour} thing {number}", None, "query", "find it")
         for number in range(3)
         for colour in colours
     ]

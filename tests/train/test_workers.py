@@ -16,11 +16,11 @@ import torch
 from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.rerank import RerankModel
 from unime.rerank import stage as rerank
 from unime.train import contrast

@@ -87,7 +87,7 @@ def write_rejected(parts: Sequence[Path], path: Path) -> None:
 
 
 def read_contents(parts: Sequence[Path], source_of: Callable[[Path], int]) -> Contents:
-    """Number items, pictures and tasks over all parts."""
+    """Number items, images and tasks over all parts."""
     ids, pictures, has_picture, lengths, positives, tasks = [], [], [], [], [], []
     numbers: dict[str, int] = {}
     sources: list[int] = []

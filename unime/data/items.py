@@ -4,7 +4,7 @@
 `encode_id` names one encoding of it: for encoding once and for embedding caches.
 `pair_key` names one judgement: for scoring a pair once.
 
-The same picture under two instructions is two encodings and one content.
+The same image under two instructions is two encodings and one content.
 """
 
 from __future__ import annotations
@@ -40,36 +40,6 @@ class Pair:
     """The user's own negatives, if any."""
     scores: tuple[float, ...] = ()
     """The user's own judge scores, if any: the first positive's, then one per negative."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """The candidates a miner found for one pair; rows of the item table, best first."""
-
-    pair: int
-    candidates: tuple[int, ...]
-    similarities: tuple[float, ...]
-    positive_similarity: float
-    positive_rank: int
-    """Rank of the first positive among the corpus without its other positives; 1 is best."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A judge's probabilities of relevance for one mined row; NaN means unscored, never zero."""
-
-    pair: int
-    positive_score: float
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
-
-    key: bytes
-    value: float
-    reason: str = ""
 
 
 def content_id(text: str, image_bytes: bytes | None) -> bytes:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic import Field, model_validator
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
 from unime.data import tables
@@ -35,9 +35,10 @@ from unime.data.assemble import (
 )
 from unime.data.dev_split import choose_dev, groups_of_pairs
 from unime.data.image_check import ImageChecker
+from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS, Checked, ImageError
 from unime.data.items import Item, Pair, content_id_from_hash
-from unime.data.readers import READERS, Job, Row, Source, folder, read
+from unime.data.readers import READERS, DataSource, ReadRow, ResolvedSource, folder, read
 from unime.data.readers import formats as rows
 from unime.data.readers.hub import PREFIX, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
@@ -51,7 +52,7 @@ class DataRecipe(Recipe):
     stage: str = "data"
     root: str
     """The data root; images are only ever opened below it, sources are relative to it."""
-    sources: list[Source] = Field(min_length=1)
+    sources: list[DataSource] = Field(min_length=1)
     dev_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of each task's pairs that is held out for dev."""
     dev_count: int | None = Field(default=None, ge=0)
@@ -60,8 +61,8 @@ class DataRecipe(Recipe):
     """The command fails when more of the rows read than this are rejected."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=170_000_000)
     """Images with more pixels are rejected before they are unpacked."""
-    model: ModelConfig | None = None
-    """The model that is to be trained on the data: pictures of a size that its image processor does
+    model: ModelSection | None = None
+    """The model that is to be trained on the data: images of a size that its image processor does
     not take are rejected. Without it, the first stage with a model refuses the data instead."""
 
     @model_validator(mode="after")
@@ -126,15 +127,13 @@ def run(recipe: DataRecipe, out: Output) -> None:
     files.remove_folder(out.file("parts"))
 
 
-def _refusal(model: ModelConfig | None) -> Callable[[tuple[int, int]], str | None] | None:
+def _refusal(model: ModelSection | None) -> Callable[[tuple[int, int]], str | None] | None:
     if model is None:
         return None
-    from unime.models.usable import image_processor_of, refusal
-
     return partial(refusal, image_processor_of(model))
 
 
-def open_sources(recipe: DataRecipe) -> list[Job]:
+def open_sources(recipe: DataRecipe) -> list[ResolvedSource]:
     """Return the recipe's sources made concrete, `*` and Hub names followed.
 
     Raises:
@@ -158,9 +157,9 @@ def open_sources(recipe: DataRecipe) -> list[Job]:
     return jobs
 
 
-def _check_same_task(jobs: Sequence[Job]) -> None:
+def _check_same_task(jobs: Sequence[ResolvedSource]) -> None:
     """Check that sources of one task agree on what holds for the task."""
-    first: dict[str, Job] = {}
+    first: dict[str, ResolvedSource] = {}
     for job in jobs:
         other = first.setdefault(job.task, job)
         known, known_there = (j.instructions.of(job.task) for j in (job, other))
@@ -173,15 +172,17 @@ def _check_same_task(jobs: Sequence[Job]) -> None:
                 )
 
 
-def _job(source: Source, root: Path, path: Path, task: str) -> Job:
+def _job(source: DataSource, root: Path, path: Path, task: str) -> ResolvedSource:
     places = [path, *path.parents]
     below = [place for place in places if place == root or place.is_relative_to(root)]
     given = as_known(source.model_dump())
     instructions = Instructions(known_tasks(below or places[:2]), given)
-    return Job(source, root, path, task, source.image_root.replace("{task}", task), instructions)
+    return ResolvedSource(
+        source, root, path, task, source.image_root.replace("{task}", task), instructions
+    )
 
 
-def _matches(source: Source, root: Path) -> list[Path]:
+def _matches(source: DataSource, root: Path) -> list[Path]:
     pattern = Path(source.path)
     if pattern.is_absolute() and pattern.is_relative_to(root.absolute()):
         pattern = pattern.relative_to(root.absolute())
@@ -192,7 +193,7 @@ def _matches(source: Source, root: Path) -> list[Path]:
     return [path for path in paths if path.name != FILE_NAME]
 
 
-def _files_of(source: Source, path: Path, root: Path) -> list[Path]:
+def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
     """Return the files that identify a source; a folder stands for its listing."""
     notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
     job = _job(source, root, path, "")
@@ -207,7 +208,9 @@ def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
 
 
-def _write_parts(job: Job, number: int, checker: ImageChecker, out: Output) -> Iterator[Path]:
+def _write_parts(
+    job: ResolvedSource, number: int, checker: ImageChecker, out: Output
+) -> Iterator[Path]:
     """Read a source part by part; parts that a run before this one wrote are kept."""
     found = console.progress(read(job), label=f"data: {job.task}", unit="rows")
     count = 0
@@ -220,7 +223,7 @@ def _write_parts(job: Job, number: int, checker: ImageChecker, out: Output) -> I
     job.instructions.report()
 
 
-def _part(chunk: Sequence[Row], checker: ImageChecker) -> pa.Table:
+def _part(chunk: Sequence[ReadRow], checker: ImageChecker) -> pa.Table:
     locations = [
         item.image
         for row in chunk
@@ -233,7 +236,7 @@ def _part(chunk: Sequence[Row], checker: ImageChecker) -> pa.Table:
     return pa.Table.from_pylist(values, schema=PART)
 
 
-def _part_rows(row: Row, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
+def _part_rows(row: ReadRow, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
     """Return one part row for each pair of a row, or one with the reason it is rejected for."""
     place = {"file": row.file, "row": row.number, "within_row": 0}
     reason = str(row.error) if row.error else _image_problem(row.pairs, images)
@@ -315,7 +318,7 @@ def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:
         raise DataError(
             f"{rejected} of {read_rows} rows were rejected, more than max_reject_share "
             f"{recipe.max_reject_share:g} allows; most frequent: {reasons}; all are listed in "
-            f"{path}. Mend the data or raise max_reject_share, then run this again with --restart"
+            f"{path}. Fix the data or raise max_reject_share, then run this again with --restart"
         )
 
 
@@ -333,20 +336,20 @@ def _choose_dev(recipe: DataRecipe, contents: Contents) -> np.ndarray:
     dev = choose_dev(groups_of_pairs(contents.slots), contents.tasks, contents.query_ids, targets)
     if any(targets) and not dev.any():
         raise DataError(
-            f"no dev pairs can be held out of {len(dev)} pairs: all hang together by shared "
+            f"no dev pairs can be held out of {len(dev)} pairs: all are connected by shared "
             "queries or pictures; set dev_share: 0, or bring dev data of its own"
         )
     found = np.bincount(contents.tasks[dev], minlength=len(targets)).tolist()
     for name, count, target in zip(contents.names, found, targets, strict=True):
         if count < target:
             console.log(
-                f"task {name}: {count} of {target} dev pairs; larger groups of pairs hang "
-                "together by shared queries or pictures and stay in train"
+                f"task {name}: {count} of {target} dev pairs; larger groups of pairs are "
+                "connected by shared queries or pictures and stay in train"
             )
     return dev
 
 
-def _tasks(contents: Contents, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def _tasks(contents: Contents, jobs: Sequence[ResolvedSource]) -> list[dict[str, Any]]:
     counts = np.bincount(contents.tasks, minlength=len(contents.names)).tolist()
     found = []
     for name, count, source in zip(contents.names, counts, contents.sources, strict=True):
@@ -359,7 +362,7 @@ def _tasks(contents: Contents, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _report(
-    jobs: Sequence[Job],
+    jobs: Sequence[ResolvedSource],
     contents: Contents,
     dev: np.ndarray,
     removed: int,

@@ -18,7 +18,7 @@ from unime.eval.similarity import check_embeddings
 
 if TYPE_CHECKING:
     from unime.eval.encoders.registry import Encoder, ModelEntry
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 BLOCK = 2048
 """Encodes a block: what a killed run has to do again at most, and how many pictures lie decoded."""
@@ -90,7 +90,7 @@ def _encode_blocks(work: _Work, blocks: Sequence[np.ndarray], device: str | None
     total, done = sum(map(len, blocks)), 0
     for rows in blocks:
         label = f"{name}: encodes {done + 1} to {done + len(rows)} of {total}"
-        lazy = LazyEncodes(work.pool, rows)
+        lazy = LazyInputs(work.pool, rows)
         values = encoder.encode(lazy, batch_size=work.batch_size, label=label)
         values = np.asarray(values, dtype=np.float32)
         assert len(values) == len(rows), (values.shape, len(rows))
@@ -152,7 +152,7 @@ def _worker(
         failures.put(str(error))
 
 
-class LazyEncodes(Sequence["Encode"]):
+class LazyInputs(Sequence["ModelInput"]):
     """Encodes whose pictures are decoded when they are asked for."""
 
     def __init__(self, pool: Pool, rows: np.ndarray) -> None:
@@ -163,12 +163,12 @@ class LazyEncodes(Sequence["Encode"]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> Encode: ...
+    def __getitem__(self, place: int) -> ModelInput: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Encode]: ...
+    def __getitem__(self, place: slice) -> Sequence[ModelInput]: ...
 
-    def __getitem__(self, place: int | slice) -> Encode | Sequence[Encode]:
+    def __getitem__(self, place: int | slice) -> ModelInput | Sequence[ModelInput]:
         if isinstance(place, slice):
             return [self[index] for index in range(len(self))[place]]
         return self._pool.encode(int(self._rows[place]))

@@ -18,7 +18,7 @@ from unime.core import files
 from unime.core.errors import RecipeError, did_you_mean
 from unime.eval.result_table import grid
 from unime.models.exported import exported_folder, load_exported
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 
 if TYPE_CHECKING:
     from mteb.abstasks.task_metadata import TaskMetadata
@@ -116,11 +116,11 @@ def _hub_revision(model_name: str, revision: str | None) -> str | None:
     return None if Path(model_name).is_dir() else revision
 
 
-def _encodes(batch: dict[str, Any], side: str, instruction: str) -> list[Encode]:
+def _encodes(batch: dict[str, Any], side: str, instruction: str) -> list[ModelInput]:
     images, texts = batch.get("image"), batch.get("text")
     rows = len(images if images is not None else texts or [])
     return [
-        Encode(
+        ModelInput(
             texts[row] if texts is not None else "",
             images[row] if images is not None else None,
             side,
@@ -160,7 +160,7 @@ def _load_for_mteb(model: str) -> Any:
     folder = Path(model)
     if any((place / "unime.json").is_file() for place in (folder, folder / "embedder")):
         return mteb_meta(folder).load_model()
-    from unime.models.loading import load_sentence_transformer
+    from unime.core.loading import load_sentence_transformer
 
     return load_sentence_transformer(model)
 

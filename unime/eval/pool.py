@@ -14,10 +14,10 @@ from PIL import Image
 from unime.core.errors import DataError
 from unime.data.images import ImageError, load_rgb, locate, read_bytes, shown_size
 from unime.data.items import content_id_from_hash, hash_image
-from unime.data.video import hash_video, is_video, load_sheet
+from unime.data.video import hash_video, is_video, load_frame_grid
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 Side = Literal["query", "target"]
 
@@ -57,7 +57,7 @@ class PoolImage(NamedTuple):
             DataError: when it cannot be used, or the region has no pixels.
         """
         if is_video(self.root, self.location):
-            return load_sheet(self.root, self.location)
+            return load_frame_grid(self.root, self.location)
         whole = load_rgb(self.root, self.location)
         if self.region is None:
             return whole
@@ -154,12 +154,12 @@ class Pool:
                 self._decoded[entry.image] = picture
         return picture
 
-    def encode(self, row: int) -> Encode:
+    def encode(self, row: int) -> ModelInput:
         """Return an entry as a model's input, its picture decoded."""
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         entry = self.entries[row]
-        return Encode(entry.text, self.image(entry), entry.side, entry.instruction)
+        return ModelInput(entry.text, self.image(entry), entry.side, entry.instruction)
 
     def pictures(self) -> list[PoolImage]:
         """Return the distinct pictures."""

@@ -17,13 +17,14 @@ import typer
 from pydantic import Field
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.eval.intervals import RESAMPLES, bootstrap_means, interval
+from unime.models.model_config import ModelConfig
 from unime.rerank.dev import DevList, RerankDev
 from unime.rerank.reranker import Reranker, fuse, shuffled
 

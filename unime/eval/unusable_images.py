@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from unime.core.config import ModelConfig
 from unime.core.errors import UnimeError
 from unime.eval.encoders.registry import ModelEntry
 from unime.eval.pool import Pool, PoolImage
+from unime.models.model_config import ModelConfig
 
 
 def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:
@@ -18,7 +18,7 @@ def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:
         models: those whose processor is known are asked; a server's is not.
         pool: its pictures' sizes were read from the files' headers.
     """
-    from unime.models.usable import refusals
+    from unime.data.image_processor import refusals
 
     sizes: dict[tuple[int, int], list[PoolImage]] = {}
     for picture in pool.pictures():
@@ -36,7 +36,7 @@ def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:
 
 def _processors(models: Sequence[ModelEntry]) -> Iterator[tuple[str, Any]]:
     """Yield each model's name and image processor; what cannot be loaded says so when it is."""
-    from unime.models.usable import image_processor_of
+    from unime.data.image_processor import image_processor_of
 
     for entry in models:
         for config in _configs(entry):

@@ -22,7 +22,7 @@ from unime.export import image_kinds as kinds
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 KINDS = "kinds"
 Vectors = dict[str, list[float]]
@@ -30,7 +30,7 @@ Vectors = dict[str, list[float]]
 
 
 def in_clean_process(
-    embedder: Embedder, folder: Path, named: Mapping[str, Encode], python: str = sys.executable
+    embedder: Embedder, folder: Path, named: Mapping[str, ModelInput], python: str = sys.executable
 ) -> dict[str, Any]:
     """Embed the probes by sentence-transformers and by transformers in a process without us.
 
@@ -45,13 +45,13 @@ def in_clean_process(
         result[KINDS] = kinds.compared(kinds.ours(embedder, files), result[KINDS])
     for name, encode in named.items():
         # transformers does not cut long texts: such a probe has no counterpart there.
-        if embedder.is_cut(encode):
+        if embedder.is_truncated(encode):
             result["transformers"].pop(name)
     return result
 
 
 def job_of(
-    embedder: Embedder, folder: Path, named: Mapping[str, Encode], temporary: Path
+    embedder: Embedder, folder: Path, named: Mapping[str, ModelInput], temporary: Path
 ) -> dict[str, Any]:
     """Return what the clean process is told; pictures go into `temporary`."""
     jobs = []
@@ -94,7 +94,7 @@ def run_elsewhere(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> Vectors:
+def on_server(embedder: Embedder, named: Mapping[str, ModelInput], server: str) -> Vectors:
     """Embed the probes by a running `vllm serve FOLDER --runner pooling`.
 
     Texts that need cutting are left out: a server cuts, or refuses, by its own rules.
@@ -114,7 +114,7 @@ def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> V
         raise ModelError(f"{server} lists no models; is it a vLLM server?") from None
     found = {}
     for name, encode in named.items():
-        if embedder.is_cut(encode):
+        if embedder.is_truncated(encode):
             continue
         body = {"model": model, "messages": messages_of(embedder, encode)}
         try:
@@ -124,7 +124,7 @@ def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> V
     return found
 
 
-def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
+def messages_of(embedder: Embedder, encode: ModelInput) -> list[dict[str, Any]]:
     """Return one input as OpenAI chat messages, its picture as a data address."""
     content: list[dict[str, Any]] = []
     if encode.image is not None:
@@ -140,7 +140,7 @@ def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
     return messages
 
 
-def user_text(embedder: Embedder, encode: Encode) -> str:
+def user_text(embedder: Embedder, encode: ModelInput) -> str:
     """Return the user turn's text: instruction and content, joined by the prompt."""
     from unime.models.prompts import kind_of
 
@@ -148,7 +148,7 @@ def user_text(embedder: Embedder, encode: Encode) -> str:
     return embedder.prompt.render(encode.side, kind, encode.text, encode.instruction).user
 
 
-def side_name(encode: Encode) -> str:
+def side_name(encode: ModelInput) -> str:
     """Return sentence-transformers' name of an input's side."""
     return "document" if encode.side == "target" else encode.side
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.models.embedder import Embedder
 
 FILE = "short_vectors.safetensors"
@@ -68,15 +68,15 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> CalibrationS
         data: an output of `unime data`.
         count: about so many targets.
     """
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
     split = data.split("dev")
     rows = split if len(split) else data.split("train")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     pairs = [data.pair(int(row)) for row in rows]
 
-    def encode(item: int, side: str, instruction: str) -> Encode:
-        return Encode(data.items.item(item).text, data.load_image(item), side, instruction)
+    def encode(item: int, side: str, instruction: str) -> ModelInput:
+        return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)
 
     # A target under two instructions is two vectors; the first of a pair's positives is in.
     targets = dict.fromkeys((pair.positives[0], pair.target_instruction) for pair in pairs)

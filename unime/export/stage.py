@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from unime.core import files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import ModelError
 from unime.core.provenance import Output, differences
 from unime.core.yaml_files import quoted
 from unime.export.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -147,7 +148,6 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     from unime.export.card import licence_chain, warnings, write_card
     from unime.export.image_kinds import measure_here
     from unime.export.probe_inputs import reference_embeddings
-    from unime.models.saving import description
 
     chain = manifest_chain(Path(embedder.config.id))
     dims = _dims(recipe, chain, embedder.dim)
@@ -166,7 +166,7 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
         files.write_json(folder / "config.json", config)
     about = ("title", "repo", "license", "licenses", "base_model", "datasets", "benchmark")
     facts = {
-        **description(embedder),
+        **embedder.description,
         "rendered": rendered,
         "chain": chain,
         "made": made_from(chain),
@@ -194,7 +194,7 @@ def _save_modules(embedder: Embedder, folder: Path, max_shard_size: str) -> dict
     module.default_prompt_name = "document" if prompts["document"] else None
     module.similarity_fn_name = "cosine"
     backbone = embedder.backbone
-    with whole_model(embedder) as model:
+    with whole_model(backbone, embedder.config) as model:
         module[0].model = model
         # sentence-transformers passes no shard size on.
         model.save_pretrained = functools.partial(
@@ -220,7 +220,7 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
 
 
 def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.export import short_vectors
 
     data = _data(recipe)

@@ -24,7 +24,7 @@ from unime.export import image_kinds as kinds
 from unime.export import other_loaders as elsewhere
 from unime.export import short_vectors
 from unime.export.probe_inputs import probes
-from unime.models.exported import load_exported
+from unime.models.exported import load_exported, read_export_file
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -60,7 +60,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
     if (folder / "embedder").is_dir():
         folder = folder / "embedder"
     (folder / SEAL).unlink(missing_ok=True)
-    facts = checks.read(folder, "unime.json")
+    facts = read_export_file(folder, "unime.json")
     _fail(folder, checks.damage(folder))
     embedder = load_exported(folder)
     # First, because other libraries would say the same in worse words.
@@ -99,7 +99,7 @@ def _everywhere(
 ) -> tuple[list[EmbeddingComparison], kinds.Measured]:
     """Return the probes' comparisons, worst first, and what was found of other kinds of pictures."""
     named = probes(embedder)
-    reference = checks.read(folder, "unime_probes.json")
+    reference = read_export_file(folder, "unime_probes.json")
     vectors: dict[str, Mapping[str, Any]] = {
         "unime": dict(zip(named, embedder.encode(list(named.values())), strict=True))
     }

@@ -15,16 +15,24 @@ import numpy as np
 from jaxtyping import Bool
 
 from unime.core.errors import UnimeError
-from unime.data.items import Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
 
 
 class EngineError(UnimeError):
     """A judge cannot be reached, or refuses to work; what it scored before is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
+
+    key: bytes
+    value: float
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ from unime.core import files
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, lookup
 from unime.core.overwrite import check_replaceable, never
+from unime.data.data_folder import DataFolder, PairRow
 from unime.data.items import Item
-from unime.data.table_checks import read_judged, read_mined, read_rows
-from unime.data.tables import DataFolder, PairRow
+from unime.data.stage_tables import read_judged, read_mined, read_rows
 from unime.judge.stage import ScoreRecipe
 
 

@@ -14,9 +14,10 @@ from PIL import Image
 
 from unime.core.errors import RecipeError
 from unime.data import images
+from unime.data.data_folder import DataFolder
 from unime.data.items import pair_key
 from unime.data.pixels import ORIENTATION
-from unime.data.tables import JUDGED, DataFolder
+from unime.data.tables import JUDGED
 from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.judge.store import ScoreStore
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, load_recipe
+from unime.core.config import load_recipe
 from unime.core.errors import RecipeError, UnimeError
 from unime.judge.budget import SpendingLimit
 from unime.judge.engine import Request
@@ -18,6 +18,7 @@ from unime.judge.job import JudgeJob
 from unime.judge.scoring import Missing, score_missing
 from unime.judge.stage import ScoreRecipe, ScoringWork, kind_of_reason
 from unime.judge.store import ScoreStore
+from unime.models.model_config import ModelConfig
 
 SAMPLE = 200
 """Queries whose texts and images stand for all when tokens are estimated."""

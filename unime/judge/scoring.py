@@ -19,9 +19,8 @@ from pydantic import Field
 
 from unime.core import console
 from unime.core.config import Section
-from unime.data.items import Score
 from unime.judge.budget import FREE, UNLIMITED, Meter, Prices, SpendingLimit
-from unime.judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
+from unime.judge.engine import Engine, EngineError, Request, Score, StreamingEngine, Usage
 from unime.judge.job import JudgeJob
 from unime.judge.store import ScoreStore
 from unime.select.stage import cyclic_order

@@ -21,8 +21,9 @@ from unime.core import console, files
 from unime.core.config import Recipe, Section, load_recipe
 from unime.core.errors import RecipeError, lookup
 from unime.core.provenance import Output
-from unime.data.table_checks import read_mined
-from unime.data.tables import DataFolder, write_table
+from unime.data.data_folder import DataFolder
+from unime.data.stage_tables import read_mined
+from unime.data.tables import write_table
 from unime.judge.budget import FREE, UNLIMITED, Prices, SpendingLimit
 from unime.judge.engine import (
     ChecksData,

@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.contents import fingerprint
-from unime.data.items import Score
-from unime.judge.engine import JudgeInput, KnownTruth, Request
+from unime.judge.engine import JudgeInput, KnownTruth, Request, Score
+from unime.models.model_config import ModelConfig
 from unime.models.prompts import load_judge_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.models.next_token import Prompt
-    from unime.models.pair_scorer import PairInput, Side
+    from unime.models.pair_scorer import PairInput, PairSide
 
 
 class JudgeModel(ModelConfig):
@@ -103,7 +103,7 @@ class TransformersEngine:
 
     def check_data(self, data: DataFolder, listed: Path) -> None:
         """Refuse a data folder with pictures that the model's image processor does not take."""
-        from unime.models.usable import check_items
+        from unime.data.image_processor import check_items
 
         check_items(data, self._options.model, listed)
 
@@ -117,7 +117,7 @@ class TransformersEngine:
             )
         ]
 
-    def _prompted(self, query: Side, candidate: Side) -> Prompt:
+    def _prompted(self, query: PairSide, candidate: PairSide) -> Prompt:
         from unime.models.pair_scorer import PairInput
 
         return self.scorer.prompted(PairInput("", query, candidate))
@@ -145,12 +145,12 @@ def as_pair(request: Request) -> PairInput:
     return PairInput(request.instruction, _side(request.query), _side(request.candidate))
 
 
-def _side(content: JudgeInput) -> Side:
-    from unime.models.pair_scorer import Side
-    from unime.models.pictures import Picture
+def _side(content: JudgeInput) -> PairSide:
+    from unime.models.image_blocks import KeyedImage
+    from unime.models.pair_scorer import PairSide
 
-    picture = None if content.image is None else Picture(content.id, content.image)
-    return Side(content.text, picture)
+    picture = None if content.image is None else KeyedImage(content.id, content.image)
+    return PairSide(content.text, picture)
 
 
 class Served(NamedTuple):
@@ -163,7 +163,7 @@ class Served(NamedTuple):
 
 def served(config: ModelConfig) -> Served:
     """Return template and image sizes of a model; its weights are not loaded."""
-    from unime.models.loading import load_processor
+    from unime.core.loading import load_processor
     from unime.models.processor import prepare_processor
 
     processor = load_processor(config.id, config.revision)

@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float
 
 from unime.core import console
 from unime.core.provenance import Output
-from unime.data.tables import DataFolder, write_table
+from unime.data.data_folder import DataFolder
+from unime.data.tables import write_table
 from unime.judge.engine import KnownTruth
 
 TRUTH = pa.schema(

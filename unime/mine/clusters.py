@@ -2,7 +2,7 @@
 
 A row and its cluster mates are each other's hard negatives: the mates' targets look right to the
 model as it starts ("self-aware"), but belong to queries that ask for something else. k + 1 rows
-cost k + 1 encodes of each side; no negative is encoded for one row alone (arXiv 2508.00955).
+cost k + 1 inputs of each side; no negative is encoded for one row alone (arXiv 2508.00955).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pydantic import Field
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean
 from unime.core.processes import wait
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.mine.exact_search import exact_topk
-from unime.mine.stage import ItemEncode, StoredEmbeddings
+from unime.mine.task_plan import ItemInput, StoredEmbeddings
 from unime.models.embedder import Embedder
 
 BATCH = 64
@@ -128,19 +128,19 @@ def cluster_tasks(
         ("query", columns.query[pair], columns.query_instruction, columns.query_instructions),
         ("target", first, columns.target_instruction, columns.target_instructions),
     )
-    encodes = [
+    inputs = [
         [
-            ItemEncode(item, side, names[code])
+            ItemInput(item, side, names[code])
             for item, code in zip(items.tolist(), codes[pair].tolist(), strict=True)
         ]
         for side, items, codes, names in sides
     ]
-    stored = StoredEmbeddings(folder, list(dict.fromkeys(encodes[0] + encodes[1])))
+    stored = StoredEmbeddings(folder, list(dict.fromkeys(inputs[0] + inputs[1])))
     stored.fill(data, embedder, BATCH)
     wait()
     clusters = {}
     for name, places in tasks.items():
-        queries, targets = (stored.read([side[i] for i in places.tolist()]) for side in encodes)
+        queries, targets = (stored.read([side[i] for i in places.tolist()]) for side in inputs)
         found = make_clusters(
             queries.astype(np.float32),
             targets.astype(np.float32),

@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unime.core import files
 from unime.core.errors import ModelError
 from unime.models.adapters import ADAPTER, adapted_layers
-
-if TYPE_CHECKING:
-    from unime.models.embedder import Embedder
 
 NAME = "adapter"
 WEIGHTS = "adapter_model.safetensors"
@@ -29,16 +26,22 @@ Layers = dict[str, tuple[Tensor, Tensor]]
 """Name of a linear layer -> (A `(r, in)`, B `(out, r)`), scaling multiplied into B."""
 
 
-def save_adapter(embedder: Embedder, folder: Path) -> bool:
-    """Write the model's adapter, if it has one, into `folder`; tell whether it has."""
-    names = {module: name for name, module in embedder.backbone.named_modules()}
+def save_adapter(model: nn.Module, base: str, folder: Path) -> bool:
+    """Write a model's adapter, if it has one, into `folder`; tell whether it has.
+
+    Args:
+        model: the backbone.
+        base: the checkpoint that it adapts.
+        folder: created when missing.
+    """
+    names = {module: name for name, module in model.named_modules()}
     layers: Layers = {}
-    for _, _, layer in adapted_layers(embedder.backbone):
+    for _, _, layer in adapted_layers(model):
         down = layer.lora_A[ADAPTER].weight.detach().float().cpu()
         up = layer.lora_B[ADAPTER].weight.detach().float().cpu() * layer.scaling[ADAPTER]
         layers[names[layer]] = (down, up)
     if layers:
-        write_layers(layers, embedder.config.id, folder)
+        write_layers(layers, base, folder)
     return bool(layers)
 
 

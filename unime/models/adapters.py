@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
@@ -18,9 +18,6 @@ from torch import Tensor, nn
 from unime.core.config import Section
 from unime.core.console import log
 from unime.core.errors import ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    from unime.models.embedder import Embedder
 
 Part = Literal["language", "vision", "projector"]
 
@@ -54,21 +51,16 @@ class LoraSection(Section):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def apply_lora(embedder: Embedder, section: LoraSection) -> None:
-    """Freeze the model but for what the section names.
+def train_parts(model: nn.Module, section: LoraSection) -> None:
+    """Freeze a transformers model, with or without language-model head, but for what is named.
 
     Args:
-        embedder: changed in place; its weights keep their values.
+        model: changed in place; its weights keep their values.
         section: adapters or full training, of which parts.
 
     Raises:
         ModelError: when a part or a target name matches nothing.
     """
-    train_parts(embedder.backbone, section)
-
-
-def train_parts(model: nn.Module, section: LoraSection) -> None:
-    """Do `apply_lora` on a bare transformers model, with or without language-model head."""
     parts = parts_of(model)
     for part in section.parts:
         if not any(found == part for found in parts.values()):
@@ -86,14 +78,14 @@ def train_parts(model: nn.Module, section: LoraSection) -> None:
     _report(model, section, targets)
 
 
-def merge_lora(embedder: Embedder) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Add the adapters to the weights they adapt, in float32, and remove them."""
-    for parent, name, layer in adapted_layers(embedder.backbone):
+    for parent, name, layer in adapted_layers(model):
         base = layer.get_base_layer()
         base.weight.data = _merged_weight(layer)
         setattr(parent, name, base)
-    if hasattr(embedder.backbone, "peft_config"):
-        del embedder.backbone.peft_config
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 @contextmanager

@@ -18,20 +18,21 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.core.config import ModelConfig
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
 from unime.core.files import read_json
+from unime.core.loading import load_config, load_processor, load_transformer, load_weights
+from unime.data.image_processor import PictureError
 from unime.data.pixels import pixels_hash, to_rgb
 from unime.models import self_check
-from unime.models.loading import load_config, load_processor, load_transformer, load_weights
+from unime.models.inputs import ModelInput, Renderer
+from unime.models.model_config import ModelConfig
 from unime.models.modes import evaluating
 from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
-from unime.models.rendering import Encode, Renderer
-from unime.models.usable import PictureError
+from unime.models.saving import save_backbone
 from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
 
@@ -125,26 +126,26 @@ class Embedder:
         """Prepares inputs, without the weights: what a loader's worker processes are sent."""
         return self._renderer
 
-    def render(self, encode: Encode) -> str:
+    def render(self, one: ModelInput) -> str:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
-        return self._renderer.render(encode)
+        return self._renderer.render(one)
 
-    def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
+    def features(self, inputs: Sequence[ModelInput], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
 
         Args:
-            encodes: the inputs.
-            packed: hand pictures over as bytes, for this embedder's own `network` and `forward`.
+            inputs: the inputs.
+            packed: hand images over as bytes, for this embedder's own `network` and `forward`.
 
         Raises:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
-        return self._renderer.packed(encodes) if packed else self._renderer.features(encodes)
+        return self._renderer.packed(inputs) if packed else self._renderer.features(inputs)
 
-    def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
-        """Return `features(encodes, packed=True)`."""
-        return self._renderer.packed(encodes)
+    def packed_features(self, inputs: Sequence[ModelInput]) -> dict[str, Tensor]:
+        """Return `features(inputs, packed=True)`."""
+        return self._renderer.packed(inputs)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
@@ -152,16 +153,16 @@ class Embedder:
 
         renderer = Renderer(self.processor, self.prompt, sys.maxsize, self.config.id)
         inputs = self_check.probe_inputs(
-            self.tokenizer, lambda text: renderer.render(Encode(text, Image.new("RGB", (8, 8))))
+            self.tokenizer, lambda text: renderer.render(ModelInput(text, Image.new("RGB", (8, 8))))
         )
         renderer.packs = self._renderer.packs
-        return renderer.packed([Encode(text, image) for text, image in inputs])
+        return renderer.packed([ModelInput(text, image) for text, image in inputs])
 
-    def is_cut(self, encode: Encode) -> bool:
+    def is_truncated(self, one: ModelInput) -> bool:
         """Tell whether an input is too long and loses the end of its text."""
-        before = self._renderer.cut
-        self.features([encode])
-        return self._renderer.cut > before
+        before = self._renderer.truncated
+        self.features([one])
+        return self._renderer.truncated > before
 
     def forward(self, features: Mapping[str, Any]) -> Float[Tensor, "batch dim"]:
         """Embed one batch of features, with gradient if enabled; rows have length 1."""
@@ -173,7 +174,7 @@ class Embedder:
         return self.network(inputs)["sentence_embedding"].float()
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> Float[np.ndarray, "inputs dim"]:
         """Embed many inputs without gradient, in float32.
 
@@ -183,29 +184,31 @@ class Embedder:
         Raises:
             DataError: for a single input instead of a list of them.
         """
-        # An Encode is a tuple, a text a sequence of letters: both would be taken apart.
-        if isinstance(encodes, str | bytes | Mapping | Encode) or batch_size < 1:
+        # A ModelInput is a tuple, a text a sequence of letters: both would be taken apart.
+        if isinstance(inputs, str | bytes | Mapping | ModelInput) or batch_size < 1:
             raise DataError(
-                f"expected a list of Encode and a batch_size from 1 on, got a "
-                f"{type(encodes).__name__} and {batch_size}"
+                f"expected a list of ModelInput and a batch_size from 1 on, got a "
+                f"{type(inputs).__name__} and {batch_size}"
             )
-        vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
+        vectors = np.empty((len(inputs), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
-        twins: list[tuple[int, int]] = []
-        batches = self._batches(encodes, batch_size, first_row, twins)
-        cut_before = self._renderer.cut
+        duplicates: list[tuple[int, int]] = []
+        batches = self._batches(inputs, batch_size, first_row, duplicates)
+        before = self._renderer.truncated
         with evaluating(self.module), torch.inference_mode():
-            total = -(-len(encodes) // batch_size)
+            total = -(-len(inputs) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
                 try:
                     features = self.packed_features(batch)
                 except PictureError as error:
                     raise error.at(rows[error.place]) from None
                 vectors[rows] = self.forward(features).cpu().numpy()
-        for row, twin in twins:
-            vectors[row] = vectors[twin]
-        if cut := self._renderer.cut - cut_before:
-            log(f"{label}: {cut} texts were cut at max_length {self.config.max_length} tokens")
+        for row, first in duplicates:
+            vectors[row] = vectors[first]
+        if truncated := self._renderer.truncated - before:
+            log(
+                f"{label}: {truncated} texts were truncated at max_length {self.config.max_length} tokens"
+            )
         return vectors
 
     @property
@@ -227,34 +230,46 @@ class Embedder:
         text = json.dumps(self.preprocessing, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a model folder says, in `unime.json`, about how its inputs are to be prepared."""
+        return {
+            "model": self.config.model_dump(mode="json", exclude={"id", "revision"}),
+            "preprocessing": self.preprocessing,
+            "fingerprint": self.fingerprint,
+            "prompt": {
+                "id": self.prompt.id,
+                "hash": self.prompt.hash,
+                "levels": dict(self.prompt.levels),
+            },
+        }
+
     def save(self, folder: Path | str) -> None:
         """Write merged weights, processor and template as a plain Hugging Face folder.
 
         Adapters are merged into what is written; the model itself stays as it is.
         """
-        from unime.models.saving import save_embedder
-
-        save_embedder(self, Path(folder))
+        save_backbone(self.backbone, self.processor, self.config, self.description, Path(folder))
 
     def _batches(
         self,
-        encodes: Sequence[Encode],
+        inputs: Sequence[ModelInput],
         batch_size: int,
         first_row: dict[bytes, int],
-        twins: list[tuple[int, int]],
-    ) -> Iterator[tuple[list[int], list[Encode]]]:
-        """Yield rows and inputs of one batch; note duplicates in `twins`."""
-        for start in range(0, len(encodes), batch_size * WINDOW):
-            window: dict[int, Encode] = {}
-            for row in range(start, min(start + batch_size * WINDOW, len(encodes))):
-                encode = encodes[row]
-                if encode.image is not None:
-                    encode = encode._replace(image=to_rgb(encode.image))
-                first = first_row.setdefault(_identity(encode), row)
+        duplicates: list[tuple[int, int]],
+    ) -> Iterator[tuple[list[int], list[ModelInput]]]:
+        """Yield rows and inputs of one batch; note duplicates."""
+        for start in range(0, len(inputs), batch_size * WINDOW):
+            window: dict[int, ModelInput] = {}
+            for row in range(start, min(start + batch_size * WINDOW, len(inputs))):
+                one = inputs[row]
+                if one.image is not None:
+                    one = one._replace(image=to_rgb(one.image))
+                first = first_row.setdefault(_identity(one), row)
                 if first == row:
-                    window[row] = encode
+                    window[row] = one
                 else:
-                    twins.append((row, first))
+                    duplicates.append((row, first))
             rows = sorted(window, key=lambda row: _size(window[row]))
             for begin in range(0, len(rows), batch_size):
                 chosen = rows[begin : begin + batch_size]
@@ -349,17 +364,17 @@ def _compare_with_training(embedder: Embedder) -> None:
         log(f"{embedder.config.id} was trained with other preprocessing: {'; '.join(lines)}")
 
 
-def _identity(encode: Encode) -> bytes:
+def _identity(one: ModelInput) -> bytes:
     """Return a hash of everything that decides an input's embedding."""
     # With lengths, so that no text can end where another field begins.
-    text = "".join(f"{len(part)}:{part}" for part in (encode.text, encode.side, encode.instruction))
+    text = "".join(f"{len(part)}:{part}" for part in (one.text, one.side, one.instruction))
     hasher = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    if encode.image is not None:
-        hasher.update(b"\0" + pixels_hash(encode.image))
+    if one.image is not None:
+        hasher.update(b"\0" + pixels_hash(one.image))
     return hasher.digest()
 
 
-def _size(encode: Encode) -> tuple[int, int]:
+def _size(one: ModelInput) -> tuple[int, int]:
     """Return a sort key that brings inputs of like cost together."""
-    pixels = 0 if encode.image is None else encode.image.width * encode.image.height
-    return pixels, len(encode.text) + len(encode.instruction)
+    pixels = 0 if one.image is None else one.image.width * one.image.height
+    return pixels, len(one.text) + len(one.instruction)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models.loading import load_processor, load_weights
+from unime.core.loading import load_processor, load_weights
+from unime.models.model_config import ModelConfig
 from unime.models.processor import follow_grids, prepare_processor
 from unime.models.vision import speed_up_vision
 

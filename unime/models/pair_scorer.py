@@ -10,24 +10,24 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.models.next_token import NextToken, Prompt, Tokens
-from unime.models.pictures import Picture
+from unime.models.image_blocks import KeyedImage
+from unime.models.next_token import NextToken, Prompt, PromptTokens
 from unime.models.prompts import JudgePrompt, RenderedPair
 
 
-class Side(NamedTuple):
+class PairSide(NamedTuple):
     """One side of a pair."""
 
     text: str = ""
-    picture: Picture | None = None
+    picture: KeyedImage | None = None
 
 
 class PairInput(NamedTuple):
     """A query and one candidate."""
 
     instruction: str
-    query: Side
-    candidate: Side
+    query: PairSide
+    candidate: PairSide
 
     @property
     def query_key(self) -> tuple[str, str, bytes]:
@@ -40,7 +40,7 @@ class PairAnswers(NamedTuple):
     """What was read from the next token of every pair."""
 
     lengths: list[int]
-    """Tokens of each prompt."""
+    """PromptTokens of each prompt."""
     values: Float[Tensor, "pairs values"]
     """Float64 on the CPU; NaN where a prompt is longer than `max_length`."""
 
@@ -52,7 +52,7 @@ class PairScorer:
         model: a generative vision-language model, in evaluation mode.
         processor: with the wrapped chat template.
         prompt: what is asked about a pair.
-        max_length: longer prompts are not cut: cutting would judge another pair.
+        max_length: longer prompts are not truncated: that would judge another pair.
         batch_size: pairs in one forward pass; changes no score.
     """
 
@@ -83,8 +83,8 @@ class PairScorer:
             return PairAnswers(lengths, torch.full((len(pairs), 1), torch.nan).double())
         return PairAnswers(lengths, torch.stack([row for row in rows if row is not None]))
 
-    def tokens(self, pairs: Sequence[PairInput]) -> list[Tokens]:
-        """Return each pair's prompt as the model reads it, placeholders replaced by pictures."""
+    def tokens(self, pairs: Sequence[PairInput]) -> list[PromptTokens]:
+        """Return each pair's prompt as the model reads it, placeholders replaced by images."""
         return self._next_token.tokenize([self.prompted(pair) for pair in pairs])
 
     def prompted(self, pair: PairInput) -> Prompt:

@@ -89,5 +89,5 @@ def _hidden_after_prefix(
 
 
 def image_token_of(config: Any) -> int | None:
-    """Return the token that stands for a part of a picture, by a model's configuration."""
+    """Return the token that stands for a part of an image, by a model's configuration."""
     return getattr(config, "image_token_id", getattr(config, "image_token_index", None))

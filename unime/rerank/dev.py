@@ -7,11 +7,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unime.core.config import ModelConfig
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
-from unime.models.questions import Question
+from unime.models.model_config import ModelConfig
+from unime.models.questions import RerankQuestion
 from unime.models.rerank_model import RerankModel
 from unime.rerank.question_batches import side_of
 from unime.rerank.reranker import Reranker, fuse
@@ -107,11 +107,11 @@ class RerankDev:
         facts = {"embedder": means[0], "reranker": means[-1], "fused": means[middle]}
         return float(WEIGHTS[middle]), {name: float(value) for name, value in facts.items()}
 
-    def question(self, one: DevList, items: np.ndarray) -> Question:
+    def question(self, one: DevList, items: np.ndarray) -> RerankQuestion:
         """Return the question in which of some candidates is best."""
         query = side_of(self._data, int(self.columns.query[one.pair]))
         sides = tuple(side_of(self._data, int(item)) for item in items)
-        return Question(self._instruction(one.pair), query, sides, is_list=True)
+        return RerankQuestion(self._instruction(one.pair), query, sides, is_list=True)
 
     def _fused(self, probabilities: dict[str, list[np.ndarray]], weight: float) -> float:
         scores = {

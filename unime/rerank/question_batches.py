@@ -16,13 +16,13 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from unime.core.config import Section
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossTerm, RerankBatch
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
-from unime.models.questions import Question
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
+from unime.models.questions import RerankQuestion
 from unime.train.batch import Indices, ItemSizes, Layout
 from unime.train.chunking import GROUP, PIXELS
 from unime.train.sampler import Draw, TaskBatches
@@ -146,7 +146,7 @@ class RerankLayout:
             },
         )
 
-    def load(self, entry: Question) -> Question:
+    def load(self, entry: RerankQuestion) -> RerankQuestion:
         """Return a question as it is: its images open themselves when they are needed."""
         return entry
 
@@ -183,10 +183,10 @@ class RerankLayout:
             *(torch.tensor(values, dtype=torch.int64) for values in (lists, lengths, gold)),
         )
 
-    def _questions(self, asked: Iterable[_Asked]) -> list[Question]:
+    def _questions(self, asked: Iterable[_Asked]) -> list[RerankQuestion]:
         names = self._columns.query_instructions
         return [
-            Question(
+            RerankQuestion(
                 names[one.instruction],
                 side_of(self._data, one.query),
                 tuple(side_of(self._data, item) for item in one.items),
@@ -196,7 +196,7 @@ class RerankLayout:
         ]
 
     def _question_sizes(
-        self, asked: Mapping[_Asked, int], questions: Sequence[Question]
+        self, asked: Mapping[_Asked, int], questions: Sequence[RerankQuestion]
     ) -> Int[np.ndarray, "questions 3"]:
         """Return the questions' sizes; those that begin alike have the largest one's.
 
@@ -247,16 +247,16 @@ class RerankLayout:
         return items[allowed].tolist()
 
 
-def side_of(data: DataFolder, item: int) -> Side:
+def side_of(data: DataFolder, item: int) -> PairSide:
     """Return an item of a data folder as a side of a question."""
     content = data.items.item(item)
     if content.image is None:
-        return Side(content.text)
+        return PairSide(content.text)
 
     def load() -> object:
         return data.load_image(item)
 
-    return Side(content.text, Picture(data.items.content_id(item), load))  # type: ignore[arg-type]
+    return PairSide(content.text, KeyedImage(data.items.content_id(item), load))  # type: ignore[arg-type]
 
 
 def _shuffled(

@@ -12,18 +12,19 @@ from typing import Any
 from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from unime.core import files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import RecipeError
 from unime.core.processes import is_main
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import check_items
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossTerm, RerankBatch, combine
 from unime.models.adapters import LoraSection
-from unime.models.rerank_model import FACTS, RerankConfig, RerankModel
-from unime.models.usable import check_items
+from unime.models.model_config import ModelConfig, RerankConfig
+from unime.models.rerank_model import FACTS, RerankModel
 from unime.rerank.dev import RerankDev
 from unime.rerank.question_batches import AskSection, RerankLayout
 from unime.rerank.reranker import Reranker

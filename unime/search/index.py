@@ -137,12 +137,12 @@ class SearchFolder:
                 f"{'no image' if image is None else 'an image'}, {top}"
             )
         from unime.data.images import load_file
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         picture = load_file(image) if isinstance(image, Path) else image
         if instruction is None:
             instruction = FOR_TEXT if picture is None else FOR_IMAGE
-        (vector,) = self.embedder.encode([Encode(text, picture, "query", instruction)])
+        (vector,) = self.embedder.encode([ModelInput(text, picture, "query", instruction)])
         entries, vectors = self.snapshot
         similarities = vectors @ vector
         hits: dict[str, Hit] = {}
@@ -156,7 +156,7 @@ class SearchFolder:
 
     def _embed(self, todo: dict[str, FileState]) -> dict[str, list[Entry]]:
         """Embed files block by block; each block is on disk before the next one begins."""
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         done: dict[str, list[Entry]] = {}
         paths = sorted(todo)
@@ -165,7 +165,7 @@ class SearchFolder:
             found: dict[str, list[Entry]] = {}
             for batch in self._read(block, todo, found):
                 encodes = [
-                    Encode(text, image, "target", "" if image is None else OF_IMAGE)
+                    ModelInput(text, image, "target", "" if image is None else OF_IMAGE)
                     for _, text, image in batch
                 ]
                 vectors = self.embedder.encode(encodes, batch_size=32)
@@ -204,7 +204,7 @@ class SearchFolder:
             yield batch
 
     def _check_size(self, image: Image, path: str) -> None:
-        from unime.models.usable import refusal
+        from unime.data.image_processor import refusal
 
         reason = refusal(self.embedder.processor.image_processor, image.size)
         if reason is not None:

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unime.core.config import ModelConfig
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.losses import ContrastBatch, RelationBatch
+from unime.models.model_config import ModelConfig
 from unime.train.chunking import estimate_sizes
 from unime.train.sampler import TaskBatches
 

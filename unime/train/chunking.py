@@ -21,7 +21,8 @@ import numpy as np
 from jaxtyping import Int
 from pydantic import Field
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
+from unime.models.model_config import ModelConfig
 
 TOKENS, PIXELS, GROUP = range(3)
 """Columns of an array of sizes."""

@@ -13,17 +13,18 @@ from typing import Literal
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import check_items
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
-from unime.models.usable import check_items
+from unime.models.model_config import ModelConfig
 from unime.train import checkpoints
 from unime.train.backends import refuse_impossible
 from unime.train.batch import ItemSizes

@@ -13,12 +13,12 @@ import torch
 from jaxtyping import Bool, Int
 
 from unime.core.errors import DataError
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossTerm
-from unime.mine.stage import ItemEncode
-from unime.models.rendering import Encode
+from unime.mine.task_plan import ItemInput
+from unime.models.inputs import ModelInput
 from unime.train.batch import ContrastIndices, ItemSizes, Layout
 from unime.train.sampler import Draw, TaskBatches
 
@@ -128,7 +128,7 @@ class ContrastLayout:
             },
         )
 
-    def load(self, entry: ItemEncode) -> Encode:
+    def load(self, entry: ItemInput) -> ModelInput:
         """Return one input of the embedder, its image decoded."""
         return load_encode(self._data, *entry)
 
@@ -152,14 +152,14 @@ class ContrastLayout:
 
     def _inputs(
         self, queries: _Distinct, targets: _Distinct
-    ) -> tuple[list[ItemEncode], Int[np.ndarray, "inputs 3"]]:
+    ) -> tuple[list[ItemInput], Int[np.ndarray, "inputs 3"]]:
         """Return the distinct inputs, queries first, and their sizes."""
-        inputs: list[ItemEncode] = []
+        inputs: list[ItemInput] = []
         sizes = []
         for side, group in (("query", queries), ("target", targets)):
             sizes.append(self._sizes.of(group.items, group.instructions, side))
             inputs += [
-                ItemEncode(item, side, text)
+                ItemInput(item, side, text)
                 for item, text in zip(group.items.tolist(), group.instructions, strict=True)
             ]
         return inputs, np.concatenate(sizes)
@@ -247,6 +247,6 @@ def _masked(masks: _Masks, allowed: np.ndarray) -> dict[str, float]:
     }
 
 
-def load_encode(data: DataFolder, item: int, side: str, instruction: str) -> Encode:
+def load_encode(data: DataFolder, item: int, side: str, instruction: str) -> ModelInput:
     """Return one input of the embedder, its image decoded."""
-    return Encode(data.items.item(item).text, data.load_image(item), side, instruction)
+    return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)

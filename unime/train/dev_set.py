@@ -9,12 +9,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from unime.core.errors import ModelError
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.contrast_batches import load_encode
+from unime.models.inputs import ModelInput, load_input
 
 
 @runtime_checkable
@@ -86,7 +85,7 @@ class DevSet:
         return hit_at_1(similarity, gold, allowed)
 
 
-class DevInputs(Sequence[Encode]):
+class DevInputs(Sequence[ModelInput]):
     """Inputs loaded when they are asked for."""
 
     def __init__(
@@ -97,8 +96,8 @@ class DevInputs(Sequence[Encode]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, place: int) -> Encode:  # type: ignore[override]  # no slices
-        return load_encode(self._data, int(self._items[place]), self._side, self._texts[place])
+    def __getitem__(self, place: int) -> ModelInput:  # type: ignore[override]  # no slices
+        return load_input(self._data, int(self._items[place]), self._side, self._texts[place])
 
 
 def hit_at_1(

@@ -13,15 +13,16 @@ import numpy as np
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import DataError, RecipeError
 from unime.core.provenance import Output
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.losses import LossTerm, RelationBatch, combine
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train import checkpoints
 from unime.train.backends import refuse_impossible
 from unime.train.chunking import ChunkBudget
@@ -157,7 +158,7 @@ class Agreement:
         groups: dict[str, list[str]],
         side: str,
     ) -> None:
-        self._inputs = [Encode(texts[place], None, side, "") for place in held_out]
+        self._inputs = [ModelInput(texts[place], None, side, "") for place in held_out]
         self._teacher, self._held_out, self._groups = teacher[held_out], held_out, groups
 
     def of(self, student: Embedder) -> dict[str, float]:

@@ -154,8 +154,8 @@ def model_parts(model: str, tune: LoraSection) -> tuple[ModelPart, ModelPart]:
     """
     import torch
 
+    from unime.core.loading import empty_model, load_config
     from unime.models.adapters import parts_of, train_parts
-    from unime.models.loading import empty_model, load_config
 
     config = load_config(model)
     if getattr(config, "vision_config", None) is None:
@@ -191,8 +191,8 @@ def model_parts(model: str, tune: LoraSection) -> tuple[ModelPart, ModelPart]:
 
 def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> StepWork:
     """Count what some of the recipe's batches hold, by preparing them as training would."""
+    from unime.data.data_folder import DataFolder
     from unime.data.known_positives import KnownPositives, content_numbers
-    from unime.data.tables import DataFolder
     from unime.data.training_rows import PairColumns
     from unime.models.embedder import renderer_of
     from unime.train.chunking import plan_chunks

@@ -9,7 +9,7 @@ import numpy as np
 
 from unime.core.console import log
 from unime.core.errors import DataError
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.data.training_rows import TrainingRows
 from unime.losses import LossTerm
 from unime.train.batch import ContrastIndices

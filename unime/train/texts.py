@@ -12,11 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.console import log
 from unime.core.errors import DataError, lookup
-from unime.data.tables import DataFolder, read_table
-from unime.models.rendering import Encode
+from unime.data.data_folder import DataFolder
+from unime.data.tables import read_table
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.batch import Layout, RelationIndices
 from unime.train.chunking import estimate_sizes
 from unime.train.sampler import TaskBatches
@@ -66,9 +68,9 @@ class TextLayout:
             counts={"rows": len(rows)},
         )
 
-    def load(self, entry: int) -> Encode:
+    def load(self, entry: int) -> ModelInput:
         """Return one text as an input of the student."""
-        return Encode(self._texts[entry], None, self._side, "")
+        return ModelInput(self._texts[entry], None, self._side, "")
 
 
 def split_texts(

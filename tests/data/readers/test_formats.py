@@ -14,10 +14,10 @@ from tests.data.readers.sources import json_lines, parquet, picture, rows_of
 from unime.core.errors import DataError, RecipeError
 from unime.data.images import load_rgb
 from unime.data.items import Item, Pair
-from unime.data.readers import Row, read_eval
+from unime.data.readers import ReadRow, read_eval
 
 
-def only(rows: list[Row]) -> Pair:
+def only(rows: list[ReadRow]) -> Pair:
     (row,) = rows
     assert row.error is None, row.error
     (pair,) = row.pairs

@@ -12,7 +12,7 @@ from research.world import build
 from research.world.truth import WorldTruth, from_json, relevant, to_json
 from unime.core.provenance import open_output
 from unime.data.items import content_id
-from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers import DataSource, ResolvedSource, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
 
 SMALL: dict[str, Any] = {
@@ -44,8 +44,8 @@ def identity(root, item):
 
 def training(root, task):
     path = root / "train" / task / "train.parquet"
-    source = Source(reader="mmeb_train", path=str(path))
-    job = Job(source, root, path, task, "", Instructions(known_tasks([root])))
+    source = DataSource(reader="mmeb_train", path=str(path))
+    job = ResolvedSource(source, root, path, task, "", Instructions(known_tasks([root])))
     rows = list(read(job))
     assert not [row.error for row in rows if row.error]
     assert not job.instructions.unsplit

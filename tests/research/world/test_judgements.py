@@ -31,8 +31,8 @@ from research.world.sample import partition_of, sprite_names
 from research.world.scene import Scene, matches
 from research.world.truth import relevant
 from unime.judge.truth_report import auc
-from unime.models.pair_scorer import PairInput, PairScorer, Side
-from unime.models.pictures import Picture
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairInput, PairScorer, PairSide
 from unime.models.prompts import load_judge_prompt
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -127,9 +127,9 @@ def test_asked_as_the_judge_in_process_asks(encoder: LessonEncoder):
     )
     assert judgement.answers == ("No", "Yes")
     query, *targets = (
-        Side(
+        PairSide(
             content.text,
-            Picture(bytes([number]), lambda n=number: Image.fromarray(judgement.pictures[n])),
+            KeyedImage(bytes([number]), lambda n=number: Image.fromarray(judgement.pictures[n])),
         )
         for number, content in enumerate((example.query, *candidates))
     )

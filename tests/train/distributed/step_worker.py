@@ -16,12 +16,12 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tests.train.toy import Outputs
-from unime.core.config import ModelConfig
 from unime.core.processes import connect, ranks
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train import checkpoints
 from unime.train.backends import runner_of
 from unime.train.batch import Layout
@@ -55,12 +55,12 @@ SCENARIOS = {
 }
 
 
-def encodes_of(scenario: Scenario) -> list[Encode]:
+def encodes_of(scenario: Scenario) -> list[ModelInput]:
     texts = [
-        Encode(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
+        ModelInput(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
     ]
     pictures = [
-        Encode(
+        ModelInput(
             "", Image.new("RGB", (28, 28 + 28 * (i % 2)), COLOURS[i % 8]), "target", "represent it"
         )
         for i in range(scenario.pictures)
@@ -80,7 +80,7 @@ def loss(embeddings: Tensor) -> Combined:
 def load(folder: str, scenario: Scenario, dtype: torch.dtype) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=folder, dtype="float32"), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(**scenario.tune))
+    train_parts(embedder.backbone, LoraSection(**scenario.tune))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -136,7 +136,7 @@ class ScenarioLayout:
         )
         return Layout("all", self.inputs, sizes, Outputs(), {})
 
-    def load(self, entry: Encode) -> Encode:
+    def load(self, entry: ModelInput) -> ModelInput:
         return entry
 
 

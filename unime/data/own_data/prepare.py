@@ -1,25 +1,27 @@
-"""`unime data FOLDER`: from a folder of captioned pictures to a recipe that is ready to run.
+"""`unime data FOLDER`: from a folder of captioned images to a recipe that is ready to run.
 
-Reads whatever form the captions have, checks every picture, finds duplicates and near-duplicates,
-sets test pictures aside so that nothing of them is in training, and writes `recipes/NAME`.
+Reads whatever form the captions have, checks every image, finds duplicates and near-duplicates,
+holds test images out so that nothing of them is in training, and writes `recipes/NAME`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shutil
 from collections.abc import Callable, Mapping
 from itertools import count
 from pathlib import Path
 
-from unime.core import files, locks
+from unime.core import console, files, locks
 from unime.core.errors import DataError, OutputError, UnimeError
 from unime.core.overwrite import is_free, read_mark
-from unime.data.own_data.look import Look, look_at
 from unime.data.own_data.recipe import write_recipe
-from unime.data.own_data.split import Split, split_pictures
+from unime.data.own_data.scan import FolderScan, Split, scan_folder, split_pictures
 from unime.data.own_data.statistics import report, statistics
 
-__all__ = ["Look", "Split", "is_own_data", "prepare"]
+__all__ = ["FolderScan", "Split", "is_own_data", "prepare"]
 
 REPORT = "report.json"
 REJECTED = "rejected.jsonl"
@@ -73,25 +75,71 @@ def _prepare(
     # First of all, so that a killed run is known as this command's and can be done again.
     files.write_json(raw / REPORT, {**asked, "unfinished": True})
     try:
-        look = look_at(place, raw, asked["language"], start)
+        scan = scan_folder(place, raw, asked["language"], start)
     except UnimeError:
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise
-    if len(look.pictures) < FEWEST:
-        look.write_rejected(raw)
+    if len(scan.pictures) < FEWEST:
+        _write_rejected(scan, raw)
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise DataError(
-            f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
-            f"{FEWEST}; {len(look.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
+            f"{place} has {len(scan.pictures)} usable captioned pictures, expected at least "
+            f"{FEWEST}; {len(scan.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
         )
-    split = split_pictures(look.pictures, TEST_SHARE)
-    look.write(raw, split)
-    facts = {**asked, **statistics(look, split, start)}
-    write_recipe(recipe, start, look, split)
+    split = split_pictures(scan.pictures, TEST_SHARE)
+    _write(scan, split, raw)
+    facts = {**asked, **statistics(scan, split, start)}
+    write_recipe(recipe, start, scan, split)
     files.write_json(raw / REPORT, facts)
     echo(report(facts, raw))
     echo(f"recipe: {recipe} (model {start}). Next: unime run {recipe}")
     return recipe
+
+
+def _write(scan: FolderScan, split: Split, raw: Path) -> None:
+    """Write the images (as links where that is possible), the captions files, the rejects."""
+    linked: set[str] = set()
+    for picture in console.progress(scan.pictures, label="data: linking", unit="pictures"):
+        name = _file_of(scan.root, picture.location)
+        if name not in linked:
+            _link((scan.root / name).resolve(), raw / "images" / name)
+            linked.add(name)
+    for name, chosen in (("train", ~split.test), ("test", split.test)):
+        lines = [
+            json.dumps(
+                {"image": f"images/{p.location}", "captions": list(p.captions)}, ensure_ascii=False
+            )
+            for p, is_in in zip(scan.pictures, chosen, strict=True)
+            if is_in
+        ]
+        files.write_text(raw / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+    _write_rejected(scan, raw)
+
+
+def _write_rejected(scan: FolderScan, raw: Path) -> None:
+    """Write what cannot be used, with its reason."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in scan.rejected]
+    files.write_text(raw / REJECTED, "".join(f"{line}\n" for line in lines))
+
+
+def _file_of(root: Path, location: str) -> str:
+    """Return the picture's file, or the table it lies in."""
+    table = location.partition("#")[0]
+    return table if (root / table).is_file() else location
+
+
+def _link(source: Path, place: Path) -> None:
+    """Put a file into the run: no second copy on one disk."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and place.samefile(source):
+        return
+    # What else is there is of a run that was killed, and may be half a copy, or another image.
+    place.unlink(missing_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:  # another disk, or one that knows no links
+        with files.atomic_path(place) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _raw(recipe: Path) -> Path:

@@ -9,37 +9,36 @@ from typing import Any
 
 import numpy as np
 
-from unime.data.own_data.look import Look
-from unime.data.own_data.split import Split, leaks
+from unime.data.own_data.scan import FolderScan, Split, leaks
 
 
-def statistics(look: Look, split: Split, model: str) -> dict[str, Any]:
+def statistics(scan: FolderScan, split: Split, model: str) -> dict[str, Any]:
     """Return counts, sizes and what the checks found, as plain values.
 
     Args:
-        look: what was read.
+        scan: what was read.
         split: into training and test.
         model: whose tokenizer counts tokens, when it is a folder.
     """
-    captions = [caption for picture in look.pictures for caption in picture.captions]
-    reasons = Counter(str(row["reason"]).partition(":")[0] for row in look.rejected)
+    captions = [caption for picture in scan.pictures for caption in picture.captions]
+    reasons = Counter(str(row["reason"]).partition(":")[0] for row in scan.rejected)
     lengths, unit = _lengths(captions, model)
     return {
-        "place": look.place,
-        "rows": look.rows,
+        "place": scan.place,
+        "rows": scan.rows,
         "rejected": dict(reasons.most_common()),
-        "pictures": len(look.pictures),
+        "pictures": len(scan.pictures),
         "captions": len(captions),
-        "duplicate_pictures": look.duplicates,
+        "duplicate_pictures": scan.duplicates,
         "near_duplicate_pairs": len(split.near),
         "generic_captions": split.generic[:20],
         "largest_group": split.largest_group,
         "train": int((~split.test).sum()),
         "test": int(split.test.sum()),
-        "shared_by_train_and_test": leaks(look.pictures, split),
+        "shared_by_train_and_test": leaks(scan.pictures, split),
         "caption_unit": unit,
         "caption_length": _quantiles(lengths),
-        "pixels": _quantiles([p.width * p.height for p in look.pictures]),
+        "pixels": _quantiles([p.width * p.height for p in scan.pictures]),
     }
 
 

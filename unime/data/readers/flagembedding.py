@@ -6,10 +6,10 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row; all of `pos` are its positives.
 
     Raises:

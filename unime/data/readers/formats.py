@@ -16,7 +16,7 @@ from typing import Any
 from unime.core import inside
 from unime.core.errors import DataError
 from unime.data.images import image_columns
-from unime.data.readers.base import Job, Record, RowError
+from unime.data.readers.base import Record, ResolvedSource, RowError
 
 ROWS_PER_BATCH = 1024
 
@@ -27,7 +27,7 @@ class EmbeddedImage(str):
     __slots__ = ()
 
 
-def records(job: Job) -> Iterator[Record]:
+def records(job: ResolvedSource) -> Iterator[Record]:
     """Yield the rows of a source's files, in a fixed order.
 
     Raises:
@@ -39,7 +39,7 @@ def records(job: Job) -> Iterator[Record]:
             yield Record(name, number, values)
 
 
-def data_files(job: Job) -> list[Path]:
+def data_files(job: ResolvedSource) -> list[Path]:
     """Return the files that `records` reads: regular ones, and none that leads out of the root.
 
     Raises:
@@ -51,7 +51,7 @@ def data_files(job: Job) -> list[Path]:
     return found
 
 
-def _data_files(job: Job) -> list[Path]:
+def _data_files(job: ResolvedSource) -> list[Path]:
     path, split = job.path, job.source.split
     if path.exists() and not path.is_dir():
         if path.suffix not in FORMATS:

@@ -16,7 +16,7 @@ from unime.core.errors import DataError
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 
 COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
@@ -66,8 +66,8 @@ def read_eval(
     given = as_known(
         {"query_instruction": query_instruction, "target_instruction": target_instruction}
     )
-    job = Job(
-        source=Source(reader="mmeb_eval", path=str(path), split=split),
+    job = ResolvedSource(
+        source=DataSource(reader="mmeb_eval", path=str(path), split=split),
         root=Path(root) if root is not None else folder,
         path=path,
         task=task or path.stem,
@@ -84,7 +84,7 @@ def read_eval(
     job.instructions.report()
 
 
-def query(values: dict[str, Any], job: Job) -> EvalQuery:
+def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     """Return the evaluation query of a row.
 
     Raises:
@@ -117,7 +117,7 @@ def query(values: dict[str, Any], job: Job) -> EvalQuery:
     return found
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return query and right candidate as a pair; the distractors are evaluation's."""
     found = query(values, job)
     return [
@@ -131,7 +131,7 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     ]
 
 
-def _split(text: str, given: Any, job: Job, side: Any) -> tuple[str, str]:
+def _split(text: str, given: Any, job: ResolvedSource, side: Any) -> tuple[str, str]:
     """Return (instruction, content), the instruction from its own column where there is one."""
     if given is None:
         return job.instructions.split(text, job.task, side)

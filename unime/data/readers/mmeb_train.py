@@ -11,12 +11,12 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job
+from unime.data.readers.base import ResolvedSource
 
 COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row.
 
     Raises:

@@ -13,14 +13,14 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 from unime.data.readers.formats import EmbeddedImage
 
 SCORES = ("label", "labels", "score", "scores")
 _IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row.
 
     Raises:
@@ -62,7 +62,7 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
     return scores
 
 
-def _item(value: Any, what: str, job: Job) -> Item:
+def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, EmbeddedImage):
         return Item("", str(value))
     if isinstance(value, dict):
@@ -78,7 +78,7 @@ def _item(value: Any, what: str, job: Job) -> Item:
     return Item(text)
 
 
-def _message(value: list[Any], what: str, job: Job) -> Item:
+def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
     """Return the content of chat messages: one turn, its parts text or image."""
     if len(value) != 1 or not isinstance(value[0], dict) or "content" not in value[0]:
         raise RowError("wrong type", f"{what}: expected one chat message with a content")

@@ -11,12 +11,12 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 
 COLUMNS = ("query_text", "query_image", "pos_text", "pos_image")
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row, with its negatives and scores.
 
     Raises:
@@ -42,7 +42,7 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     return [cells.checked(pair)]
 
 
-def _negatives(value: Any, job: Job) -> list[Item]:
+def _negatives(value: Any, job: ResolvedSource) -> list[Item]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -66,13 +66,13 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
     return scores
 
 
-def _item(text: Any, image: Any, what: str, job: Job) -> Item:
+def _item(text: Any, image: Any, what: str, job: ResolvedSource) -> Item:
     return Item(
         cells.text(text, f"{what} text"), cells.image(image, f"{what} image", job.image_root)
     )
 
 
-def _task(query: Item, positive: Item, job: Job) -> str:
+def _task(query: Item, positive: Item, job: ResolvedSource) -> str:
     if job.source.task:
         return job.source.task
     for item in (query, positive):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.errors import ModelError
 from unime.core.provenance import differences
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -73,7 +74,7 @@ def load_checkpoint(config: CheckpointConfig, device: str | None = None) -> Embe
     Raises:
         ModelError: when the folder is no checkpoint of a training stage.
     """
-    from unime.models.adapters import LoraSection, apply_lora
+    from unime.models.adapters import LoraSection, train_parts
     from unime.models.embedder import Embedder
     from unime.train.checkpoints import WEIGHTS, is_intact, load_trainable
 
@@ -82,7 +83,7 @@ def load_checkpoint(config: CheckpointConfig, device: str | None = None) -> Embe
     if not is_intact(folder):
         raise ModelError(f"{folder} is incomplete or damaged; take the checkpoint before it")
     embedder = Embedder.load(ModelConfig(**recipe["model"]), device)
-    apply_lora(embedder, LoraSection(**recipe["tune"]))
+    train_parts(embedder.backbone, LoraSection(**recipe["tune"]))
     load_trainable(embedder.module, folder / WEIGHTS)
     embedder.module.eval()
     return embedder

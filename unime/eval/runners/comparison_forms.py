@@ -15,7 +15,7 @@ from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.order_metrics import Demands
 from unime.eval.pool import Region
@@ -69,7 +69,7 @@ class Form:
 
 
 def _sugarcrepe(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
-    """`{id: {filename, caption, negative_caption}}`. Source: Hsieh et al. 2023."""
+    """`{id: {filename, caption, negative_caption}}`. DataSource: Hsieh et al. 2023."""
     for key, record in _records(path, ("filename", "caption", "negative_caption")):
         picture = Whole(place.below(record["filename"]))
         yield CompositionalItem(
@@ -85,7 +85,7 @@ def _plus_image(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
 
 
 def _plus_text(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
-    """The same files, texts alone (TOT). Source: Dumpala et al. 2024, SugarCrepe++."""
+    """The same files, texts alone (TOT). DataSource: Dumpala et al. 2024, SugarCrepe++."""
     for key, record in _records(path, _PLUS):
         first, second, negative = (record[field] for field in _PLUS[1:])
         yield CompositionalItem(key, ((first, second), (first, negative), (second, negative)))
@@ -94,7 +94,7 @@ def _plus_text(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
 def _aro_region(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """`[{image_path, bbox_x, bbox_y, bbox_w, bbox_h, true_caption, false_caption, ...}]`.
 
-    Grouped by `relation_name` or by the pair of `attributes`. Source: Yuksekgonul et al. 2023.
+    Grouped by `relation_name` or by the pair of `attributes`. DataSource: Yuksekgonul et al. 2023.
     """
     for key, record in _records(path, ("image_path", "true_caption", "false_caption")):
         try:
@@ -128,7 +128,7 @@ def _aro_order(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
 
 
 def _winoground(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
-    """Rows `id, image_0, image_1, caption_0, caption_1`. Source: Thrush et al. 2022.
+    """Rows `id, image_0, image_1, caption_0, caption_1`. DataSource: Thrush et al. 2022.
 
     Pairs: caption 0 with image 0, caption 1 with image 0, caption 0 with image 1, 1 with 1.
     """
@@ -143,7 +143,7 @@ def _valse(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """`{id: {dataset, image_file, caption, foil, mturk: {caption, foil, other}, ...}}`.
 
     Valid are the items that at least two of three annotators confirmed. Pictures lie in a folder
-    named by `dataset`. Source: Parcalabescu et al. 2022.
+    named by `dataset`. DataSource: Parcalabescu et al. 2022.
     """
     dropped = 0
     for key, record in _records(path, ("image_file", "caption", "foil")):
@@ -199,8 +199,8 @@ def _id(record: Any, number: int) -> Any:
 
 
 def _rows(path: Path, place: RowLocation) -> Iterator[tuple[int, dict[str, Any]]]:
-    source = Source(reader="rows", path=str(path))
-    job = Job(source, place.root, path, "", place.images, Instructions({}))
+    source = DataSource(reader="rows", path=str(path))
+    job = ResolvedSource(source, place.root, path, "", place.images, Instructions({}))
     for record in rows.records(job):
         if isinstance(record.values, RowError):
             raise DataError(f"{path}, row {record.number}: {record.values}")

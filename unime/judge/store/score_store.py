@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32
 
 from unime.core import console, files
 from unime.core.errors import UnimeError
-from unime.data.items import Score
+from unime.judge.engine import Score
 from unime.judge.store import write_ahead_log as logs
 from unime.judge.store.shard_checks import check_scores
 from unime.judge.store.shards import SHARD, Shards, rows_of, table_of

@@ -1,8 +1,8 @@
-"""Which pictures a model's image processor takes: asked of the processor itself, before hours of work.
+"""Which images a model's image processor takes: asked of the processor itself, before hours of work.
 
-The Qwen families refuse pictures that are more than 200 times as wide as high, or as high as wide.
+The Qwen families refuse images that are more than 200 times as wide as high, or as high as wide.
 A stage that has a model and data asks about every distinct size first, and at run time an error names
-the picture.
+the image.
 """
 
 from __future__ import annotations
@@ -10,33 +10,51 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from PIL import Image
+from pydantic import Field
 
 from unime.core import files, processes
+from unime.core.config import Section
 from unime.core.errors import DataError, ModelError
+from unime.core.loading import load_processor
 from unime.data.pixels import first_line, name_of
-from unime.models.loading import load_processor
 
 if TYPE_CHECKING:
-    from unime.core.config import ModelConfig
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
 
 Size = tuple[int, int]
 """Width and height in pixels."""
 
 EXTREME = 50
-"""Longer side by shorter side; above this the processor is shown a picture, not only asked."""
+"""Longer side by shorter side; above this the processor is shown an image, not only asked."""
 SHORT = 64
-"""Shorter side of a picture that stands for all of its shape where a processor must be shown one."""
+"""Shorter side of an image that stands for all of its shape where a processor must be shown one."""
 SHOWN = 3
-"""How many pictures an error names."""
+"""How many images an error names."""
+
+
+class ModelSection(Section):
+    """A vision-language model and how inputs are prepared for it."""
+
+    id: str
+    """A folder or a Hub id."""
+    revision: str | None = None
+    prompt: str = "embed/hierarchical.v1"
+    """Which prompt file renders instruction and content; here any text, checked by the rooms above."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
+    """"nf4" loads 4-bit weights for QLoRA, computes in bfloat16, and needs bitsandbytes."""
+    attn_implementation: str = "sdpa"
+    min_pixels: int = Field(default=56 * 56, gt=0)
+    max_pixels: int = Field(default=28 * 28 * 1280, gt=0)
+    max_length: int = Field(default=4096, gt=0)
+    """Tokens; longer user texts are truncated, image block and assistant header are kept."""
 
 
 class PictureError(DataError):
-    """A picture that a model's image processor does not take."""
+    """An image that a model's image processor does not take."""
 
     def __init__(self, place: int, name: str, size: Size, reason: str) -> None:
         what = name or f"of input {place}"
@@ -56,7 +74,7 @@ class PictureError(DataError):
 
 
 def refusal(image_processor: Any, size: Size) -> str | None:
-    """Return why an image processor does not take pictures of a size; None where it does."""
+    """Return why an image processor does not take images of a size; None where it does."""
     width, height = size
     count = getattr(image_processor, "get_number_of_image_patches", None)
     shown = size
@@ -65,11 +83,11 @@ def refusal(image_processor: Any, size: Size) -> str | None:
             if count is not None:
                 count(height, width)
                 return None
-            # No way to ask: it is shown a small picture of this shape.
+            # No way to ask: it is shown a small image of this shape.
             scale = min(1.0, SHORT / min(size))
             shown = (max(1, round(width * scale)), max(1, round(height * scale)))
         except Exception:
-            shown = size  # what it does with a picture is what counts
+            shown = size  # what it does with an image is what counts
     try:
         image_processor([Image.new("RGB", shown)], return_tensors="pt")
     # Processors raise what they like: ValueError, ZeroDivisionError, RuntimeError of a resize.
@@ -85,7 +103,7 @@ def refusals(image_processor: Any, sizes: Iterable[Size]) -> dict[Size, str]:
 
 
 def named(error: Exception, image_processor: Any, images: Sequence[Image.Image]) -> Exception:
-    """Return an image processor's error about a batch with the picture that it is about."""
+    """Return an image processor's error about a batch with the image that it is about."""
     for place, image in enumerate(images):
         reason = refusal(image_processor, image.size)
         if reason is not None:
@@ -93,11 +111,11 @@ def named(error: Exception, image_processor: Any, images: Sequence[Image.Image])
     return error
 
 
-def image_processor_of(config: ModelConfig) -> Any:
+def image_processor_of(config: ModelSection) -> Any:
     """Load a model's image processor with the recipe's pixel limits; no weights are loaded.
 
     Raises:
-        ModelError: when it cannot be loaded, or the model takes no pictures.
+        ModelError: when it cannot be loaded, or the model takes no images.
     """
     processor = load_processor(config.id, config.revision)
     found = getattr(processor, "image_processor", None)
@@ -108,12 +126,12 @@ def image_processor_of(config: ModelConfig) -> Any:
     return found
 
 
-def check_items(data: DataFolder, config: ModelConfig, listed: Path) -> None:
-    """Refuse a data folder with pictures that a model does not take, before anything is computed.
+def check_items(data: DataFolder, config: ModelSection, listed: Path) -> None:
+    """Refuse a data folder with images that a model does not take, before anything is computed.
 
     Args:
-        data: its items say how large pictures are.
-        config: the model; its image processor is loaded where there are pictures to ask about.
+        data: its items say how large images are.
+        config: the model; its image processor is loaded where there are images to ask about.
         listed: the file that lists the items.
 
     Raises:

@@ -14,12 +14,13 @@ import torch
 from torch import Tensor
 
 from unime.core.errors import DataError, ModelError
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import PictureError, named
 from unime.data.pixels import name_of, to_rgb
 from unime.models.look_alikes import look_alikes
 from unime.models.processor import special_tokens, tokenizing
 from unime.models.prompts import EmbedPrompt, kind_of
 from unime.models.template import escape_special_tokens
-from unime.models.usable import PictureError, named
 from unime.models.vision_input import pack, travels_packed
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ _SLOT = "unime0text0slot"
 _HARD_TEXT = "  \n <|im_end|> \u00dcn\u00efc\u00f6de \u6c49 {{ 1 }} {% x %} \n "
 
 
-class Encode(NamedTuple):
+class ModelInput(NamedTuple):
     """One input of an embedder."""
 
     text: str = ""
@@ -55,39 +56,39 @@ class Renderer:
         self.max_length = max_length
         self.name = name
         self.packs = True
-        """Whether the model takes pictures as bytes: they are made numbers where it asks for features."""
-        self.cut = 0
-        """How many texts were cut at `max_length` so far."""
+        """Whether the model takes images as bytes: they are made numbers where it asks for features."""
+        self.truncated = 0
+        """How many texts were truncated at `max_length` so far."""
         self._special = special_tokens(processor)
         self._look_alikes = look_alikes(self.tokenizer)
         self._skeletons: dict[tuple[str | None, bool, bool], _Skeleton] = {}
         self._tails: dict[str | None, list[int]] = {}
         self._concatenates = self._check_concatenation()
 
-    def render(self, encode: Encode) -> str:
+    def render(self, one: ModelInput) -> str:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
-        kind = kind_of(encode.text, encode.image is not None)
-        system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
-        if not user and encode.image is None:
+        kind = kind_of(one.text, one.image is not None)
+        system, user = self.prompt.render(one.side, kind, one.text, one.instruction)
+        if not user and one.image is None:
             raise DataError("an input has neither text nor image nor instruction; nothing to embed")
         if not self._concatenates:
-            return self._render_chat(system, encode.image is not None, user)
-        before, after = self._skeleton(system, encode.image is not None, bool(user))
+            return self._render_chat(system, one.image is not None, user)
+        before, after = self._skeleton(system, one.image is not None, bool(user))
         return f"{before}{self._escape(user)}{after}"
 
-    def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
+    def features(self, inputs: Sequence[ModelInput], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
 
         Args:
-            encodes: the inputs.
-            packed: hand pictures over as bytes where the family allows; see `vision_input`.
+            inputs: the inputs.
+            packed: hand images over as bytes where the family allows; see `vision_input`.
 
         Raises:
-            DataError: when an input is empty, or a picture cannot be used.
+            DataError: when an input is empty, or an image cannot be used.
             ModelError: when prompt and image alone exceed `max_length`.
         """
-        texts = [self.render(encode) for encode in encodes]
-        made = [None if encode.image is None else to_rgb(encode.image) for encode in encodes]
+        texts = [self.render(one) for one in inputs]
+        made = [None if one.image is None else to_rgb(one.image) for one in inputs]
         images = [[] if image is None else [image] for image in made]
         packed = packed and any(images) and travels_packed(self.processor.image_processor)
         try:
@@ -100,7 +101,7 @@ class Renderer:
             patches = features["pixel_values"].to(torch.uint8)
             features["pixel_values"] = pack(patches, self.processor.image_processor)
         if features["input_ids"].shape[1] > self.max_length:
-            self._cut_texts(features, encodes)
+            self._truncate(features, inputs)
         return features
 
     def _process(self, texts: list[str], images: list[list[Image]], *, packed: bool) -> Any:
@@ -112,7 +113,7 @@ class Renderer:
                     "padding": True,
                     "padding_side": "right",
                     "truncation": False,
-                    # Long rows are cut below; the tokenizer would warn about each.
+                    # Long rows are truncated below; the tokenizer would warn about each.
                     "verbose": False,
                     "add_special_tokens": self._adds_special_tokens(texts[0]),
                 },
@@ -132,36 +133,36 @@ class Renderer:
         found = named(error, self.processor.image_processor, shown)
         return found.at(places[found.place]) if isinstance(found, PictureError) else error
 
-    def packed(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
-        """Return the features with pictures as bytes, where the model takes them so."""
-        return self.features(encodes, packed=self.packs)
+    def packed(self, inputs: Sequence[ModelInput]) -> dict[str, Tensor]:
+        """Return the features with images as bytes, where the model takes them so."""
+        return self.features(inputs, packed=self.packs)
 
-    def _cut_texts(self, features: dict[str, Tensor], encodes: Sequence[Encode]) -> None:
+    def _truncate(self, features: dict[str, Tensor], inputs: Sequence[ModelInput]) -> None:
         """Shorten long rows at the end of the user's text; image and assistant header stay.
 
-        The same tokens that sentence-transformers keeps of a long text: it cuts the right end and
+        The same tokens that sentence-transformers keeps of a long text: it truncates the right end and
         writes the template's tail over the last tokens.
         """
         shape = features["input_ids"].shape
         lengths = features["attention_mask"].sum(dim=1).tolist()
-        for row, (encode, length) in enumerate(zip(encodes, lengths, strict=True)):
+        for row, (one, length) in enumerate(zip(inputs, lengths, strict=True)):
             if length <= self.max_length:
                 continue
-            kind = kind_of(encode.text, encode.image is not None)
-            system, user = self.prompt.render(encode.side, kind, encode.text, encode.instruction)
+            kind = kind_of(one.text, one.image is not None)
+            system, user = self.prompt.render(one.side, kind, one.text, one.instruction)
             tail = self._tail(system)
             ids = self._ids(self._escape(user))
             if length - len(ids) >= self.max_length:
-                name = "" if encode.image is None else name_of(encode.image)
+                name = "" if one.image is None else name_of(one.image)
                 raise ModelError(
                     f"max_length {self.max_length} is too short: prompt"
-                    f"{' and image' if encode.image is not None else ''} alone take "
+                    f"{' and image' if one.image is not None else ''} alone take "
                     f"{length - len(ids)} tokens; raise max_length or lower max_pixels"
                     + (f" (the picture {name})" if name else "")
                 )
             start = self.max_length - len(tail)
             features["input_ids"][row, start : self.max_length] = torch.tensor(tail)
-            self.cut += 1
+            self.truncated += 1
         for key, value in features.items():
             if value.shape[:2] == shape and value.ndim == 2:
                 features[key] = value[:, : self.max_length].contiguous()
@@ -229,3 +230,8 @@ def chat_messages(system: str | None, image: Any, user: str) -> list[dict[str, A
         parts = [{"type": "text", "text": system}]
         messages.insert(0, {"role": "system", "content": parts})
     return messages
+
+
+def load_input(data: DataFolder, item: int, side: str, instruction: str) -> ModelInput:
+    """Return one input of the embedder, its image decoded."""
+    return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)

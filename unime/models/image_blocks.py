@@ -1,6 +1,6 @@
-"""Pictures as a language model sees them: a block of tokens, and the vision tower's output.
+"""ImageFeatures as a language model sees them: a block of tokens, and the vision tower's output.
 
-A picture costs its preprocessing and its pass through the tower once, however many prompts show it.
+An image costs its preprocessing and its pass through the tower once, however many prompts show it.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.core.errors import ModelError
+from unime.data.image_processor import named
 from unime.data.pixels import to_rgb
 from unime.models.processor import tokenizing
-from unime.models.usable import named
 from unime.models.vision_input import TowerOutput, tower_output
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 AT_ONCE = 16
-"""Pictures in one pass of the vision tower."""
+"""ImageFeatures in one pass of the vision tower."""
 
 
-class Picture(NamedTuple):
+class KeyedImage(NamedTuple):
     """An image that is opened when it is needed."""
 
     key: bytes
@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Seen:
+class ImageBlock:
     """What a model reads in place of one image's placeholder."""
 
     tokens: Int[Tensor, " block"]
@@ -53,8 +53,8 @@ class Seen:
         return sum(part.nbytes for part in (self.features, *self.deep))
 
 
-class Pictures:
-    """Looks at pictures, and remembers the last ones.
+class ImageFeatures:
+    """Looks at images, and remembers the last ones.
 
     Args:
         model: a generative vision-language model.
@@ -67,17 +67,17 @@ class Pictures:
         self._processor = processor
         self.token_id = image_token_id(processor)
         self._capacity = int(cache_gb * 1e9)
-        self._seen: OrderedDict[tuple[bytes, bool], Seen] = OrderedDict()
+        self._seen: OrderedDict[tuple[bytes, bool], ImageBlock] = OrderedDict()
 
-    def see(self, prompts: Sequence[Sequence[Picture]]) -> list[list[Seen]]:
-        """Return what each picture of each prompt becomes."""
-        missing: dict[tuple[bytes, bool], Picture] = {}
+    def see(self, prompts: Sequence[Sequence[KeyedImage]]) -> list[list[ImageBlock]]:
+        """Return what each image of each prompt becomes."""
+        missing: dict[tuple[bytes, bool], KeyedImage] = {}
         for pictures in prompts:
             for picture in pictures:
                 key = (picture.key, looks_alone(self._processor, len(pictures)))
                 if key not in self._seen:
                     missing.setdefault(key, picture)
-        fresh: dict[tuple[bytes, bool], Seen] = {}
+        fresh: dict[tuple[bytes, bool], ImageBlock] = {}
         for alone in (True, False):
             keys = [key for key in missing if key[1] == alone]
             for start in range(0, len(keys), AT_ONCE):
@@ -94,7 +94,9 @@ class Pictures:
         self._forget()
         return found
 
-    def _take(self, key: tuple[bytes, bool], fresh: dict[tuple[bytes, bool], Seen]) -> Seen:
+    def _take(
+        self, key: tuple[bytes, bool], fresh: dict[tuple[bytes, bool], ImageBlock]
+    ) -> ImageBlock:
         if key not in self._seen:
             self._seen[key] = fresh[key]
         self._seen.move_to_end(key)
@@ -105,13 +107,13 @@ class Pictures:
         while held > self._capacity and self._seen:
             held -= self._seen.popitem(last=False)[1].nbytes
 
-    def _look(self, images: list[Image], *, alone: bool) -> list[Seen]:
+    def _look(self, images: list[Image], *, alone: bool) -> list[ImageBlock]:
         inputs, blocks = prepare_pictures(self._processor, images, len(images) if alone else 0)
         inputs = {name: value.to(self._backbone.device) for name, value in inputs.items()}
         with torch.inference_mode():
             output, _ = tower_output(self._backbone, inputs)
         counts = [int((block == self.token_id).sum()) for block in blocks]
-        # A single picture of a prompt with several was shown twice; see `prepare_pictures`.
+        # A single image of a prompt with several was shown twice; see `prepare_pictures`.
         shown = sum(counts) * (2 if len(images) == 1 and not alone else 1)
         if shown != len(output.features):
             raise ModelError(
@@ -122,7 +124,7 @@ class Pictures:
         deep = [layer[: sum(counts)].split(counts) for layer in output.deep]
         grids = inputs.get("image_grid_thw")
         return [
-            Seen(
+            ImageBlock(
                 block,
                 features[number],
                 tuple(layer[number] for layer in deep),
@@ -133,14 +135,14 @@ class Pictures:
 
 
 def image_token_id(processor: Any) -> int:
-    """Return the token that stands for a part of a picture."""
+    """Return the token that stands for a part of an image."""
     return int(processor.tokenizer.convert_tokens_to_ids(processor.image_token))
 
 
 def looks_alone(processor: Any, pictures: int) -> bool:
-    """Tell whether pictures look as each would alone, in a prompt of so many.
+    """Tell whether images look as each would alone, in a prompt of so many.
 
-    LLaVA-OneVision cuts a picture into tiles only where it is the prompt's only one. Elsewhere
+    LLaVA-OneVision cuts an image into tiles only where it is the prompt's only one. Elsewhere
     company changes nothing.
     """
     return pictures == 1 or "batch_num_images" not in processor.model_input_names
@@ -149,7 +151,7 @@ def looks_alone(processor: Any, pictures: int) -> bool:
 def prepare_pictures(
     processor: Any, images: Sequence[Image], alone: int
 ) -> tuple[dict[str, Tensor], list[Int[Tensor, " block"]]]:
-    """Return the vision tower's inputs, and the block of tokens that stands for each picture.
+    """Return the vision tower's inputs, and the block of tokens that stands for each image.
 
     Args:
         processor: of a generative vision-language model.
@@ -163,7 +165,7 @@ def prepare_pictures(
     single, among = images[:alone], images[alone:]
     texts, rows = [token] * len(single), [[image] for image in single]
     if among:
-        # A prompt of many pictures, at least two, shows each in the way of several.
+        # A prompt of many images, at least two, shows each in the way of several.
         many = [*among, *among[:1]] if len(among) == 1 else list(among)
         texts.append(token * len(many))
         rows.append(many)
@@ -179,14 +181,14 @@ def prepare_pictures(
         for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True)
     ]
     if among:
-        # All of its pictures take equally many tokens, and nothing stands between them.
+        # All of its images take equally many tokens, and nothing stands between them.
         blocks[-1:] = blocks[-1].chunk(len(rows[-1]))[: len(among)]
     text = ("input_ids", "attention_mask", "mm_token_type_ids")
     return {name: value for name, value in batch.items() if name not in text}, blocks
 
 
-def vision_output(pictures: Sequence[Seen]) -> TowerOutput:
-    """Join the pictures of a batch, in the order of their tokens."""
+def vision_output(pictures: Sequence[ImageBlock]) -> TowerOutput:
+    """Join the images of a batch, in the order of their tokens."""
     return TowerOutput(
         torch.cat([seen.features for seen in pictures]),
         tuple(map(torch.cat, zip(*(seen.deep for seen in pictures), strict=True))),
