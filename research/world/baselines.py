@@ -17,7 +17,7 @@ import torch
 
 from research.world import compositional
 from research.world.text_only import caption_classifier
-from research.world.towers import Eyes, Input, Reference, Senses, train, words_of
+from research.world.towers import FrozenVisionTower, Input, Reference, Senses, train, words_of
 from unime.core import console, files
 from unime.core.overwrite import check_replaceable, has_keys
 from unime.core.provenance import plan_of
@@ -65,7 +65,7 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     }
     facts = files.read_json(root / "instructions.json")
     rows = [_chance(evaluation, pairs, facts)]
-    eyes = Eyes(root, Path(student))
+    eyes = FrozenVisionTower(root, Path(student))
     for name, senses in MODELS.items():
         model = Reference(_vocabulary(tasks), eyes, senses)
         console.log(f"training the baseline {name}")

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from unime.core.config import Section
 from unime.data.items import Score
-from unime.judge.engine import Engine, Request, Truth
+from unime.judge.engine import Engine, KnownTruth, Request
 
 
 class FakeOptions(Section):
@@ -23,7 +23,7 @@ class FakeOptions(Section):
     """Share of pairs without a score."""
     seconds_per_request: float = Field(default=0.0, ge=0.0)
 
-    def engine(self, truth: Truth | None) -> Engine:
+    def engine(self, truth: KnownTruth | None) -> Engine:
         """Return the engine; it needs no truth."""
         del truth
         return FakeEngine(self)

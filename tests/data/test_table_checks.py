@@ -25,7 +25,7 @@ from unime.data.readers.base import RowError
 from unime.data.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
 from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
 from unime.data.training_rows import TrainingRows
-from unime.judge.stage import ScoreRecipe, Work
+from unime.judge.stage import ScoreRecipe, ScoringWork
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.select.stage import SelectRecipe
 from unime.select.stage import run as run_select
@@ -138,12 +138,12 @@ def test_lists_that_do_not_fit_are_named(folder: Path):
 def test_candidates_of_other_data_are_not_asked_about(folder: Path):
     path = recipe_for(folder)
     recipe = load_recipe(path, ScoreRecipe, [f"data={folder}", f"mined={folder}"])
-    Work.of(recipe)
+    ScoringWork.of(recipe)
     change(folder, "mined", "candidates", 77)
     with pytest.raises(
         DataError, match=r"names candidates 77, there are 6: .* from other data than"
     ):
-        Work.of(recipe)
+        ScoringWork.of(recipe)
 
 
 @given(

@@ -34,7 +34,7 @@ from unime.eval.similarity import Vectors, compress
 from unime.models.rendering import Encode
 from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank import Reranker
-from unime.rerank.content import as_side
+from unime.rerank.reranker import as_side
 
 
 @pytest.fixture(scope="module")

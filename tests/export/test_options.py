@@ -96,11 +96,11 @@ def test_full_training_leaves_no_adapter_to_export(tmp_path: Path):
         combine_adapters([tmp_path], "base", tmp_path / "adapter")
 
 
-def probe(rows: int = 60, dim: int = 32) -> short_vectors.Probe:
+def probe(rows: int = 60, dim: int = 32) -> short_vectors.CalibrationSet:
     rng = np.random.default_rng(0)
     targets = short_vectors.truncate(rng.standard_normal((rows, dim)), dim)
     queries = short_vectors.truncate(targets + 0.02 * rng.standard_normal((rows, dim)), dim)
-    return short_vectors.Probe(queries, targets, np.eye(rows, dtype=bool))
+    return short_vectors.CalibrationSet(queries, targets, np.eye(rows, dtype=bool))
 
 
 def test_costs_are_measured_for_every_length_and_precision(tmp_path: Path):

@@ -20,12 +20,12 @@ from tests.families import build_family
 from unime.core.config import ModelConfig
 from unime.data.images import check, load_file, load_rgb, locate, read_bytes, shown_size
 from unime.data.pixels import ImageError, pixels_hash, to_rgb
-from unime.eval.pool import Picture
+from unime.eval.pool import PoolImage
 from unime.judge.engine import ImageBytes as SentPicture
 from unime.judge.job import as_sent
 from unime.models.embedder import Embedder, _identity
 from unime.models.rendering import Encode
-from unime.rerank.content import as_side
+from unime.rerank.reranker import as_side
 from unime.search.index import picture_of
 
 WIDTH, HEIGHT = 20, 12
@@ -140,7 +140,7 @@ def test_every_path_sees_the_same_pixels(tmp_path: Path, name: str, turn: int):
         "twice": to_rgb(trained),
         "search": picture_of(data),
         "own path": load_file(path),
-        "eval": Picture(tmp_path, name).load(),
+        "eval": PoolImage(tmp_path, name).load(),
         "reranker, path": content(path).open(),
         "reranker, PIL": content({"image": Image.open(path)}).open(),
         # A server decodes what it is sent and knows nothing of EXIF.

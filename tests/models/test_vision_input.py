@@ -7,12 +7,15 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
+from tests.train.toy import toy_batch
 from unime.core.config import ModelConfig
 from unime.losses import Combined
 from unime.models.adapters import LoraSection, apply_lora, tower_is_frozen
 from unime.models.embedder import Embedder
 from unime.models.rendering import Encode
-from unime.train.step import Chunk, cached_step
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import Chunk
+from unime.train.step import cached_step
 
 
 def pictures() -> list[Encode]:
@@ -51,9 +54,7 @@ def test_reused_features_change_no_gradient(family, tmp_path):
     features = [embedder.features([one], packed=True) for one in pictures()]
     chunks = [Chunk(torch.tensor([i]), f) for i, f in enumerate(features)]
 
-    def forward(chunk: Chunk) -> torch.Tensor:
-        embedder.vision.announce(id(chunk))
-        return embedder.network(dict(chunk.features))["sentence_embedding"]
+    runner = DataParallelRunner(embedder.network, embedder.vision, torch.device("cpu"))
 
     def loss(embeddings: torch.Tensor) -> Combined:
         return Combined((embeddings @ embeddings.T).square().sum(), {})
@@ -63,8 +64,8 @@ def test_reused_features_change_no_gradient(family, tmp_path):
     for budget, reused in ((0, 0), (10**9, 2), (one_chunk(embedder, features[0]), 1)):
         embedder.vision.budget, before = budget, embedder.vision.reused
         embedder.module.zero_grad()
-        with embedder.vision.reuse():
-            cached_step(chunks, 1, forward, loss)
+        with runner.step(True):
+            cached_step(toy_batch(chunks, 1), runner, loss)
         assert embedder.vision.reused - before == reused
         found.append([p.grad.clone() for p in embedder.module.parameters() if p.grad is not None])
     for gradients in found[1:]:

@@ -8,13 +8,16 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
+from tests.train.toy import toy_batch
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.losses import Combined
 from unime.models.pair_scorer import Side
 from unime.models.pictures import Picture
 from unime.rerank import Question, RerankConfig, Reranker, RerankModel
 from unime.rerank.reranker import shuffled
-from unime.train.step import Chunk, cached_step
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import Chunk
+from unime.train.step import cached_step
 
 INSTRUCTION = "Find the picture that fits."
 
@@ -239,16 +242,13 @@ def test_pictures_seen_once_a_step_change_no_gradient(folder):
         for place, candidate in enumerate(CANDIDATES[:3])
     ]
 
-    def forward(chunk: Chunk) -> torch.Tensor:
-        model.vision.announce(id(chunk))
-        return model.network(chunk.features)["sentence_embedding"]
-
+    runner = DataParallelRunner(model.network, model.vision, torch.device("cpu"))
     found = []
     for budget, reused in ((0, 0), (10**9, 2)):
         model.vision.budget, before = budget, model.vision.reused
         model.module.zero_grad()
-        with model.vision.reuse():
-            cached_step(chunks, 1, forward, lambda out: Combined(out.square().sum(), {}))
+        with runner.step(True):
+            cached_step(toy_batch(chunks, 1), runner, lambda out: Combined(out.square().sum(), {}))
         assert model.vision.reused - before == reused
         found.append(model.backbone.get_input_embeddings().weight.grad.clone())
     assert found[0].abs().max() > 0

@@ -16,7 +16,7 @@ from unime.models.rendering import Encode
 from unime.train.estimate import (
     ChunkWork,
     Machine,
-    Part,
+    ModelPart,
     chunk_work,
     estimate,
     mean_work,
@@ -40,9 +40,9 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
 
 
 def test_work_of_a_step():
-    language, vision = Part(1000, 0, 0, 8, 0), Part(500, 0, 1, 8, 0)
+    language, vision = ModelPart(1000, 0, 0, 8, 0), ModelPart(500, 0, 1, 8, 0)
     chunk = ChunkWork(
-        encodes=8, tokens=80, padded=88, computed=80, patches=0, image_tokens=0, square_tokens=800
+        inputs=8, tokens=80, padded=88, computed=80, patches=0, image_tokens=0, square_tokens=800
     )
     whole = mean_work([([[chunk]], 1)])
     assert (whole.tokens, whole.kept_share) == (80, 1.0)
@@ -98,7 +98,7 @@ def test_the_page_says_what_fits_and_that_it_is_an_estimate(tmp_path):
         f"data: {tmp_path}/d\ntraining: {{max_steps: 1, global_batch_size: 8}}\n"
     )
     page = estimate(recipe, [], Machine(gpus=1, memory_gb=2.0))
-    for words in ("an estimate", "distinct encodes", "optimizer", "of 2: fits", "s a step at 35%"):
+    for words in ("an estimate", "distinct inputs", "optimizer", "of 2: fits", "s a step at 35%"):
         assert words in page
     small = estimate(recipe, [], Machine(gpus=1, memory_gb=0.001))
     assert "to make it fit: halve budget.tokens" in small

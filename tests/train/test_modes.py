@@ -25,10 +25,9 @@ from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
 from unime.models.rendering import Encode
 from unime.rerank import RerankModel
 from unime.rerank import stage as rerank
-from unime.train import contrast
+from unime.train import contrast, loop
 from unime.train.contrast import ContrastRecipe
-from unime.train.fit import fit
-from unime.train.trainer import CachedTrainer
+from unime.train.loop import CachedTrainer
 
 HEADS = {"method": "full", "parts": ["language", "projector"]}
 
@@ -69,9 +68,11 @@ def test_a_frozen_batchnorm_tower_stays_bit_equal_and_cached_is_direct(
 ):
     """Eight steps, two evaluations between them; the tower has drop path too."""
     trained: list[Embedder] = []
-    plain = CachedTrainer.run
+    plain = CachedTrainer.find_checkpoint
     monkeypatch.setattr(
-        CachedTrainer, "run", lambda self: (trained.append(self._embedder), plain(self))[1]
+        CachedTrainer,
+        "find_checkpoint",
+        lambda self: (trained.append(self._trained), plain(self))[1],
     )
     direct = losses(recipe_of(folder, tmp_path / "direct", HEADS, items=100))
     cached = losses(recipe_of(folder, tmp_path / "cached", HEADS, items=5))
@@ -140,15 +141,17 @@ def test_a_buffer_that_training_writes_to_is_an_error(tmp_path, monkeypatch):
     drawn_folder(tmp_path / "d")
     recipe = recipe_of(tmp_path, tmp_path / "out", {}, items=100)
 
-    def fit_counting(*, embedder, **rest):
-        norm = embedder.backbone.language_model.norm
+    plain = loop.train
+
+    def train_counting(*, model, **rest):
+        norm = model.backbone.language_model.norm
         norm.register_buffer("calls", torch.zeros(()))
         norm.requires_grad_(True)
-        monkeypatch.setattr("unime.train.fit.train_parts", lambda *_: None)
+        monkeypatch.setattr("unime.train.loop.train_parts", lambda *_: None)
         norm.register_forward_hook(count)
-        return fit(embedder=embedder, **rest)
+        return plain(model=model, **rest)
 
-    monkeypatch.setattr(contrast, "fit", fit_counting)
+    monkeypatch.setattr(loop, "train", train_counting)
     with pytest.raises(ModelError, match=r"changed the buffer .*norm.calls"):
         contrast.run(recipe, open_output(recipe, {}))
 

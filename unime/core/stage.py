@@ -63,7 +63,7 @@ def stages() -> dict[str, StageEntry]:
     return found
 
 
-class Stage(Protocol):
+class StageModule(Protocol):
     """What a stage module offers."""
 
     RECIPE: type[Recipe]
@@ -111,7 +111,7 @@ def execute(
         echo: where the dry run's description goes.
     """
     _check_stage(module, recipe_path)
-    stage = cast("Stage", importlib.import_module(module))
+    stage = cast("StageModule", importlib.import_module(module))
     recipe = load_recipe(recipe_path, stage.RECIPE, overrides)
     inputs = stage.inputs(recipe)
     if dry_run:

@@ -43,7 +43,7 @@ class RerankerChoice(Section):
 
 
 @runtime_checkable
-class PairScorer(Protocol):
+class SecondStage(Protocol):
     """What a loaded reranker offers."""
 
     def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
@@ -51,7 +51,7 @@ class PairScorer(Protocol):
         ...
 
 
-def load_reranker(choice: RerankerChoice) -> PairScorer:
+def load_reranker(choice: RerankerChoice) -> SecondStage:
     """Load a reranker.
 
     Raises:
@@ -108,7 +108,7 @@ class Reranked:
     """The similarities of an embedder, its first candidates scored by a reranker."""
 
     def __init__(
-        self, base: Similarities, scorer: PairScorer, pool: Pool, choice: RerankerChoice
+        self, base: Similarities, scorer: SecondStage, pool: Pool, choice: RerankerChoice
     ) -> None:
         self._base, self._scorer, self._pool, self._choice = base, scorer, pool, choice
 
@@ -175,7 +175,7 @@ def _cuts(block: np.ndarray, k: int) -> np.ndarray:
 
 
 def _side(encode: Encode) -> Any:
-    from unime.rerank.content import as_side
+    from unime.rerank.reranker import as_side
 
     return as_side({"text": encode.text, "image": encode.image})
 

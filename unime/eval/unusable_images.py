@@ -8,7 +8,7 @@ from typing import Any
 from unime.core.config import ModelConfig
 from unime.core.errors import UnimeError
 from unime.eval.encoders.registry import ModelEntry
-from unime.eval.pool import Picture, Pool
+from unime.eval.pool import Pool, PoolImage
 
 
 def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:
@@ -20,7 +20,7 @@ def unusable(models: Sequence[ModelEntry], pool: Pool) -> list[str]:
     """
     from unime.models.usable import refusals
 
-    sizes: dict[tuple[int, int], list[Picture]] = {}
+    sizes: dict[tuple[int, int], list[PoolImage]] = {}
     for picture in pool.pictures():
         size = pool.size(picture)
         if size is not None:

@@ -27,7 +27,7 @@ QUERIES = 200
 """At most so many queries in the probe."""
 
 
-class Probe(NamedTuple):
+class CalibrationSet(NamedTuple):
     """Embedded queries and targets, and which target answers which query."""
 
     queries: Float[np.ndarray, "queries dim"]
@@ -60,7 +60,7 @@ def truncate(vectors: Float[np.ndarray, "rows dim"], dim: int) -> Float[np.ndarr
     return short / np.linalg.norm(short, axis=1, keepdims=True).clip(1e-12)
 
 
-def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
+def make_probe(embedder: Embedder, data: DataFolder, count: int) -> CalibrationSet:
     """Embed held-out pairs (training pairs where there are none): a fixed choice of rows.
 
     Args:
@@ -84,14 +84,14 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
     queries = [encode(pair.query, "query", pair.query_instruction) for pair in asked]
     documents = [encode(item, "target", instruction) for item, instruction in targets]
     relevant = np.array([[item in pair.positives for item, _ in targets] for pair in asked])
-    return Probe(
+    return CalibrationSet(
         embedder.encode(queries, label="calibration, queries"),
         embedder.encode(documents, label="calibration, targets"),
         relevant,
     )
 
 
-def save(probe: Probe, dims: Sequence[int], folder: Path) -> None:
+def save(probe: CalibrationSet, dims: Sequence[int], folder: Path) -> None:
     """Write ranges and probe into an export.
 
     Args:

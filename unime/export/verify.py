@@ -34,7 +34,7 @@ SEAL = "unime_verified.json"
 """Written into a folder that passed: the hashes of its files, and the worst cosine of each path."""
 
 
-class Comparison(NamedTuple):
+class EmbeddingComparison(NamedTuple):
     """How one probe came out over one way of loading."""
 
     cosine: float
@@ -81,7 +81,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
 
 def compare(
     embedder: Embedder, folder: Path, server: str | None = None, python: str = sys.executable
-) -> list[Comparison]:
+) -> list[EmbeddingComparison]:
     """Embed the probes over every path; worst first."""
     return _everywhere(embedder, folder, server, python)[0]
 
@@ -96,7 +96,7 @@ def pictures_report(folder: Path | str) -> str:
 
 def _everywhere(
     embedder: Embedder, folder: Path, server: str | None, python: str
-) -> tuple[list[Comparison], kinds.Measured]:
+) -> tuple[list[EmbeddingComparison], kinds.Measured]:
     """Return the probes' comparisons, worst first, and what was found of other kinds of pictures."""
     named = probes(embedder)
     reference = checks.read(folder, "unime_probes.json")
@@ -108,7 +108,7 @@ def _everywhere(
     if server is not None:
         vectors["vLLM"] = elsewhere.on_server(embedder, named, server)
     comparisons = [
-        Comparison(_cosine(vector, reference[name]), name, path)
+        EmbeddingComparison(_cosine(vector, reference[name]), name, path)
         for path, found in vectors.items()
         for name, vector in found.items()
     ]
@@ -117,7 +117,7 @@ def _everywhere(
 
 
 def seal(
-    folder: Path, comparisons: Sequence[Comparison], pictures: kinds.Measured | None = None
+    folder: Path, comparisons: Sequence[EmbeddingComparison], pictures: kinds.Measured | None = None
 ) -> dict[str, Any]:
     """Return what a verified folder says about itself."""
     paths = sorted({c.path for c in comparisons})
@@ -141,7 +141,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _report(folder: Path, comparisons: Sequence[Comparison], server: str | None) -> str:
+def _report(folder: Path, comparisons: Sequence[EmbeddingComparison], server: str | None) -> str:
     lines = [f"{c.cosine:9.6f}  {c.path:<22}{c.probe}" for c in comparisons]
     if server is None:
         lines.append(

@@ -28,7 +28,7 @@ class EngineError(UnimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class JudgeInput:
     """One side of a pair, as a judge sees it."""
 
     id: bytes
@@ -50,12 +50,12 @@ class Request:
     """The pair key (see `unime.data.items.pair_key`)."""
     task: str
     instruction: str
-    query: Content
-    candidate: Content
+    query: JudgeInput
+    candidate: JudgeInput
 
 
 @runtime_checkable
-class Truth(Protocol):
+class KnownTruth(Protocol):
     """True relevance, as a generated world knows it; contents go by their ids."""
 
     def relevant(
@@ -140,7 +140,7 @@ class EngineOptions(Protocol):
     pairs of the mined table only, and not about texts made up for an audit, `KNOWS_TABLE_ONLY = True`.
     """
 
-    def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
+    def engine(self, truth: KnownTruth | None) -> Engine | StreamingEngine:
         """Return the engine; only one that sets `NEEDS_TRUTH` may count on the truth."""
         ...
 

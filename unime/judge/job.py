@@ -17,7 +17,7 @@ from unime.data import images
 from unime.data.items import pair_key
 from unime.data.pixels import ORIENTATION
 from unime.data.tables import JUDGED, DataFolder
-from unime.judge.engine import Content, ImageBytes, Request
+from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.judge.store import ScoreStore
 
 
@@ -51,7 +51,7 @@ class MinedRow(NamedTuple):
     candidates: list[int]
 
 
-class Job:
+class JudgeJob:
     """The pairs to be scored: for each mined row its positive, then its candidates."""
 
     def __init__(
@@ -175,13 +175,13 @@ class Job:
         )
         return any((~np.isnan(store.find(one).values)).any() for one in keys)
 
-    def content(self, row: int) -> Content:
+    def content(self, row: int) -> JudgeInput:
         """Return an item as a judge sees it."""
         items = self.data.items
         item = items.item(row)
         if item.image is None:
-            return Content(items.content_id(row), item.text)
-        return Content(
+            return JudgeInput(items.content_id(row), item.text)
+        return JudgeInput(
             items.content_id(row),
             item.text,
             partial(self._image, row),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from unime.core.replies import finite
-from unime.judge.engine import Content, ImageBytes, Request
+from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.models.prompts import JudgePrompt
 
 TOP = 20
@@ -128,7 +128,7 @@ class Bodies:
         user = f'{{"role":"user","content":[{",".join(parts)}]}}'
         return f"{self._start}{system}{user}]}}".encode()
 
-    def _parts(self, parts: Iterable[Mapping[str, str]], content: Content) -> Iterable[str]:
+    def _parts(self, parts: Iterable[Mapping[str, str]], content: JudgeInput) -> Iterable[str]:
         for part in parts:
             if part["type"] == "image":
                 assert content.picture is not None, content.id.hex()

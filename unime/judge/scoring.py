@@ -20,9 +20,9 @@ from pydantic import Field
 from unime.core import console
 from unime.core.config import Section
 from unime.data.items import Score
-from unime.judge.budget import FREE, UNLIMITED, Budget, Meter, Prices
+from unime.judge.budget import FREE, UNLIMITED, Meter, Prices, SpendingLimit
 from unime.judge.engine import Engine, EngineError, Request, StreamingEngine, Usage
-from unime.judge.job import Job
+from unime.judge.job import JudgeJob
 from unime.judge.store import ScoreStore
 from unime.select.stage import cyclic_order
 
@@ -40,12 +40,12 @@ class Outcome(NamedTuple):
 
 
 def score_missing(
-    job: Job,
+    job: JudgeJob,
     engine: Engine | StreamingEngine,
     store: ScoreStore,
     *,
     block_queries: int = 16,
-    budget: Budget = UNLIMITED,
+    budget: SpendingLimit = UNLIMITED,
     prices: Prices = FREE,
     retry: bool = False,
     early: EarlyStop | None = None,
@@ -91,7 +91,7 @@ class Missing:
     """The requests of a job that the store has no answer to, a query at a time."""
 
     def __init__(
-        self, job: Job, store: ScoreStore, retry: bool = False, early: EarlyStop | None = None
+        self, job: JudgeJob, store: ScoreStore, retry: bool = False, early: EarlyStop | None = None
     ) -> None:
         self._job = job
         self._store = store

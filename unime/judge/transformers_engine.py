@@ -25,7 +25,7 @@ from pydantic import Field
 from unime.core.config import ModelConfig, Section
 from unime.core.contents import fingerprint
 from unime.data.items import Score
-from unime.judge.engine import Content, Request, Truth
+from unime.judge.engine import JudgeInput, KnownTruth, Request
 from unime.models.prompts import load_judge_prompt
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ class TransformersOptions(Section):
     min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
     """Below this probability of yes and no together, a pair is unscored."""
 
-    def engine(self, truth: Truth | None) -> TransformersEngine:
+    def engine(self, truth: KnownTruth | None) -> TransformersEngine:
         """Return the engine; the truth stays unseen."""
         del truth
         return TransformersEngine(self)
@@ -145,7 +145,7 @@ def as_pair(request: Request) -> PairInput:
     return PairInput(request.instruction, _side(request.query), _side(request.candidate))
 
 
-def _side(content: Content) -> Side:
+def _side(content: JudgeInput) -> Side:
     from unime.models.pair_scorer import Side
     from unime.models.pictures import Picture
 

@@ -34,7 +34,7 @@ from unime.judge.endpoint import (
     RejectedError,
     UnavailableError,
 )
-from unime.judge.engine import EngineError, Request, Truth, Usage
+from unime.judge.engine import EngineError, KnownTruth, Request, Usage
 from unime.judge.transformers_engine import JudgeModel
 from unime.models.prompts import load_judge_prompt
 
@@ -72,7 +72,7 @@ class VllmOptions(Section):
             raise ValueError("expected one endpoint at least")
         return value
 
-    def engine(self, truth: Truth | None) -> VllmEngine:
+    def engine(self, truth: KnownTruth | None) -> VllmEngine:
         """Return the engine; the truth stays unseen."""
         del truth
         return VllmEngine(self)

@@ -98,13 +98,19 @@ def make_clusters(
 
 
 def cluster_tasks(
-    section: ClusterSection, data: DataFolder, rows: TrainingRows, embedder: Embedder, folder: Path
+    section: ClusterSection,
+    data: DataFolder,
+    columns: PairColumns,
+    rows: TrainingRows,
+    embedder: Embedder,
+    folder: Path,
 ) -> dict[str, Int[np.ndarray, "clusters size"]]:
     """Return each task's rows in clusters, by the embeddings of the model as it is now.
 
     Args:
         section: how.
         data: the data folder.
+        columns: its pairs.
         rows: what is trained on; of several positives a row has, the first counts.
         embedder: not trained yet.
         folder: keeps the embeddings, so that a resumed run does not compute them again.
@@ -112,7 +118,6 @@ def cluster_tasks(
     Raises:
         RecipeError: when `keep_order` names no task.
     """
-    columns = PairColumns.of(data)
     tasks = rows.by_task(columns)
     for name in section.keep_order:
         if name not in tasks:

@@ -1,27 +1,33 @@
-"""`Reranker.rank(query, candidates)`: a full order, pointwise or listwise."""
+"""`Reranker.rank(query, candidates)`: a full order, pointwise or listwise; what users hand to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Literal, NamedTuple, get_args
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL.Image import Image
 
 from unime.core.config import ModelConfig
 from unime.core.console import log
-from unime.core.errors import RecipeError, did_you_mean
+from unime.core.errors import DataError, RecipeError, did_you_mean
+from unime.data.images import load_file
 from unime.data.items import content_id_from_hash, pair_key
+from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.table_checks import COSINE
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, Tokens
 from unime.models.pair_scorer import Side
+from unime.models.pictures import Picture
 from unime.models.questions import Question
 from unime.models.rerank_model import RerankConfig, RerankModel
-from unime.rerank.content import Content, as_side
 
 Method = Literal["pointwise", "listwise"]
+Content = Side | str | Path | Image | Mapping[str, Any]
+"""A text, the path of an image file, an image, or {"text": ..., "image": ...}."""
 
 
 class Ranking(NamedTuple):
@@ -74,7 +80,7 @@ class Reranker:
             method: "pointwise" asks about each candidate; its scores do not depend on order or
                 company. "listwise" asks which of a list is best; its scores depend on company,
                 and on order only where windows slide.
-            permutations: m, listwise: the list is shown in m cyclic orders, spread evenly, and
+            permutations: m, listwise: the list is shown in m cyclic orders, evenly spaced, and
                 log-probabilities are averaged. m = length shows every candidate in every place.
                 The first order follows from the contents alone (`shuffled`).
             window: listwise: how many candidates one prompt holds; at most, and by default, as
@@ -244,6 +250,26 @@ def _check(
         raise RecipeError("similarities: expected cosines from -1 to 1")
 
 
+def as_side(content: Content) -> Side:
+    """Return a content as a side of a question.
+
+    A string is always a text, whatever it looks like.
+
+    Raises:
+        DataError: when it is nothing of the kind, or empty.
+    """
+    if isinstance(content, Side):
+        return content
+    if isinstance(content, str):
+        return Side(content)
+    if not isinstance(content, Mapping):
+        return Side("", _picture(content))
+    if not content or set(content) - {"text", "image"}:
+        raise DataError(f"expected the keys 'text' and 'image', got {sorted(content)}")
+    image = content.get("image")
+    return Side(content.get("text") or "", None if image is None else _picture(image))
+
+
 def shuffled(query: Side, candidates: Sequence[Side]) -> Int[np.ndarray, " cands"]:
     """Return an order of candidates in which how they were given leaves no trace.
 
@@ -263,6 +289,16 @@ def fuse(
 ) -> Float[np.ndarray, " cands"]:
     """Return (1 - weight) * similarity + weight * P(yes); weight 1 is the reranker alone."""
     return (1 - weight) * similarities + weight * probabilities
+
+
+def _picture(image: Any) -> Picture:
+    if isinstance(image, str | Path):
+        # Opened twice rather than kept: a query may have many candidates.
+        return Picture(pixels_hash(load_file(image)), lambda: load_file(image))
+    if not isinstance(image, Image):
+        raise DataError(f"expected a text, an image or the path of one, got {type(image).__name__}")
+    made = to_rgb(image)
+    return Picture(pixels_hash(made), lambda: made)
 
 
 def _content_id(side: Side) -> bytes:

@@ -16,7 +16,7 @@ from unime.core import files, inside, locks
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
 from unime.search import index_files as store
-from unime.search.index_files import Entry, State
+from unime.search.index_files import Entry, FileState
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -154,7 +154,7 @@ class SearchFolder:
                 break
         return list(hits.values())
 
-    def _embed(self, todo: dict[str, State]) -> dict[str, list[Entry]]:
+    def _embed(self, todo: dict[str, FileState]) -> dict[str, list[Entry]]:
         """Embed files block by block; each block is on disk before the next one begins."""
         from unime.models.rendering import Encode
 
@@ -177,7 +177,7 @@ class SearchFolder:
         return done
 
     def _read(
-        self, block: Sequence[str], states: dict[str, State], found: dict[str, list[Entry]]
+        self, block: Sequence[str], states: dict[str, FileState], found: dict[str, list[Entry]]
     ) -> Iterator[list[tuple[str, str, Image | None]]]:
         """Yield (path, passage, picture) in batches of bounded pixels; note what is unreadable."""
         from unime.data.images import load_rgb
@@ -231,12 +231,12 @@ def picture_of(data: bytes, max_pixels: int = PIXELS) -> Image:
     return decode(data, "the picture", max_pixels)
 
 
-def scan(folder: Path, place: Path) -> dict[str, State]:
+def scan(folder: Path, place: Path) -> dict[str, FileState]:
     """Return every searchable file below a folder; hidden ones and the index are left out.
 
     What is no regular file, or leads out of the folder, is found too: reading it says why not.
     """
-    found: dict[str, State] = {}
+    found: dict[str, FileState] = {}
     ignored = place.resolve()
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f) != ignored]
@@ -275,12 +275,12 @@ def passages(path: Path, folder: Path | None = None) -> list[str]:
     return found
 
 
-def _state(path: Path) -> State | None:
+def _state(path: Path) -> FileState | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return State(status.st_size, status.st_mtime_ns)
+    return FileState(status.st_size, status.st_mtime_ns)
 
 
 def _fingerprint(model: Path) -> str:

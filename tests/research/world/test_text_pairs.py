@@ -153,7 +153,7 @@ def test_a_language_model_gets_eyes_and_keeps_every_weight(tmp_path):
     ids = torch.arange(9)[None]
     with torch.inference_mode():
         expected = language_model(input_ids=ids).logits
-    eyes = smolvlm.Eyes(hidden_size=32)
+    eyes = smolvlm.VisionTowerConfig(hidden_size=32)
     smolvlm.add_picture_tokens(tokenizer)
     model = smolvlm.put_eyes_on(language_model, tokenizer, eyes)
     after = model.model.text_model.state_dict()
@@ -181,7 +181,7 @@ def test_a_left_over_weight_is_refused():
     language_model.model.register_parameter("bias", torch.nn.Parameter(torch.zeros(1)))
     smolvlm.add_picture_tokens(tokenizer)
     with pytest.raises(ModelError, match=r"no text model of a SmolVLM: .*\n.*\"bias\""):
-        smolvlm.put_eyes_on(language_model, tokenizer, smolvlm.Eyes(hidden_size=32))
+        smolvlm.put_eyes_on(language_model, tokenizer, smolvlm.VisionTowerConfig(hidden_size=32))
 
 
 @pytest.fixture
