@@ -141,9 +141,18 @@ def test_the_sdist_holds_what_the_wheel_is_built_from(built: Path):
     (sdist,) = built.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "LICENSE", "README.md", "unime/cli.py"} <= names
+    assert {"pyproject.toml", "LICENSE", "README.md", "CHANGELOG.md", "unime/cli.py"} <= names
     rooms = {name.partition("/")[0] for name in names if "/" in name}
-    assert not rooms & {"research", "assets", "recipes", "benchmarks", "judge", "eval", "runs"}
+    assert not rooms & {
+        "research",
+        "assets",
+        "recipes",
+        "benchmarks",
+        "judge",
+        "eval",
+        "runs",
+        "tests",
+    }
 
 
 def test_the_environment_has_the_wheel_and_neither_checkout_nor_research(
