@@ -191,7 +191,7 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
 
 def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> Work:
     """Count what some of the recipe's batches hold, by preparing them as training would."""
-    from unime.models.embedder import renderer_of
+    from unime.models.backbones import renderer_of
     from unime.models.inputs import load_input
     from unime.train.chunking import plan_chunks
     from unime.train.contrast import training_source
