@@ -158,9 +158,9 @@ def _similarities(
 
     def sides(item: Mapping[str, str]) -> tuple[Input, Input, Input]:
         return (
-            Input(Item(image=item["filename"]), known["query_instruction"]),
-            Input(Item(item["caption"]), known["target_instruction"]),
-            Input(Item(item["negative_caption"]), known["target_instruction"]),
+            Input(Item.of(image=item["filename"]), known["query_instruction"]),
+            Input(Item.of(item["caption"]), known["target_instruction"]),
+            Input(Item.of(item["negative_caption"]), known["target_instruction"]),
         )
 
     found = model.embed_all([side for item in items for side in sides(item)])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -333,3 +334,41 @@ def test_tables_have_the_agreed_columns(tmp_path: Path, root: Path) -> None:
     folder = run(tmp_path, sources=[SOURCE])
     assert read_table(folder.path / "items.parquet").schema.equals(ITEMS)
     assert read_table(folder.path / "pairs.parquet").schema.equals(PAIRS)
+
+
+def test_parts_that_an_older_version_left_give_the_same_tables(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts with 32-bit offsets: a killed run is taken up by a newer version."""
+    from unime.data import parts, tables
+
+    json_lines(root / "rows.jsonl", [mmeb("q", "a.png"), mmeb("grün"), mmeb("")])
+    expected = run(tmp_path, sources=[SOURCE], max_reject_share=0.5)
+    kinds = {
+        field.name: pa.string() for field in parts.PART_ITEM if pa.types.is_large_string(field.type)
+    }
+    item = pa.struct(
+        [field.with_type(kinds.get(field.name, field.type)) for field in parts.PART_ITEM]
+    )
+    narrow = pa.schema(
+        field.with_type(
+            pa.list_(item)
+            if field.name == "items"
+            else pa.string()
+            if pa.types.is_large_string(field.type)
+            else field.type
+        )
+        for field in parts.PART
+    )
+    write, written = tables.write_table, []
+
+    def older(path: Path, table: pa.Table) -> None:
+        written.append(table.cast(narrow))
+        write(path, written[-1])
+
+    monkeypatch.setattr(tables, "write_table", older)
+    output = str(tmp_path / "again")
+    found = run(tmp_path, sources=[SOURCE], max_reject_share=0.5, output=output)
+    assert written and written[0].schema.field("task").type == pa.string()
+    for name in TABLES:
+        assert (found.path / name).read_bytes() == (expected.path / name).read_bytes()

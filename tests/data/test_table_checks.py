@@ -114,7 +114,9 @@ def test_no_room_takes_a_score_that_is_none(folder: Path, score: float):
     with pytest.raises(DataError, match=r"rows\.parquet, row 1: scores: "):
         TrainingRows.selected(data, folder, 2)
     with pytest.raises(RowError, match=r"score out of range: expected a probability from 0 to 1"):
-        cells.checked(Pair(Item("a"), (Item("b"),), "t", "", "", (Item("c"),), (0.5, score)))
+        cells.checked(
+            Pair(Item.of("a"), (Item.of("b"),), "t", "", "", (Item.of("c"),), (0.5, score))
+        )
 
 
 def test_lists_that_do_not_fit_are_named(folder: Path):

@@ -20,8 +20,7 @@ from unime.export import folder_checks as checks
 from unime.export import short_vectors
 from unime.export.card import licence_chain, result_row, warnings, write_card
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models.adapter_files import combine_adapters
-from unime.models.adapters import LoraSection, train_parts
+from unime.models.adapters import LoraSection, combine_adapters, train_parts
 from unime.models.embedder import Embedder
 from unime.models.model_config import ModelConfig
 

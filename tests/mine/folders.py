@@ -29,7 +29,7 @@ def write_data(
     items = {
         "content_id": pa.array(ids, pa.binary(16)),
         "text": list(texts),
-        "image": pa.array(images, pa.string()),
+        "image": pa.array(images, pa.large_string()),
         "width": pa.array([width for width, _ in sizes], pa.int32()),
         "height": pa.array([height for _, height in sizes], pa.int32()),
     }

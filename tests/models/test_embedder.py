@@ -66,7 +66,7 @@ def test_inputs_matter(embedder: Embedder) -> None:
     cosines = vectors @ vectors.T
     np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-5)
     assert (cosines - np.eye(len(inputs))).max() < 0.9999
-    other_picture = embedder.encode([inputs[4]._replace(image=picture(9))])[0]
+    other_picture = embedder.encode([inputs[4].with_image(picture(9))])[0]
     assert other_picture @ vectors[4] < 0.99999
 
 
@@ -74,7 +74,7 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = mixed()
-    again = [inputs[2]._replace(image=picture(0)), inputs[0]]
+    again = [inputs[2].with_image(picture(0)), inputs[0]]
     expected = np.concatenate([embedder.encode([one]) for one in inputs])
     seen: list[int] = []
     features = Renderer.features
@@ -90,10 +90,14 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
     np.testing.assert_array_equal(vectors[len(inputs) :], vectors[[2, 0]])
 
 
-def test_the_same_content_under_another_instruction_is_another_encode(embedder: Embedder) -> None:
-    one = ModelInput("ring", picture(0), "query", "Find it.")
+def test_the_same_content_under_another_instruction_is_another_input(embedder: Embedder) -> None:
+    ring = picture(0)
     vectors = embedder.encode(
-        [one, one._replace(instruction="Name it."), one._replace(side="target")]
+        [
+            ModelInput("ring", ring, "query", "Find it."),
+            ModelInput("ring", ring, "query", "Name it."),
+            ModelInput("ring", ring, "target", "Find it."),
+        ]
     )
     assert len(np.unique(vectors.round(5), axis=0)) == 3
 
@@ -173,3 +177,15 @@ def test_four_bit_weights_without_their_library_are_a_sentence(tmp_path):
     config = ModelConfig(id=str(build_family("qwen2_vl", tmp_path)), dtype="nf4")
     with pytest.raises(ModelError, match=r"dtype nf4 \(QLoRA\) needs bitsandbytes"):
         Embedder.load(config, "cpu")
+
+
+def test_parts_that_models_are_not_shown_are_refused(load) -> None:
+    image = picture(0)
+    assert ModelInput(parts=[image, "ring"], side="target") == ModelInput("ring", image, "target")
+    assert ModelInput("", image).parts == (image,) and ModelInput("a").parts == ("a",)
+    embedder = load("qwen2_vl")
+    for parts in ([image, image], ["a", image], ["a", "b"], [image, "a", "b"]):
+        with pytest.raises(DataError, match=r"an input has the parts (text|image), .*at most one"):
+            embedder.encode([ModelInput(parts=parts)])
+    with pytest.raises(DataError, match="beside parts"):
+        ModelInput("a", parts=["b"])

@@ -15,8 +15,8 @@ from PIL import Image
 from tests.families import FAMILIES, build_family
 from tests.models.inputs import mixed
 from unime.models import hooks, vision
+from unime.models.backbones import load_generative
 from unime.models.embedder import Embedder
-from unime.models.generative import load_generative
 from unime.models.image_blocks import KeyedImage
 from unime.models.model_config import ModelConfig
 from unime.models.pair_scorer import PairInput, PairScorer, PairSide

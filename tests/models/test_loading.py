@@ -18,8 +18,8 @@ from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_
 from unime.eval.two_stage import RerankerChoice, load_reranker
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions, served
 from unime.models.adapters import LoraSection
-from unime.models.embedder import Embedder, renderer_of
-from unime.models.generative import load_generative
+from unime.models.backbones import load_generative, renderer_of
+from unime.models.embedder import Embedder
 from unime.models.model_config import ModelConfig
 from unime.train.teacher import TeacherSection, teach
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.models.generative import load_generative
+from unime.models.backbones import load_generative
 from unime.models.image_blocks import KeyedImage
 from unime.models.model_config import ModelConfig
 from unime.models.next_token import NextToken, shared_length

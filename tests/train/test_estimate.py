@@ -10,7 +10,8 @@ from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
 from unime.core.errors import ModelError
 from unime.models.adapters import LoraSection, parts_of, train_parts
-from unime.models.embedder import Embedder, renderer_of
+from unime.models.backbones import renderer_of
+from unime.models.embedder import Embedder
 from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
 from unime.train.estimate import (

@@ -135,8 +135,9 @@ class Items:
 
     def __init__(self, table: pa.Table) -> None:
         self.table = table
-        self._text = table["text"].combine_chunks()
-        self._image = table["image"].combine_chunks()
+        # Tables of older versions hold narrow strings, of which one chunk ends at 2 GB.
+        self._text = table["text"].cast(pa.large_string()).combine_chunks()
+        self._image = table["image"].cast(pa.large_string()).combine_chunks()
 
     def __len__(self) -> int:
         """Return the number of distinct contents."""
@@ -144,7 +145,7 @@ class Items:
 
     def item(self, row: int) -> Item:
         """Return an item by its row number."""
-        return Item(self._text[row].as_py(), self._image[row].as_py())
+        return Item.of(self._text[row].as_py(), self._image[row].as_py())
 
     def content_id(self, row: int) -> bytes:
         """Return an item's 16-byte content id."""

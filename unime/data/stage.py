@@ -9,41 +9,28 @@ import glob
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from unime.core import console, files
 from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
-from unime.data import tables
-from unime.data.assemble import (
-    PART,
-    Contents,
-    count_rows,
-    read_contents,
-    write_items,
-    write_pairs,
-    write_rejected,
-)
+from unime.data.assemble import Contents, read_contents, write_items, write_pairs
 from unime.data.dev_split import choose_dev, groups_of_pairs
 from unime.data.image_check import ImageChecker
 from unime.data.image_processor import ModelSection, image_processor_of, refusal
-from unime.data.images import MAX_PIXELS, Checked, ImageError
-from unime.data.items import Item, Pair, content_id_from_hash
-from unime.data.readers import READERS, DataSource, ReadRow, ResolvedSource, folder, read
+from unime.data.images import MAX_PIXELS
+from unime.data.parts import count_rows, write_parts, write_rejected
+from unime.data.readers import READERS, DataSource, ResolvedSource, folder
 from unime.data.readers import formats as rows
-from unime.data.readers.hub import PREFIX, hub_to_parquet
+from unime.data.readers.formats import HUB, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
-
-ROWS_PER_PART = 4096
 
 
 class DataRecipe(Recipe):
@@ -85,7 +72,7 @@ def inputs(recipe: DataRecipe) -> dict[str, Path]:
         found["model"] = Path(recipe.model.id)
     for source in recipe.sources:
         lookup(READERS, source.reader, "reader")
-        if source.path.startswith(PREFIX):
+        if source.path.startswith(HUB):
             found[source.path] = Path(source.path)
             continue
         paths = _matches(source, root)
@@ -112,7 +99,7 @@ def run(recipe: DataRecipe, out: Output) -> None:
         parts = [
             part
             for number, job in enumerate(jobs)
-            for part in _write_parts(job, number, checker, out)
+            for part in write_parts(job, number, checker, out)
         ]
     finally:
         checker.close()
@@ -144,8 +131,8 @@ def open_sources(recipe: DataRecipe) -> list[ResolvedSource]:
         raise DataError(f"the data root {root} is no folder (working directory {Path.cwd()})")
     jobs = []
     for source in recipe.sources:
-        if source.path.startswith(PREFIX):
-            repo = source.path.removeprefix(PREFIX)
+        if source.path.startswith(HUB):
+            repo = source.path.removeprefix(HUB)
             paths = [hub_to_parquet(repo, source.name, source.split, root)]
             task = source.name or repo.split("/")[-1]
         else:
@@ -206,96 +193,6 @@ def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _write_parts(
-    job: ResolvedSource, number: int, checker: ImageChecker, out: Output
-) -> Iterator[Path]:
-    """Read a source part by part; parts that a run before this one wrote are kept."""
-    found = console.progress(read(job), label=f"data: {job.task}", unit="rows")
-    count = 0
-    while chunk := list(islice(found, ROWS_PER_PART)):
-        path = out.file("parts") / f"{number:04}-{count:06}.parquet"
-        if not path.exists():
-            tables.write_table(path, _part(chunk, checker))
-        yield path
-        count += 1
-    job.instructions.report()
-
-
-def _part(chunk: Sequence[ReadRow], checker: ImageChecker) -> pa.Table:
-    locations = [
-        item.image
-        for row in chunk
-        for pair in row.pairs
-        for item in _items(pair)
-        if item.image is not None
-    ]
-    images = checker.check(locations)
-    values = [value for row in chunk for value in _part_rows(row, images)]
-    return pa.Table.from_pylist(values, schema=PART)
-
-
-def _part_rows(row: ReadRow, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
-    """Return one part row for each pair of a row, or one with the reason it is rejected for."""
-    place = {"file": row.file, "row": row.number, "within_row": 0}
-    reason = str(row.error) if row.error else _image_problem(row.pairs, images)
-    if reason is not None:
-        return [{**place, "reason": reason, "positives": 0, "scores": [], "items": []}]
-    return [
-        {**place, "within_row": i, **_part_pair(pair, images)} for i, pair in enumerate(row.pairs)
-    ]
-
-
-def _image_problem(pairs: Sequence[Pair], images: dict[str, Checked | ImageError]) -> str | None:
-    for pair in pairs:
-        for place, item in enumerate(_items(pair)):
-            problem = images.get(item.image or "")
-            if isinstance(problem, ImageError):
-                return f"{problem.kind}: {_role(place, pair)}: {problem.detail}"
-    return None
-
-
-def _role(place: int, pair: Pair) -> str:
-    if place == 0:
-        return "query"
-    if place <= len(pair.positives):
-        return f"positive {place - 1}"
-    return f"negative {place - 1 - len(pair.positives)}"
-
-
-def _part_pair(pair: Pair, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
-    query, *others = [_part_item(item, images) for item in _items(pair)]
-    # A caption given twice is one positive.
-    positives = {item["content_id"]: item for item in reversed(others[: len(pair.positives)])}
-    kept = list(reversed(positives.values()))
-    return {
-        "task": pair.task,
-        "query_instruction": pair.query_instruction,
-        "target_instruction": pair.target_instruction,
-        "positives": len(kept),
-        "scores": list(pair.scores),
-        "items": [query, *kept, *others[len(pair.positives) :]],
-    }
-
-
-def _part_item(item: Item, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
-    if item.image is None:
-        return {"content_id": content_id_from_hash(item.text, None), "text": item.text}
-    known = images[item.image]
-    assert isinstance(known, Checked), known
-    return {
-        "content_id": content_id_from_hash(item.text, known.hash),
-        "picture": known.hash,
-        "text": item.text,
-        "image": item.image,
-        "width": known.width,
-        "height": known.height,
-    }
-
-
-def _items(pair: Pair) -> tuple[Item, ...]:
-    return (pair.query, *pair.positives, *pair.negatives)
 
 
 def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:

@@ -117,12 +117,13 @@ def check_columns(path: Path, table: pa.Table, schema: pa.Schema) -> None:
 
 
 def _kind(kind: pa.DataType) -> tuple[bool, str]:
-    """Tell lists from single values and numbers from texts; widths of numbers may differ."""
+    """Tell lists from single values and numbers from texts; widths of both may differ."""
     is_list = pa.types.is_list(kind)
     inner = kind.value_type if is_list or pa.types.is_dictionary(kind) else kind  # type: ignore[attr-defined]
     names: Sequence[tuple[str, bool]] = (
         ("integer", pa.types.is_integer(inner)),
         ("float", pa.types.is_floating(inner)),
+        ("text", pa.types.is_string(inner) or pa.types.is_large_string(inner)),
     )
     return is_list, next((name for name, holds in names if holds), str(inner))
 

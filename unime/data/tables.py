@@ -1,4 +1,8 @@
-"""The tables on disk: normalised Parquet, one row a query, int32 row numbers between them."""
+"""The tables on disk: normalised Parquet, one row a query, int32 row numbers between them.
+
+Texts are large strings: 64-bit offsets, for a column of more than 2 GB. Tables of older versions hold
+narrow ones, and are read as well.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +17,14 @@ from unime.core import files
 from unime.core.errors import DataError
 from unime.data.items import ID_BYTES
 
-NAME = pa.dictionary(pa.int32(), pa.string())
+NAME = pa.dictionary(pa.int32(), pa.large_string())
 ROWS_OF_ITEMS = pa.list_(pa.int32())
 
 ITEMS = pa.schema(
     [
         pa.field("content_id", pa.binary(ID_BYTES), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("image", pa.string()),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("image", pa.large_string()),
         pa.field("width", pa.int32()),
         pa.field("height", pa.int32()),
     ]

@@ -93,16 +93,16 @@ def run(recipe: ExportRecipe, out: Output) -> None:
         ModelError: when the recipe's preprocessing is not the one the model was trained with, or
             an adapter is asked for that the training did not leave.
     """
-    from unime.models.adapter_files import NAME, combine_adapters
+    from unime.models.adapters import ADAPTER_FOLDER, combine_adapters
     from unime.models.embedder import Embedder
 
     embedder = Embedder.load(recipe.model)
     check_as_trained(embedder)
     chain = manifest_chain(Path(recipe.model.id))
-    if recipe.adapter and not out.file(NAME).is_dir():
+    if recipe.adapter and not out.file(ADAPTER_FOLDER).is_dir():
         models = [Path(link["recipe"]["output"]) / "model" for link in reversed(chain)]
         base = recipe.base_model or made_from(chain)["base"]
-        with files.atomic_folder(out.file(NAME)) as folder:
+        with files.atomic_folder(out.file(ADAPTER_FOLDER)) as folder:
             combine_adapters(models, base, folder)
     with files.atomic_folder(out.file("embedder")) as folder:
         export_embedder(embedder, folder, recipe)

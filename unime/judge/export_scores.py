@@ -169,5 +169,5 @@ def _with_instruction(instruction: str, item: Item) -> str:
 
 
 def _cell(item: Item, instruction: str) -> dict[str, str | None]:
-    text = _with_instruction(instruction, Item(item.text))
+    text = _with_instruction(instruction, Item.of(item.text))
     return {"text": text or None, "image": item.image}

@@ -18,6 +18,9 @@ from unime.data.data_folder import DataFolder
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
 
+PART = 1024
+"""Inputs in one saved part; also how many decoded images are in memory at once."""
+
 
 class ItemInput(NamedTuple):
     """One distinct input: an item on one side, under an instruction."""
@@ -25,10 +28,6 @@ class ItemInput(NamedTuple):
     item: int
     side: str
     instruction: str
-
-
-PART = 1024
-"""Inputs in one saved part; also how many decoded images are in memory at once."""
 
 
 @dataclass(frozen=True)

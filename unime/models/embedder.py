@@ -19,21 +19,19 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unime.core.console import log, progress
-from unime.core.errors import DataError, ModelError
+from unime.core.errors import DataError
 from unime.core.files import read_json
-from unime.core.loading import load_config, load_processor, load_transformer, load_weights
 from unime.data.image_processor import PictureError
 from unime.data.pixels import pixels_hash, to_rgb
 from unime.models import self_check
+from unime.models.backbones import load_modules, load_plain
 from unime.models.inputs import ModelInput, Renderer
 from unime.models.model_config import ModelConfig
 from unime.models.modes import evaluating
-from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
-from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
+from unime.models.processor import preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
 from unime.models.saving import save_backbone
-from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
 
 if TYPE_CHECKING:
@@ -74,7 +72,7 @@ class Embedder:
             config: model, prompt, dtype, pixel limits and length.
             device: "cpu", "cuda:0", ...; by default a GPU if there is one.
             prompt: in place of the prompt file that `config` names.
-            plain: stand on transformers alone (see `unime.models.plain`).
+            plain: stand on transformers alone (see `unime.models.backbones`).
             check: run the self-check (`unime.models.self_check`).
 
         Raises:
@@ -83,7 +81,7 @@ class Embedder:
             PromptError: when there is no such prompt.
         """
         prompt = prompt or load_prompt(config.prompt)
-        module = _load_plain(config) if plain else _load_modules(config)
+        module = load_plain(config) if plain else load_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
         embedder = cls(module, config, prompt)
@@ -184,7 +182,7 @@ class Embedder:
         Raises:
             DataError: for a single input instead of a list of them.
         """
-        # A ModelInput is a tuple, a text a sequence of letters: both would be taken apart.
+        # A text is a sequence of letters, and would be taken apart.
         if isinstance(inputs, str | bytes | Mapping | ModelInput) or batch_size < 1:
             raise DataError(
                 f"expected a list of ModelInput and a batch_size from 1 on, got a "
@@ -264,7 +262,7 @@ class Embedder:
             for row in range(start, min(start + batch_size * WINDOW, len(inputs))):
                 one = inputs[row]
                 if one.image is not None:
-                    one = one._replace(image=to_rgb(one.image))
+                    one = one.with_image(to_rgb(one.image))
                 first = first_row.setdefault(_identity(one), row)
                 if first == row:
                     window[row] = one
@@ -274,81 +272,6 @@ class Embedder:
             for begin in range(0, len(rows), batch_size):
                 chosen = rows[begin : begin + batch_size]
                 yield chosen, [window[row] for row in chosen]
-
-
-def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
-    """Return what prepares a model's inputs, and its configuration; no weights are loaded."""
-    processor = load_processor(config.id, config.revision)
-    prepare_processor(processor, config, "right", images_first=True)
-    model = load_config(config.id, config.revision)
-    follow_grids(model, processor)
-    renderer = Renderer(processor, load_prompt(config.prompt), config.max_length, config.id)
-    return renderer, model
-
-
-def _load_plain(config: ModelConfig) -> Any:
-    model = load_weights(
-        "AutoModel",
-        config.id,
-        config.revision,
-        **_weights(config.dtype),
-        attn_implementation=config.attn_implementation,
-    )
-    processor = load_processor(config.id, config.revision)
-    _prepare(model, processor, config)
-    return PlainModules(model, processor)
-
-
-def _prepare(model: Any, processor: Any, config: ModelConfig) -> None:
-    speed_up_vision(model)
-    prepare_processor(processor, config, "right", images_first=True)
-    follow_grids(model.config, processor)
-
-
-def _load_modules(config: ModelConfig) -> SentenceTransformer:
-    """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    output = {"method": "forward", "method_output_name": "last_hidden_state"}
-    message = {**output, "format": "structured"}
-    modalities: Any = {"text": output, "image": output, "message": message}
-    transformer = load_transformer(
-        config.id,
-        config.revision,
-        {**_weights(config.dtype), "attn_implementation": config.attn_implementation},
-        modality_config=modalities,
-        module_output_name="token_embeddings",
-    )
-    _prepare(transformer.model, transformer.processor, config)
-    transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
-
-
-def _weights(dtype: str) -> dict[str, Any]:
-    """Return how transformers is to load the weights.
-
-    Raises:
-        ModelError: when 4-bit weights are asked for without bitsandbytes.
-    """
-    if dtype != "nf4":
-        return {"dtype": dtype}
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise ModelError("dtype nf4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
-    from transformers import BitsAndBytesConfig
-
-    # Dettmers et al. 2023 (arXiv 2305.14314): NF4, its constants quantised too.
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return {"dtype": "bfloat16", "quantization_config": quantization}
 
 
 def _compare_with_training(embedder: Embedder) -> None:

@@ -8,6 +8,7 @@ very string the template gives. The processor is called once a batch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -30,15 +31,64 @@ _SLOT = "unime0text0slot"
 _HARD_TEXT = "  \n <|im_end|> \u00dcn\u00efc\u00f6de \u6c49 {{ 1 }} {% x %} \n "
 
 
-class ModelInput(NamedTuple):
-    """One input of an embedder."""
+@dataclass(frozen=True, init=False, slots=True)
+class ModelInput:
+    """One input of an embedder: texts and images, the side they stand on, the task instruction.
 
-    text: str = ""
-    """The content's text; empty when it is an image alone."""
-    image: Image | None = None
-    side: str = "query"
+    Today's models are shown at most one image and then at most one text: `ModelInput(text, image)`
+    makes such inputs, `text` and `image` read them.
+    """
+
+    parts: tuple[str | Image, ...]
+    side: str
     """"query" or "target"."""
-    instruction: str = ""
+    instruction: str
+
+    def __init__(
+        self,
+        text: str = "",
+        image: Image | None = None,
+        side: str = "query",
+        instruction: str = "",
+        *,
+        parts: Sequence[str | Image] | None = None,
+    ) -> None:
+        if parts is None:
+            # Identity, not truth: some image types have no truth value.
+            parts = [*([] if image is None else [image]), *([text] if text else [])]
+        elif text or image is not None:
+            raise DataError("an input was given text or image beside parts; give one or the other")
+        object.__setattr__(self, "parts", tuple(parts))
+        object.__setattr__(self, "side", side)
+        object.__setattr__(self, "instruction", instruction)
+
+    @property
+    def text(self) -> str:
+        """The content's text; empty when it is an image alone.
+
+        Raises:
+            DataError: when the input is more than an image and a text, in this order.
+        """
+        return self._one_of_each()[0]
+
+    @property
+    def image(self) -> Image | None:
+        """The content's image, if it has one; errors as `text`."""
+        return self._one_of_each()[1]
+
+    def with_image(self, image: Image) -> ModelInput:
+        """Return the same input with another image."""
+        return ModelInput(self.text, image, self.side, self.instruction)
+
+    def _one_of_each(self) -> tuple[str, Image | None]:
+        images = [part for part in self.parts[:1] if not isinstance(part, str)]
+        texts = [part for part in self.parts[len(images) :] if isinstance(part, str)]
+        if len(texts) <= 1 and len(images) + len(texts) == len(self.parts):
+            return "".join(texts), images[0] if images else None
+        kinds = ", ".join("text" if isinstance(part, str) else "image" for part in self.parts)
+        raise DataError(
+            f"an input has the parts {kinds}; models are shown at most one image and then one text"
+        )
 
 
 class _Skeleton(NamedTuple):

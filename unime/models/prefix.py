@@ -13,9 +13,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unime.models.backbones import pooled
 from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
 from unime.models.next_token import SHORTEST
-from unime.models.plain import pooled
 
 
 class SharesPrefix(nn.Module):

@@ -20,8 +20,7 @@ from torch import Tensor, nn
 from unime.core.console import log
 from unime.core.files import write_json
 from unime.core.loading import empty_model
-from unime.models.adapter_files import NAME, save_adapter
-from unime.models.adapters import merged
+from unime.models.adapters import ADAPTER_FOLDER, merged, save_adapter
 from unime.models.model_config import ModelConfig
 
 
@@ -40,7 +39,7 @@ def save_backbone(
     folder.mkdir(parents=True, exist_ok=True)
     with whole_model(backbone, config) as model:
         model.save_pretrained(folder)
-    save_adapter(backbone, config.id, folder / NAME)
+    save_adapter(backbone, config.id, folder / ADAPTER_FOLDER)
     # The last call's padding would be saved with the tokenizer, and make equal models differ.
     processor.tokenizer.backend_tokenizer.no_padding()
     processor.tokenizer.backend_tokenizer.no_truncation()

@@ -194,7 +194,7 @@ def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> S
     from unime.data.data_folder import DataFolder
     from unime.data.known_positives import KnownPositives, content_numbers
     from unime.data.training_rows import PairColumns
-    from unime.models.embedder import renderer_of
+    from unime.models.backbones import renderer_of
     from unime.train.chunking import plan_chunks
     from unime.train.contrast import layout_of, rows_of
 

@@ -14,16 +14,13 @@ from unime.data.items import Pair
 from unime.data.readers import (
     flagembedding,
     folder,
-    mmeb_eval,
-    mmeb_train,
+    mmeb,
     sentence_transformers,
     unime_v2,
 )
-from unime.data.readers import (
-    formats as rows,
-)
+from unime.data.readers import formats as rows
 from unime.data.readers.base import DataSource, ReadRow, Record, ResolvedSource, RowError
-from unime.data.readers.mmeb_eval import EvalQuery, read_eval
+from unime.data.readers.mmeb import EvalQuery, read_eval
 
 __all__ = [
     "READERS",
@@ -47,8 +44,8 @@ class Reader(NamedTuple):
 READERS: dict[str, Reader] = {
     "flagembedding": Reader(rows.records, flagembedding.pairs),
     "folder": Reader(folder.records, folder.pairs),
-    "mmeb_eval": Reader(rows.records, mmeb_eval.pairs),
-    "mmeb_train": Reader(rows.records, mmeb_train.pairs),
+    "mmeb_eval": Reader(rows.records, mmeb.eval_pairs),
+    "mmeb_train": Reader(rows.records, mmeb.train_pairs),
     "sentence_transformers": Reader(rows.records, sentence_transformers.pairs),
     "unime_v2": Reader(rows.records, unime_v2.pairs),
 }

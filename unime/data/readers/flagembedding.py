@@ -23,7 +23,7 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     positives = cells.items(values["pos"], None, "pos", "")
     negatives = cells.items(values.get("neg"), None, "neg", "")
     pair = Pair(
-        query=Item(query),
+        query=Item.of(query),
         positives=tuple(positives),
         task=job.task,
         query_instruction=prompt or query_instruction,

@@ -74,8 +74,8 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     location = cells.image(values[_column(values, IMAGE_COLUMNS)], "image", root)
     if location is None:
         raise RowError("empty item", "the row names no image")
-    picture = Item("", location)
-    captions = [Item(text) for text in _captions(values[_column(values, CAPTION_COLUMNS)], job)]
+    picture = Item.of("", location)
+    captions = [Item.of(text) for text in _captions(values[_column(values, CAPTION_COLUMNS)], job)]
     if not captions:
         raise RowError("empty item", "the row has no caption")
     query_instruction = job.instructions.plain("", job.task, "query")[0]

@@ -36,10 +36,10 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     query_instruction, query = known.plain(items[0].text, job.task, "query")
     targets = [known.plain(item.text, job.task, "target") for item in items[1:]]
     contents = [
-        Item(content, item.image) for (_, content), item in zip(targets, items[1:], strict=True)
+        Item.of(content, item.image) for (_, content), item in zip(targets, items[1:], strict=True)
     ]
     pair = Pair(
-        query=Item(query, items[0].image),
+        query=Item.of(query, items[0].image),
         positives=(contents[0],),
         task=job.task,
         query_instruction=query_instruction,
@@ -64,9 +64,9 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
 
 def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, EmbeddedImage):
-        return Item("", str(value))
+        return Item.of("", str(value))
     if isinstance(value, dict):
-        return Item(
+        return Item.of(
             cells.text(value.get("text"), f"{what} text"),
             cells.image(value.get("image"), f"{what} image", job.image_root),
         )
@@ -74,8 +74,8 @@ def _item(value: Any, what: str, job: ResolvedSource) -> Item:
         return _message(value, what, job)
     text = cells.text(value, what)
     if _IMAGE_PATH.fullmatch(text):
-        return Item("", cells.image(text, what, job.image_root))
-    return Item(text)
+        return Item.of("", cells.image(text, what, job.image_root))
+    return Item.of(text)
 
 
 def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
@@ -84,7 +84,7 @@ def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
         raise RowError("wrong type", f"{what}: expected one chat message with a content")
     content = value[0]["content"]
     if isinstance(content, str):
-        return Item(cells.text(content, what))
+        return Item.of(cells.text(content, what))
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RowError("wrong type", f"{what}: expected a content of text and image parts")
     texts = [cells.text(part["text"], what) for part in content if part.get("text")]
@@ -92,4 +92,4 @@ def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
     if len(images) > 1:
         raise RowError("wrong type", f"{what}: {len(images)} images, expected at most one")
     image = cells.image(images[0] if images else None, what, job.image_root)
-    return Item("\n".join(texts), image)
+    return Item.of("\n".join(texts), image)

@@ -31,12 +31,12 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     query_instruction, query_text = split(query.text, task, "query")
     target_instruction, positive_text = split(positive.text, task, "target")
     pair = Pair(
-        query=Item(query_text, query.image),
-        positives=(Item(positive_text, positive.image),),
+        query=Item.of(query_text, query.image),
+        positives=(Item.of(positive_text, positive.image),),
         task=task,
         query_instruction=query_instruction,
         target_instruction=target_instruction,
-        negatives=tuple(Item(split(n.text, task, "target")[1], n.image) for n in negatives),
+        negatives=tuple(Item.of(split(n.text, task, "target")[1], n.image) for n in negatives),
         scores=_scores(values, len(negatives)),
     )
     return [cells.checked(pair)]
@@ -67,7 +67,7 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
 
 
 def _item(text: Any, image: Any, what: str, job: ResolvedSource) -> Item:
-    return Item(
+    return Item.of(
         cells.text(text, f"{what} text"), cells.image(image, f"{what} image", job.image_root)
     )
 

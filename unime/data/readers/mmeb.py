@@ -1,6 +1,11 @@
-"""MMEB-eval: a query and its own list of candidates, the first of which is right.
+"""MMEB: its training pairs, and its evaluation queries with a list of candidates each.
 
-Two forms: v1 (qry_text, qry_img_path, tgt_text[], tgt_img_path[], instructions inside the texts)
+Training: qry, qry_image_path, pos_text, pos_image_path and perhaps neg_text, neg_image_path. Instruction
+and `<|image_1|>` placeholder are part of the texts; some rows of the published data carry the placeholder
+and have no image, so it says nothing about one. Splits: `original` and `diverse_instruction` (paraphrased
+instructions, which stay in the text).
+
+Evaluation: the first candidate is right. Two forms: v1 (qry_text, qry_img_path, tgt_text[], tgt_img_path[], instructions inside the texts)
 and the later one with qry_inst and tgt_inst apart. Lists of one may be bare values; no image is
 "", None, or an empty list.
 """
@@ -19,8 +24,10 @@ from unime.data.readers import formats as rows
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 
-COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+EVAL_COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
 KINDS = "tgt_kind"
+
+TRAIN_COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +97,8 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     Raises:
         RowError: when the row cannot be used.
     """
-    cells.require(values, *COLUMNS)
-    raw = Item(
+    cells.require(values, *EVAL_COLUMNS)
+    raw = Item.of(
         cells.text(values["qry_text"], "query text"),
         cells.image(values["qry_img_path"], "query image", job.image_root),
     )
@@ -103,9 +110,9 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     query_instruction, query_text = _split(raw.text, values.get("qry_inst"), job, "query")
     targets = [_split(item.text, values.get("tgt_inst"), job, "target") for item in candidates]
     found = EvalQuery(
-        query=Item(query_text, raw.image),
+        query=Item.of(query_text, raw.image),
         candidates=tuple(
-            Item(content, item.image)
+            Item.of(content, item.image)
             for (_, content), item in zip(targets, candidates, strict=True)
         ),
         gold=(0,),
@@ -117,7 +124,7 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     return found
 
 
-def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
+def eval_pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return query and right candidate as a pair; the distractors are evaluation's."""
     found = query(values, job)
     return [
@@ -145,3 +152,32 @@ def _kinds(value: Any, candidates: int) -> tuple[str, ...]:
     if not isinstance(value, list) or len(value) != candidates:
         raise RowError("wrong type", f"{KINDS}: expected a list of {candidates}")
     return tuple(cells.text(kind, KINDS) for kind in value)
+
+
+def train_pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
+    """Return the one pair of a row.
+
+    Raises:
+        RowError: when the row cannot be used.
+    """
+    cells.require(values, *TRAIN_COLUMNS)
+    split, task, root = job.instructions.split, job.task, job.image_root
+    query_instruction, query = split(cells.text(values["qry"], "query text"), task, "query")
+    query_image = cells.image(values["qry_image_path"], "query image", root)
+    raw = cells.items(values["pos_text"], values["pos_image_path"], "positive", root)
+    negatives = cells.items(values.get("neg_text"), values.get("neg_image_path"), "negative", root)
+    targets = [split(item.text, task, "target") for item in (*raw, *negatives)]
+    contents = [
+        Item.of(content, item.image)
+        for (_, content), item in zip(targets, (*raw, *negatives), strict=True)
+    ]
+    pair = Pair(
+        query=Item.of(query, query_image),
+        positives=tuple(contents[: len(raw)]),
+        task=task,
+        query_instruction=query_instruction,
+        target_instruction=targets[0][0] if targets else "",
+        # A row without negatives has them as "" or [""], depending on the subset.
+        negatives=tuple(item for item in contents[len(raw) :] if item.text or item.image),
+    )
+    return [cells.checked(pair)]

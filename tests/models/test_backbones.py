@@ -6,7 +6,7 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import picture
-from unime.models.generative import load_generative
+from unime.models.backbones import load_generative
 from unime.models.model_config import ModelConfig
 from unime.models.prompts import load_judge_prompt
 
