@@ -11,7 +11,7 @@ STAGES = {
         "Write the data sets of a generated world and their truth.",
     ),
     "base": StageEntry(
-        "research.world.base",
+        "research.world.base_stage",
         ("research.world", "base"),
         "Train the tiny vision-language model.",
     ),

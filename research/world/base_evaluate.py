@@ -16,7 +16,7 @@ from research.world.base_model import answer_logits
 from unime.judge.truth_report import auc
 
 if TYPE_CHECKING:
-    from research.world.base import BaseRecipe
+    from research.world.base_recipe import BaseRecipe
 
 OBJECTS = (2, 5)
 PAIR, ALL_PAIRS = "pair", "pairs"

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 
-from research.world.base import BaseRecipe, phase_at
 from research.world.base_batch import LessonEncoder, MicroBatch, micro_batches
 from research.world.base_lessons import Judgement, Lesson, make_lesson
+from research.world.base_recipe import BaseRecipe, phase_at
 from research.world.base_sight import SightBatch, sight_batches
 
 Batch = list[MicroBatch] | list[SightBatch]

@@ -20,12 +20,12 @@ from tokenizers import Tokenizer
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
-from research.world.base import BaseRecipe
 from research.world.base_batch import LessonEncoder, MicroBatch
 from research.world.base_evaluate import OBJECTS, evaluate
 from research.world.base_feed import Batch, batches
 from research.world.base_model import answer_logits, build_model, share_words, vision_features
 from research.world.base_muon import Muon
+from research.world.base_recipe import BaseRecipe
 from research.world.base_sight import (
     SightBatch,
     SightHeads,

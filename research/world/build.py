@@ -22,7 +22,7 @@ from research.world import (
     retrieval,
     vqa,
 )
-from research.world.candidates import candidate_lists
+from research.world.candidate_lists import candidate_lists
 from research.world.examples import GenerationPlan, ScenePicture, WorldTask
 from research.world.planting import FALSE_NEGATIVE_KINDS
 from unime.core import console, files

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image
 
-from research.world.candidates import Listed
+from research.world.candidate_lists import Listed
 from research.world.examples import Example, ScenePicture, WorldContent, WorldTask
 from research.world.render import crop, render
 from research.world.truth import PLANTED, TRUTH, to_json

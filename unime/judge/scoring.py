@@ -19,11 +19,11 @@ from pydantic import Field
 
 from unime.core import console
 from unime.core.config import Section
+from unime.data.tables import cyclic_order
 from unime.judge.budget import FREE, UNLIMITED, Meter, Prices, SpendingLimit
 from unime.judge.engine import Engine, EngineError, Request, Score, StreamingEngine, Usage
 from unime.judge.job import JudgeJob
 from unime.judge.store import ScoreStore
-from unime.select.stage import cyclic_order
 
 
 class Outcome(NamedTuple):

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import Field, SerializeAsAny, field_serializer, model_validator
+from pydantic import Field, SerializeAsAny, create_model, field_serializer, model_validator
 
 from unime.core import console, files
 from unime.core.config import Recipe, Section, load_recipe
@@ -33,11 +33,37 @@ from unime.judge.engine import (
     KnownTruth,
     StreamingEngine,
 )
-from unime.judge.engines import ENGINES, Engines
 from unime.judge.job import WHOLE, JudgeJob, Shard
 from unime.judge.scoring import EarlyStop, Outcome, score_missing
 from unime.judge.store import ScoreStore
+from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.truth_report import report_truth
+from unime.judge.vllm_engine import VllmOptions
+
+
+class OwnEngines(Section):
+    """Options of every engine by name, so that `engine=NAME` alone switches a recipe over.
+
+    Adding an engine is a file and a line here: the section of a recipe that holds its options, and
+    knows the engine. A package beside this one adds engines by the entry point group
+    "unime.judge_engines": each entry point is such a section, under the name that recipes use.
+    """
+
+    transformers: TransformersOptions | None = None
+    vllm: VllmOptions | None = None
+
+
+if TYPE_CHECKING:
+    Engines = OwnEngines
+else:
+    _added = {
+        point.name: (section, section())
+        for point in entry_points(group="unime.judge_engines")
+        for section in [point.load()]
+    }
+    Engines = create_model("Engines", __base__=OwnEngines, **_added)
+
+ENGINES = Engines.model_fields
 
 
 class ScoreRecipe(Recipe):

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
-from research.world import base, base_feed, base_train
-from research.world.base import BaseRecipe, Phase
+from research.world import base_feed, base_train
+from research.world import base_stage as base
 from research.world.base_batch import (
     LessonEncoder,
     MicroBatch,
@@ -27,6 +27,7 @@ from research.world.base_batch import (
 from research.world.base_evaluate import held_lessons
 from research.world.base_lessons import Lesson, full_listing, is_held, make_lesson
 from research.world.base_model import Architecture, answer_logits, build_model
+from research.world.base_recipe import BaseRecipe, Phase
 from research.world.base_sight import SightBatch
 from research.world.base_tokenizer import SPECIALS, build_processor
 from research.world.sample import partition_of

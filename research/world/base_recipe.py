@@ -1,14 +1,8 @@
-"""Stage `base`: teach the student from random weights (`python -m research.world base RECIPE`).
-
-Next-token training on lessons made as they are needed; resumable at any moment. `make base` runs
-it, `research/recipes/judge` teaches the tiny judge the same way; the results are shipped in assets/student
-and assets/judge, so nobody has to.
-"""
+"""The recipe of stage `base`, and its curriculum."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -16,7 +10,6 @@ from pydantic import Field
 
 from research.world.base_model import Architecture
 from unime.core.config import Recipe, Section
-from unime.core.provenance import Output
 
 
 class Phase(Section):
@@ -92,25 +85,6 @@ class BaseRecipe(Recipe):
         """Tell whether a step teaches the eyes alone."""
         again = self.sight_every > 0 and step % self.sight_every == 0
         return step < self.sight_steps or again
-
-
-RECIPE = BaseRecipe
-
-
-def inputs(recipe: BaseRecipe) -> dict[str, Path]:
-    """Return what the stage reads: the words its tokenizer knows, and the sprites."""
-    from research.world.base_tokenizer import ENGLISH
-    from research.world.sprites import FOLDER
-
-    read = {"english": ENGLISH, "sprites": FOLDER / "atlas.npz"}
-    return read if recipe.start is None else {**read, "start": Path(recipe.start)}
-
-
-def run(recipe: BaseRecipe, out: Output) -> None:
-    """Train, or carry on; writes the model's files, figures.json and progress.jsonl."""
-    from research.world.base_train import train
-
-    train(recipe, out)
 
 
 def phase_at(curriculum: Sequence[Phase], step: int) -> Phase:
