@@ -142,7 +142,7 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     if path.exists() and not path.is_dir():
         raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
     if restart and path.exists():
-        _move_aside(path)
+        move_aside(path)
     if (path / "manifest.json").is_file():
         return _finished(path, plan, recipe, inputs)
     _check_ours(path)
@@ -296,7 +296,8 @@ def _check_same(
     if lines:
         raise OutputError(
             "\n  ".join([f"{path} {what} of another recipe:", *lines])
-            + "\nchoose another folder with output=FOLDER, or --restart to move this one aside"
+            + "\nchoose another folder with output=FOLDER, or --restart (in Python restart=True) to move "
+            "this one aside"
         )
 
 
@@ -314,7 +315,8 @@ def _as_then(old: Any, new: Mapping[str, str], inputs: Mapping[str, Path]) -> An
     }
 
 
-def _move_aside(path: Path) -> None:
+def move_aside(path: Path) -> None:
+    """Move what lies at a place to `NAME.old1`, or the next number that is free."""
     number = 1
     while (aside := path.with_name(f"{path.name}.old{number}")).exists():
         number += 1
