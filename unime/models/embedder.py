@@ -10,8 +10,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -20,19 +21,20 @@ from torch import Tensor
 
 from unime.core.config import ModelConfig
 from unime.core.console import log, progress
-from unime.core.errors import DataError, ModelError
+from unime.core.errors import DataError
 from unime.core.files import read_json
 from unime.data.pixels import pixels_hash, to_rgb
+from unime.data.user_input import UserInput, read_input
 from unime.models import self_check
-from unime.models.loading import load_config, load_processor, load_transformer, load_weights
+from unime.models.embedder_modules import plain_modules, stock_modules
+from unime.models.loading import load_config, load_processor
+from unime.models.model_folder import ModelSettings, embedder_config
 from unime.models.modes import evaluating
-from unime.models.plain import PlainModules
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
 from unime.models.rendering import Encode, Renderer
 from unime.models.usable import PictureError
-from unime.models.vision import speed_up_vision
 from unime.models.vision_input import VisionInput
 
 if TYPE_CHECKING:
@@ -43,19 +45,44 @@ WINDOW = 64
 
 
 class Embedder:
-    """Encodes texts, images and both; see `load`."""
+    """Encodes texts, images and both.
+
+    Example:
+        >>> embedder = Embedder("runs/mini/8_export")
+        >>> queries = embedder.encode(["a red circle"], instruction="Find the image")
+        >>> images = embedder.encode([Path("a.png"), {"image": "b.png", "text": "a circle"}], side="target")
+        >>> embedder.similarity(queries, images).shape
+        (1, 2)
+    """
 
     def __init__(
-        self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
+        self,
+        model: str | PathLike[str],
+        device: str | None = None,
+        **settings: Unpack[ModelSettings],
     ) -> None:
-        self.module = module
-        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
-        self.network = SharedPrefix(module)
-        """What is called, and trained: `module` with the prompt of a batch computed once."""
-        self.config = config
-        self.prompt = prompt
-        self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
-        self._renderer.packs = self.network.hooks.layout is not None
+        """Load an export, a trained model, or any open vision-language model.
+
+        Args:
+            model: a folder, the output of a training or an export, or a Hub id.
+            device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+            settings: prompt, dtype, pixels, length, in place of what the model's folder says, or of
+                our defaults for a model that says nothing.
+
+        Raises:
+            ModelError: when it is no vision-language model, cannot be loaded, or fails its
+                self-check.
+            RecipeError: for a setting that there is not.
+        """
+        config, prompt = embedder_config(model, settings)
+        self._load(config, device, prompt)
+
+    @classmethod
+    def of(cls, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt) -> Embedder:
+        """Return an embedder around modules that are there already."""
+        embedder = cls.__new__(cls)
+        embedder._hold(module, config, prompt)
+        return embedder
 
     @classmethod
     def load(
@@ -81,19 +108,39 @@ class Embedder:
                 self-check.
             PromptError: when there is no such prompt.
         """
+        embedder = cls.__new__(cls)
+        embedder._load(config, device, prompt, plain=plain, check=check)
+        return embedder
+
+    def _load(
+        self,
+        config: ModelConfig,
+        device: str | None,
+        prompt: EmbedPrompt | None,
+        *,
+        plain: bool = False,
+        check: bool = True,
+    ) -> None:
         prompt = prompt or load_prompt(config.prompt)
-        module = _load_plain(config) if plain else _load_modules(config)
+        module = plain_modules(config) if plain else stock_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
-        embedder = cls(module, config, prompt)
-        _compare_with_training(embedder)
+        self._hold(module, config, prompt)
+        _compare_with_training(self)
         if check and self_check.has_own_weights(module):
-            with self_check.answering(embedder.config.id), torch.inference_mode():
-                outputs = embedder.forward(embedder.check_features())
-            self_check.refuse(
-                self_check.blindness(outputs, embedder.backbone.dtype), embedder.config.id
-            )
-        return embedder
+            with self_check.answering(config.id), torch.inference_mode():
+                outputs = self.forward(self.check_features())
+            self_check.refuse(self_check.blindness(outputs, self.backbone.dtype), config.id)
+
+    def _hold(self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt) -> None:
+        self.module = module
+        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
+        self.network = SharedPrefix(module)
+        """What is called, and trained: `module` with the prompt of a batch computed once."""
+        self.config = config
+        self.prompt = prompt
+        self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
+        self._renderer.packs = self.network.hooks.layout is not None
 
     @property
     def backbone(self) -> Any:
@@ -173,22 +220,43 @@ class Embedder:
         return self.network(inputs)["sentence_embedding"].float()
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self,
+        encodes: Sequence[UserInput | Encode],
+        batch_size: int = 64,
+        label: str = "encoding",
+        *,
+        side: str = "query",
+        instruction: str = "",
     ) -> Float[np.ndarray, "inputs dim"]:
-        """Embed many inputs without gradient, in float32.
+        """Embed many inputs without gradient.
 
         Inputs are read in order, once, `batch_size * WINDOW` at a time, and may be loaded lazily.
         Equal inputs are encoded once; a batch holds inputs of like size.
 
+        Args:
+            encodes: texts (a string is always a text), images, Paths of image files,
+                {"text": ..., "image": ...}, or `Encode`s, which say side and instruction themselves.
+            batch_size: inputs in one forward pass, at most.
+            label: what a progress line begins with.
+            side: "query", or "target" for what is searched in.
+            instruction: the task's, such as "Find the image that shows this".
+
+        Returns:
+            Float32, one row of length 1 for each input.
+
         Raises:
-            DataError: for a single input instead of a list of them.
+            DataError: for a single input instead of a list of them, or one that is no input.
         """
         # An Encode is a tuple, a text a sequence of letters: both would be taken apart.
-        if isinstance(encodes, str | bytes | Mapping | Encode) or batch_size < 1:
+        single = isinstance(encodes, str | bytes | Mapping | Encode) or not hasattr(
+            encodes, "__len__"
+        )
+        if single or batch_size < 1 or side not in ("query", "target"):
             raise DataError(
-                f"expected a list of Encode and a batch_size from 1 on, got a "
-                f"{type(encodes).__name__} and {batch_size}"
+                "expected a list of inputs, a batch_size from 1 on and the side 'query' or "
+                f"'target'; got a {type(encodes).__name__}, {batch_size} and {side!r}"
             )
+        encodes = _Inputs(encodes, side, instruction)
         vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []
@@ -207,6 +275,12 @@ class Embedder:
         if cut := self._renderer.cut - cut_before:
             log(f"{label}: {cut} texts were cut at max_length {self.config.max_length} tokens")
         return vectors
+
+    def similarity(
+        self, queries: Float[np.ndarray, "queries dim"], targets: Float[np.ndarray, "targets dim"]
+    ) -> Float[np.ndarray, "queries targets"]:
+        """Return the cosines of embeddings, every query's with every target's, float32."""
+        return np.asarray(queries, dtype=np.float32) @ np.asarray(targets, dtype=np.float32).T
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -261,6 +335,23 @@ class Embedder:
                 yield chosen, [window[row] for row in chosen]
 
 
+class _Inputs(Sequence[Encode]):
+    """A user's inputs as a model's, each made when it is asked for."""
+
+    def __init__(self, inputs: Sequence[Any], side: str, instruction: str) -> None:
+        self._inputs, self._side, self._instruction = inputs, side, instruction
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, place: Any) -> Any:
+        value = self._inputs[place]
+        if isinstance(value, Encode):
+            return value
+        found = read_input(value, f"input {place}")
+        return Encode(found.text, found.open(), self._side, self._instruction)
+
+
 def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
     """Return what prepares a model's inputs, and its configuration; no weights are loaded."""
     processor = load_processor(config.id, config.revision)
@@ -269,71 +360,6 @@ def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
     follow_grids(model, processor)
     renderer = Renderer(processor, load_prompt(config.prompt), config.max_length, config.id)
     return renderer, model
-
-
-def _load_plain(config: ModelConfig) -> Any:
-    model = load_weights(
-        "AutoModel",
-        config.id,
-        config.revision,
-        **_weights(config.dtype),
-        attn_implementation=config.attn_implementation,
-    )
-    processor = load_processor(config.id, config.revision)
-    _prepare(model, processor, config)
-    return PlainModules(model, processor)
-
-
-def _prepare(model: Any, processor: Any, config: ModelConfig) -> None:
-    speed_up_vision(model)
-    prepare_processor(processor, config, "right", images_first=True)
-    follow_grids(model.config, processor)
-
-
-def _load_modules(config: ModelConfig) -> SentenceTransformer:
-    """Build Transformer, last-token Pooling and Normalize around the checkpoint's backbone."""
-    from sentence_transformers import SentenceTransformer
-    from sentence_transformers.base.modules import Normalize
-    from sentence_transformers.sentence_transformer.modules import Pooling
-
-    output = {"method": "forward", "method_output_name": "last_hidden_state"}
-    message = {**output, "format": "structured"}
-    modalities: Any = {"text": output, "image": output, "message": message}
-    transformer = load_transformer(
-        config.id,
-        config.revision,
-        {**_weights(config.dtype), "attn_implementation": config.attn_implementation},
-        modality_config=modalities,
-        module_output_name="token_embeddings",
-    )
-    _prepare(transformer.model, transformer.processor, config)
-    transformer.processing_kwargs = {"text": {"max_length": config.max_length}}
-    pooling = Pooling(transformer.get_embedding_dimension(), pooling_mode="lasttoken")
-    return SentenceTransformer(modules=[transformer, pooling, Normalize()], device="cpu")
-
-
-def _weights(dtype: str) -> dict[str, Any]:
-    """Return how transformers is to load the weights.
-
-    Raises:
-        ModelError: when 4-bit weights are asked for without bitsandbytes.
-    """
-    if dtype != "nf4":
-        return {"dtype": dtype}
-    from importlib.util import find_spec
-
-    if find_spec("bitsandbytes") is None:
-        raise ModelError("dtype nf4 (QLoRA) needs bitsandbytes: pip install bitsandbytes")
-    from transformers import BitsAndBytesConfig
-
-    # Dettmers et al. 2023 (arXiv 2305.14314): NF4, its constants quantised too.
-    quantization = BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )
-    return {"dtype": "bfloat16", "quantization_config": quantization}
 
 
 def _compare_with_training(embedder: Embedder) -> None:
