@@ -139,13 +139,12 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     """
     path = Path(recipe.output)
     plan = plan_of(recipe.model_dump(mode="json"), inputs)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
+    _refuse_file(path)
     if restart and path.exists():
         move_aside(path)
     if (path / "manifest.json").is_file():
         return _finished(path, plan, recipe, inputs)
-    _check_ours(path)
+    check_ours(path)
     path.mkdir(parents=True, exist_ok=True)
     locks.lock_folder(path)
     try:
@@ -161,7 +160,7 @@ def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str
     if (path / "manifest.json").is_file():
         locks.unlock_folder(path)
         return _finished(path, plan, recipe, inputs)
-    _check_ours(path)
+    check_ours(path)
     begun = _read_if_there(path / PLAN)
     if begun is None:
         files.write_json(path / PLAN, plan)
@@ -194,8 +193,18 @@ def _remove_leftovers(path: Path) -> None:
         locks.unlock_folder(path)
 
 
-def _check_ours(path: Path) -> None:
-    """Refuse a folder that this project did not begin."""
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
+
+
+def check_ours(path: Path) -> None:
+    """Refuse a place for an unfinished output that this project did not begin.
+
+    Raises:
+        OutputError: when something else lies there.
+    """
+    _refuse_file(path)
     is_new = not path.exists() or (path / PLAN).is_file()
     if not is_new and any(not p.name.startswith(".") for p in path.iterdir()):
         raise OutputError(
