@@ -1,5 +1,7 @@
 """Rows in memory, written where the readers find them: JSON Lines, and images by their contents.
 
+Images in memory become PNG files, image files are linked (copied where the disk is another one).
+
 They lie in the hidden folder `.rows` of the data's own output, under names that are hashes: the same
 rows are the same file, so a second call is known as the same one, and nothing is written over.
 """
@@ -9,7 +11,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import math
 import numbers
+import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,14 +23,15 @@ from typing import Any
 from PIL import Image
 
 from unime.core import files
-from unime.core.errors import DataError, RecipeError
+from unime.core.errors import DataError
+from unime.core.hashes import content_hash
 from unime.data.images import decode
 from unime.data.items import hash_image
-from unime.data.pixels import to_rgb
+from unime.data.pixels import first_line, to_rgb
 from unime.data.readers.folder import CAPTION_COLUMNS, IMAGE_COLUMNS
 from unime.data.readers.sentence_transformers import IMAGE_PATH, SCORES
 
-ROWS = ".rows"
+ROWS, IMAGES = ".rows", "images"
 QUERY, POSITIVE, NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")
 
 
@@ -56,36 +61,29 @@ def as_rows(source: object) -> Iterator[Mapping[str, Any]]:
 
 
 class RowsFolder:
-    """Where the rows of one output are written.
+    """Where the rows of one output are written: a data root of its own.
 
     Args:
         output: the data's own.
-        base: the folder that image paths are relative to; the working directory by default.
+        base: the folder that image paths are relative to.
     """
 
-    def __init__(self, output: Path, base: str | None) -> None:
-        self._folder = output / ROWS
-        self._base = base or "."
-        self._is_below = self._folder.absolute().is_relative_to(Path(self._base).absolute())
-        self._has_paths = self._has_images = False
+    def __init__(self, output: Path, base: str) -> None:
+        self.folder = output / ROWS
+        self._base = Path(base)
         self._new: list[Path] = []
         self.columns: tuple[str, ...] = ()
         """Of the first row."""
 
-    @property
-    def root(self) -> str:
-        """The data root: the folder of the paths, or this one where images are in memory only."""
-        return self._base if self._is_below or self._has_paths else self._folder.as_posix()
-
     def write(self, rows: Iterable[Mapping[str, Any]]) -> str:
-        """Write rows and their images; return the file, relative to `root` where it lies below.
+        """Write rows and their images; return the file's name.
 
         Raises:
             DataError: naming the row with a cell that is none, or an image that cannot be read.
         """
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
         hasher = hashlib.sha256()
-        with tempfile.NamedTemporaryFile(dir=self._folder, prefix=".", suffix=".partial") as lines:
+        with tempfile.NamedTemporaryFile(dir=self.folder, prefix=".", suffix=".partial") as lines:
             for number, row in enumerate(rows):
                 values = self._row(row, number)
                 self.columns = self.columns or tuple(values)
@@ -93,22 +91,18 @@ class RowsFolder:
                 hasher.update(line)
                 lines.write(line)
             lines.flush()
-            path = self._folder / f"{hasher.hexdigest()[:32]}.jsonl"
+            path = self.folder / f"{hasher.hexdigest()[:32]}.jsonl"
             if not path.exists():
                 # Only the contents say what the file is called.
                 with files.atomic_path(path) as temporary:
                     shutil.copyfile(lines.name, temporary)
                 self._new.append(path)
-        return self._below_root(path)
+        return path.name
 
     def take_back(self) -> None:
         """Remove what this call wrote: the output is another one's."""
         for path in self._new:
             path.unlink(missing_ok=True)
-
-    def _below_root(self, path: Path) -> str:
-        whole, root = path.absolute(), Path(self.root).absolute()
-        return whole.relative_to(root).as_posix() if whole.is_relative_to(root) else str(whole)
 
     def _row(self, row: Mapping[str, Any], number: int) -> dict[str, Any]:
         is_captioned = bool(set(row) & set(CAPTION_COLUMNS)) and not set(row) & {*QUERY, *POSITIVE}
@@ -143,8 +137,8 @@ class RowsFolder:
 
     def _cell(self, value: object, what: str) -> Any:
         """Return a text, {"text", "image"}, or None."""
-        if value is None or value != value:  # noqa: PLR0124  # NaN: an empty cell of a DataFrame
-            return None
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return None  # NaN is an empty cell of a DataFrame
         if isinstance(value, str):
             is_path = IMAGE_PATH.fullmatch(value)
             return {"image": self._location(value, what)} if is_path else value
@@ -159,33 +153,33 @@ class RowsFolder:
         return {"image": self._location(value, what)}
 
     def _location(self, value: object, what: str) -> str:
-        """Return where an image is, relative to the root; one in memory is written first."""
+        """Return where an image is below `folder`: one in memory is written, a file is linked."""
         if isinstance(value, str | Path):
-            value = Path(value)
-            self._has_paths = True
-            self._refuse_both(what)
-            base = Path(self._base).absolute()
-            is_below = value.is_absolute() and value.is_relative_to(base)
-            return (value.relative_to(base) if is_below else value).as_posix()
-        image = _image(value, what)
-        self._has_images = True
-        self._refuse_both(what)
+            return self._linked(self._base / value)
         buffer = io.BytesIO()
-        image.save(buffer, "PNG", compress_level=1)
+        _image(value, what).save(buffer, "PNG", compress_level=1)
         data = buffer.getvalue()
-        path = self._folder / "images" / f"{hash_image(data).hex()}.png"
+        path = self.folder / IMAGES / f"{hash_image(data).hex()}.png"
         if not path.exists():
             with files.atomic_path(path) as temporary:
                 temporary.write_bytes(data)
             self._new.append(path)
-        return self._below_root(path)
+        return f"{IMAGES}/{path.name}"
 
-    def _refuse_both(self, what: str) -> None:
-        if self._has_paths and self._has_images and not self._is_below:
-            raise RecipeError(
-                f"{what}: some images are paths below {self._base}, others are in memory and go into "
-                f"{self._folder}: give a root that holds both, or an output below {self._base}"
-            )
+    def _linked(self, source: Path) -> str:
+        if not source.is_file():
+            # Not there: the stage rejects the row, and says which one.
+            return "/".join(part for part in source.parts if part not in (source.anchor, ".."))
+        path = self.folder / IMAGES / f"{content_hash(source)}{source.suffix.lower()}"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source.resolve(), path)  # no second copy on one disk
+            except OSError:  # another disk, or one that knows no links
+                with files.atomic_path(path) as temporary:
+                    shutil.copyfile(source, temporary)
+            self._new.append(path)
+        return f"{IMAGES}/{path.name}"
 
 
 def _in_order(row: Mapping[str, Any]) -> list[str]:
@@ -209,8 +203,9 @@ def _image(value: Any, what: str) -> Image.Image:
     if isinstance(value, Image.Image):
         try:
             return to_rgb(value)
-        except (OSError, DataError) as error:
-            raise DataError(f"{what}: the image cannot be read: {error}") from None
+        # A decoder that meets damaged bytes may raise nearly anything.
+        except Exception as error:
+            raise DataError(f"{what}: the image cannot be read: {first_line(error)}") from None
     raise DataError(
         f"{what}: expected a text, an image, a Path or {{'text': ..., 'image': ...}}, got "
         f"{type(value).__name__}"
@@ -218,12 +213,15 @@ def _image(value: Any, what: str) -> Image.Image:
 
 
 def _numbers(value: Any, what: str) -> Any:
-    if isinstance(value, numbers.Real):
-        return float(value)
-    if value is None:
-        return None
-    if hasattr(value, "tolist"):
+    if hasattr(value, "tolist"):  # NumPy's
         value = value.tolist()
-    if isinstance(value, list | tuple) and all(isinstance(v, numbers.Real) for v in value):
-        return [float(one) for one in value]
+    if isinstance(value, list | tuple) and value:
+        return [_number(one, what) for one in value]
+    return _number(value, what)
+
+
+def _number(value: Any, what: str) -> float | None:
+    """Return a score; None, a pair without one, stays."""
+    if value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
+        return None if value is None else float(value)
     raise DataError(f"{what}: expected a number or a list of numbers, got {value!r:.100}")

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from os import PathLike, fspath
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import pyarrow as pa
 
 from unime.core import files
 from unime.core.errors import OutputError
 from unime.data.tables import DataFolder, read_table
+
+R = TypeVar("R", bound="StageResult")
 
 
 @dataclass(frozen=True, repr=False)
@@ -31,7 +33,7 @@ class StageResult:
     """Which stages write such an output."""
 
     @classmethod
-    def open(cls, folder: str | PathLike[str]) -> Self:
+    def open(cls: type[R], folder: str | PathLike[str]) -> R:
         """Open an output, whoever wrote it: this API, or a recipe's run.
 
         Raises:

@@ -37,7 +37,7 @@ TO_IMAGE = {
 
 
 def load_data(
-    source: Folder | Iterable[Mapping[str, Any]],
+    source: Folder | Iterable[Any],
     output: Folder,
     *,
     root: Folder | None = None,
@@ -57,10 +57,10 @@ def load_data(
             `positive`, perhaps `negatives` and `scores`; of other columns the first is the query, the
             second the positive, further ones negatives. A cell is a text, an image, a Path or
             {"text": ..., "image": ...}; a text without blanks that ends like an image file is a path.
-        output: the folder to fill. Images in memory are kept in it as PNG files. The same call again
-            resumes it, or returns at once.
-        root: the folder that image paths are relative to and lie in: that of the file, or for rows in
-            memory the working directory.
+        output: the folder to fill. Images in memory are kept in it as PNG files, those that rows name
+            by their paths as links. The same call again resumes it, or returns at once.
+        root: the folder that image paths are relative to: that of the file, which they lie in, or for
+            rows in memory the working directory.
         reader: how rows are read (`unime.data.readers.READERS`); found out from the columns by default.
         task: the task's name.
         direction: of captioned images: two tasks, or one of them.
@@ -99,9 +99,11 @@ def load_data(
         move_aside(Path(output))  # now, since the rows are written into it
     if not (Path(output) / "manifest.json").is_file():
         check_ours(Path(output))
-    rows = RowsFolder(Path(output), None if root is None else fspath(root))
+    rows = RowsFolder(Path(output), fspath(root or "."))
     file = rows.write(as_rows(source))
-    values |= _recipe(rows.root, file, rows.columns, (reader, task or "pairs", direction), how)
+    values |= _recipe(
+        rows.folder.as_posix(), file, rows.columns, (reader, task or "pairs", direction), how
+    )
     try:
         return DataFolder.open(run_stage("data", values, output, restart=False))
     except OutputError:

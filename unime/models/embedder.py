@@ -256,11 +256,10 @@ class Embedder:
                 "expected a list of inputs, a batch_size from 1 on and the side 'query' or "
                 f"'target'; got a {type(encodes).__name__}, {batch_size} and {side!r}"
             )
-        encodes = _Inputs(encodes, side, instruction)
         vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
         twins: list[tuple[int, int]] = []
-        batches = self._batches(encodes, batch_size, first_row, twins)
+        batches = self._batches(_Inputs(encodes, side, instruction), batch_size, first_row, twins)
         cut_before = self._renderer.cut
         with evaluating(self.module), torch.inference_mode():
             total = -(-len(encodes) // batch_size)
@@ -312,7 +311,7 @@ class Embedder:
 
     def _batches(
         self,
-        encodes: Sequence[Encode],
+        encodes: _Inputs,
         batch_size: int,
         first_row: dict[bytes, int],
         twins: list[tuple[int, int]],
@@ -335,7 +334,7 @@ class Embedder:
                 yield chosen, [window[row] for row in chosen]
 
 
-class _Inputs(Sequence[Encode]):
+class _Inputs:
     """A user's inputs as a model's, each made when it is asked for."""
 
     def __init__(self, inputs: Sequence[Any], side: str, instruction: str) -> None:
@@ -344,7 +343,7 @@ class _Inputs(Sequence[Encode]):
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def __getitem__(self, place: Any) -> Any:
+    def __getitem__(self, place: int) -> Encode:
         value = self._inputs[place]
         if isinstance(value, Encode):
             return value
