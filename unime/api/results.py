@@ -120,7 +120,8 @@ class MinedNegatives(TableResult):
 
     def summary(self) -> str:
         """Return counts and recalls."""
-        recall = ", ".join(f"{name} {value:g}" for name, value in self.facts["recall"].items())
+        found = sorted(self.facts["recall"].items(), key=lambda one: int(one[0].partition("@")[2]))
+        recall = ", ".join(f"{name} {value:g}" for name, value in found)
         return f"{self.facts['pairs']} queries; positives' {recall}"
 
     def _contents(self, values: dict[str, Any]) -> dict[str, Any]:
