@@ -11,7 +11,7 @@ from unime.api.calls import (
     select_negatives,
 )
 from unime.api.results import (
-    Evaluation,
+    EvaluationResult,
     ExportedModel,
     JudgedCandidates,
     MinedNegatives,
@@ -22,7 +22,7 @@ from unime.api.training import train_embedder, train_reranker
 from unime.api.user_data import load_data
 
 __all__ = [
-    "Evaluation",
+    "EvaluationResult",
     "ExportedModel",
     "JudgedCandidates",
     "MinedNegatives",

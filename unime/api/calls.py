@@ -20,7 +20,7 @@ from unime.api.options import (
     SelectOptions,
 )
 from unime.api.results import (
-    Evaluation,
+    EvaluationResult,
     ExportedModel,
     JudgedCandidates,
     MinedNegatives,
@@ -207,7 +207,7 @@ def evaluate(
     *,
     restart: bool = False,
     **options: Unpack[EvalOptions],
-) -> Evaluation:
+) -> EvaluationResult:
     """Evaluate models on benchmarks.
 
     Args:
@@ -241,7 +241,7 @@ def evaluate(
         ],
         **options,
     }
-    return Evaluation(run_stage("eval", values, output, restart=restart))
+    return EvaluationResult(run_stage("eval", values, output, restart=restart))
 
 
 def run_stage(stage: str, values: Mapping[str, Any], output: Folder, *, restart: bool) -> Path:

@@ -234,7 +234,7 @@ class ExportedModel(StageResult):
 
 
 @dataclass(frozen=True, repr=False)
-class Evaluation(StageResult):
+class EvaluationResult(StageResult):
     """What `evaluate` returns: one row a model, one score a benchmark."""
 
     STAGES = ("eval",)
