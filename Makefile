@@ -4,7 +4,7 @@ BIN := .venv/bin
 export HF_HUB_DISABLE_TELEMETRY ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup user-env judge-env lowest lock locked test slow lint demo smoke photos evidence base clean
+.PHONY: help setup user-env judge-env lowest lock locked release test slow lint demo smoke photos evidence base clean
 
 help:  ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 12
@@ -51,6 +51,18 @@ locked: .venv-locked/ready  ## the environment with the versions of requirements
 	$(UV) venv --quiet --clear --seed --python $(PYTHON) .venv-locked
 	$(UV) pip install --quiet --python .venv-locked/bin/python --requirement requirements.lock --no-deps --editable . --editable research
 	@touch .venv-locked/ready
+
+release: .venv-release/ready  ## sdist and wheel in dist/, checked; with TAG=v0.2.0 as that release
+	rm -rf dist build unime.egg-info
+	.venv-release/bin/python -m build --outdir dist .
+	.venv-release/bin/python -m twine check --strict dist/*
+	.venv-release/bin/python .ci/check_release.py dist $(TAG)
+	rm -rf build unime.egg-info
+
+.venv-release/ready:
+	test -x .venv-release/bin/python || $(PYTHON) -m venv .venv-release
+	.venv-release/bin/python -m pip install --quiet 'build>=1.2' 'twine>=6.1'
+	@touch .venv-release/ready
 
 judge-env: .venv-judge/ready  ## vLLM in an environment of its own, .venv-judge
 

@@ -11,38 +11,11 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from benchmarks.common import report
 from benchmarks.mixture import adapted, build_model
-from benchmarks.train_step import LORA, Batch, Ours, make_batch
-from unime.train.batch import LiveBudget, Prepared
-from unime.train.chunking import Budget
+from benchmarks.train_step import LORA, Ours, make_batch
+from unime.train.chunking import ChunkBudget
 from unime.train.loader import make_loader
-from unime.train.step import Gather
-
-
-class MixtureSource:
-    """Prepares one batch again and again, as a worker does."""
-
-    def __init__(self, ours: Ours, batch: Batch) -> None:
-        self.budget = LiveBudget(ours.budget)
-        self._ours, self._batch = ours, batch
-
-    def __getitem__(self, number: int) -> Prepared:
-        """Return the batch."""
-        chunks, kept, indices = self._ours.prepare(self._batch)
-        places = torch.cat([chunk.places for chunk in chunks])
-        return Prepared(
-            chunks=chunks,
-            kept=kept,
-            gather=Gather([places]),
-            indices=indices,
-            number=number,
-            name="mixture",
-            pictures=torch.zeros(len(places), dtype=torch.bool),
-            counts={},
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -54,16 +27,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(adapted(build_model(Path(folder)), LORA)[0], Budget())
+        ours = Ours(adapted(build_model(Path(folder)), LORA)[0], ChunkBudget())
         batch = make_batch(options.batch, options.negatives, 0.3)
         start = time.perf_counter()
-        ours.prepare(batch)
+        ours.source(batch)[0]
         preparing = time.perf_counter() - start
         ours.step(batch)
         start = time.perf_counter()
         ours.step(batch)
         computing = time.perf_counter() - start - preparing
-        loader = iter(make_loader(MixtureSource(ours, batch), 0, options.steps, options.workers))
+        loader = iter(make_loader(ours.source(batch), 0, options.steps, options.workers))
         # The first batches of the workers are waited for in any case.
         for _ in range(options.workers):
             next(loader)

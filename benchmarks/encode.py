@@ -17,12 +17,12 @@ from benchmarks.common import interleaved_rounds, median_ratio, medians, report,
 from benchmarks.mixture import build_model, inputs
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 
 BATCH = 32
 
 
-def repeated(distinct: list[Encode], share: float) -> list[Encode]:
+def repeated(distinct: list[ModelInput], share: float) -> list[ModelInput]:
     """Return inputs of which exactly a share repeats others."""
     count = round(len(distinct) / (1 - share))
     rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ def repeated(distinct: list[Encode], share: float) -> list[Encode]:
     return [mixed[i] for i in rng.permutation(count).tolist()]
 
 
-def as_sentence_transformers(encodes: Sequence[Encode]) -> list[Any]:
+def as_sentence_transformers(encodes: Sequence[ModelInput]) -> list[Any]:
     """Return the inputs the way its users write them."""
     return [
         encode.text if encode.image is None else {"text": encode.text, "image": encode.image}
@@ -65,7 +65,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     theirs, prompt_name="query", batch_size=BATCH, show_progress_bar=False
                 )
 
-            def encode_ours(chosen: list[Encode] = chosen) -> np.ndarray:
+            def encode_ours(chosen: list[ModelInput] = chosen) -> np.ndarray:
                 return embedder.encode(chosen, batch_size=BATCH)
 
             cosine = float((encode_ours() * encode_theirs()).sum(axis=1).min())

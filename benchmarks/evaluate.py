@@ -120,10 +120,10 @@ def _evaluate(recipe: Any) -> None:
 
 def _encode(recipe: Any, pool: Any) -> None:
     """Encode the pool as well as one can: model loaded, inputs of one kind and length together."""
-    from unime.eval.encode import LazyEncodes, by_kind_and_length
+    from unime.eval.encode import LazyInputs, by_kind_and_length
 
     encoder = recipe.models[0].load()
-    encoder.encode(LazyEncodes(pool, by_kind_and_length(pool)), batch_size=BATCH_SIZE)
+    encoder.encode(LazyInputs(pool, by_kind_and_length(pool)), batch_size=BATCH_SIZE)
 
 
 if __name__ == "__main__":

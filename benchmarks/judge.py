@@ -25,8 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.common import interleaved_rounds, median_ratio, report, say
-from unime.judge.engine import Content, Request
-from unime.judge.images_of_pairs import Picture
+from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.judge.serve import CPU_BLOCK
 from unime.judge.vllm_engine import VllmEngine, VllmOptions
 
@@ -55,7 +54,7 @@ def pairs(queries: int, seed: int = 0, size: int = 64) -> list[list[Request]]:
                     "task",
                     "Find the caption of the picture",
                     query,
-                    Content(b"%016d" % place, f"a picture of {random.integers(10**9)} things"),
+                    JudgeInput(b"%016d" % place, f"a picture of {random.integers(10**9)} things"),
                 )
                 for place in range(CANDIDATES)
             ]
@@ -243,14 +242,14 @@ def _generate(scorer: Any, wanted: list[Request]) -> None:
         model.generate(**inputs, max_new_tokens=1, output_scores=True, return_dict_in_generate=True)
 
 
-def _picture(name: str, random: np.random.Generator, size: int) -> Content:
+def _picture(name: str, random: np.random.Generator, size: int) -> JudgeInput:
     from PIL import Image
 
     image = Image.fromarray(random.integers(0, 255, (size, size, 3), np.uint8))
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
-    picture = Picture("image/png", buffer.getvalue())
-    return Content(name.encode().ljust(16)[:16], "", image.copy, size * size, lambda: picture)
+    picture = ImageBytes("image/png", buffer.getvalue())
+    return JudgeInput(name.encode().ljust(16)[:16], "", image.copy, size * size, lambda: picture)
 
 
 def _open(folder: str, results: Any) -> None:

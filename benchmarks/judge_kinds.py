@@ -19,7 +19,7 @@ from benchmarks.judge import MODEL
 from unime.eval.benchmark import BenchmarkChoice, choose, specify
 from unime.eval.pool import Pool
 from unime.eval.runners.candidates import CandidateLists, read
-from unime.judge.engine import Content, Engine, Request
+from unime.judge.engine import Engine, JudgeInput, Request
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.truth_report import auc
 
@@ -79,14 +79,14 @@ def ask(
     return np.array(scores), np.array(kinds, dtype=object)
 
 
-def content(pool: Pool, row: int) -> Content:
+def content(pool: Pool, row: int) -> JudgeInput:
     """Return an entry of the pool as a judge sees it."""
     entry = pool.entries[row]
     if entry.image is None:
-        return Content(entry.content, entry.text)
+        return JudgeInput(entry.content, entry.text)
     image = pool.image(entry)
     assert image is not None
-    return Content(entry.content, entry.text, image.copy, image.width * image.height)
+    return JudgeInput(entry.content, entry.text, image.copy, image.width * image.height)
 
 
 def above(right: np.ndarray, wrong: np.ndarray) -> float:

@@ -14,9 +14,9 @@ import torch
 from PIL import Image
 
 from benchmarks.common import say
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.models.vision_input import VisionInput
 
 SIDES = (56, 112)
@@ -47,13 +47,13 @@ def build_model(folder: Path) -> ModelConfig:
     )
 
 
-def inputs(count: int, seed: int, side: str = "query") -> list[Encode]:
+def inputs(count: int, seed: int, side: str = "query") -> list[ModelInput]:
     """Return so many distinct inputs."""
     rng = np.random.default_rng(seed)
     lengths = np.clip(np.exp(rng.normal(3.6, 0.7, count)), 10, 200).astype(int)
     words = np.array(["red", "circle", "left", "of", "a", "blue", "square", "below", "the", "star"])
     return [
-        Encode(f"{i} {' '.join(rng.choice(words, max(1, length - 4)))}", _picture(rng), side)
+        ModelInput(f"{i} {' '.join(rng.choice(words, max(1, length - 4)))}", _picture(rng), side)
         for i, length in enumerate(lengths.tolist())
     ]
 
@@ -79,13 +79,10 @@ def stock_module(config: ModelConfig) -> Any:
 
 def adapted(config: ModelConfig, tune: dict[str, Any]) -> tuple[Embedder, Any]:
     """Return our embedder and a stock module with the same adapters on both."""
-    from unime.models.adapters import LoraSection, apply_lora
+    from unime.models.adapters import LoraSection, train_parts
 
     embedder, stock = Embedder.load(config, "cpu"), stock_module(config)
-    apply_lora(embedder, LoraSection(**tune))
-    # apply_lora looks at the backbone alone; a stock model is adapted through the same door.
-    from unime.models.adapters import train_parts
-
+    train_parts(embedder.backbone, LoraSection(**tune))
     train_parts(stock[0].model, LoraSection(**tune))
     stock[0].model.load_state_dict(embedder.backbone.state_dict())
     for module in (embedder.module, stock):

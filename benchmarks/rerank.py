@@ -21,9 +21,9 @@ import torch
 from benchmarks.common import Seconds, interleaved_rounds, median_ratio, medians, report
 from unime.export.probe_inputs import probe_image
 from unime.export.reranker_export import export_reranker
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
-from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
+from unime.rerank import RerankConfig, Reranker, RerankModel, RerankQuestion
 
 CANDIDATES, EDGE, BATCH = 50, 160, 16
 QUERIES, ASKED = 4, 17
@@ -57,7 +57,7 @@ def main(rounds: int = 7) -> None:
             # A new key every time, so that no picture is remembered from the round before.
             "Reranker.rank": lambda: (
                 Reranker(ours.model, BATCH)
-                .rank(query_of(image), [Side(caption) for caption in captions], INSTRUCTION)
+                .rank(query_of(image), [PairSide(caption) for caption in captions], INSTRUCTION)
                 .scores
             ),
         }
@@ -66,7 +66,7 @@ def main(rounds: int = 7) -> None:
         difference = float(np.abs(theirs_scores - ours_scores).max())
         assert difference < 1e-4, difference
         seconds = interleaved_rounds(contestants, rounds)
-        question = Question(INSTRUCTION, query_of(image), (Side(captions[0]),))
+        question = RerankQuestion(INSTRUCTION, query_of(image), (PairSide(captions[0]),))
         length = int(ours.model.features([question])["attention_mask"].sum())
         steps, logit_difference = training(ours.model, captions, rounds)
         seconds |= steps
@@ -88,7 +88,9 @@ def main(rounds: int = 7) -> None:
 def training(model: RerankModel, captions: Sequence[str], rounds: int) -> tuple[Seconds, float]:
     """Time forward and backward with and without sharing; return also how far the logits differ."""
     questions = [
-        Question(INSTRUCTION, query_of(probe_image(EDGE, EDGE), bytes([n])), (Side(caption),))
+        RerankQuestion(
+            INSTRUCTION, query_of(probe_image(EDGE, EDGE), bytes([n])), (PairSide(caption),)
+        )
         for n in range(QUERIES)
         for caption in captions[:ASKED]
     ]
@@ -111,9 +113,9 @@ def training(model: RerankModel, captions: Sequence[str], rounds: int) -> tuple[
     return interleaved_rounds(contestants, rounds), difference
 
 
-def query_of(image: Any, key: bytes = b"query") -> Side:
+def query_of(image: Any, key: bytes = b"query") -> PairSide:
     """Return the query: a picture, known by a key, and a short text."""
-    return Side("which?", Picture(key, lambda: image))
+    return PairSide("which?", KeyedImage(key, lambda: image))
 
 
 def colours() -> list[tuple[int, str]]:

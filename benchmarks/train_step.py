@@ -24,15 +24,17 @@ from torch import Tensor
 
 from benchmarks.common import interleaved_rounds, median_ratio, medians, report, say
 from benchmarks.mixture import adapted, build_model, inputs
-from unime.core.config import ModelConfig
-from unime.core.processes import Ranks
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.models.adapters import tower_is_frozen
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.batch import ContrastIndices, prepare_chunks
-from unime.train.chunking import Budget, plan_chunks, size_of
-from unime.train.step import Chunk, cached_step
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import ContrastIndices, Layout
+from unime.train.chunking import ChunkBudget, estimate_sizes
+from unime.train.loader import BatchSource
+from unime.train.sampler import TaskBatches
+from unime.train.step import cached_step
 
 TEMPERATURE = 0.02
 SAMPLE = 32
@@ -41,15 +43,15 @@ LORA = {"method": "lora", "parts": ["language"], "r": 16}
 FULL = {"method": "full", "parts": ["language", "vision", "projector"]}
 
 
-class Batch(NamedTuple):
+class Columns(NamedTuple):
     """A global batch: columns of inputs, row by row; equal inputs are the same object."""
 
-    columns: list[list[Encode]]
+    columns: list[list[ModelInput]]
     """Queries, positives, then one column a negative."""
 
 
-def make_batch(rows: int, negatives: int, repeats: float) -> Batch:
-    """Return a batch of which exactly a share of the encodes repeats others."""
+def make_batch(rows: int, negatives: int, repeats: float) -> Columns:
+    """Return a batch of which exactly a share of the inputs repeats others."""
     named = rows * (2 + negatives)
     distinct = named - rows - round(named * repeats)
     targets = inputs(distinct, seed=1, side="target")
@@ -61,75 +63,86 @@ def make_batch(rows: int, negatives: int, repeats: float) -> Batch:
         slots.append(int(others + (others >= own)))
     cells = [targets[slot] for slot in slots]
     columns = [cells[start : start + rows] for start in range(0, len(cells), rows)]
-    return Batch([inputs(rows, seed=0), *columns])
+    return Columns([inputs(rows, seed=0), *columns])
+
+
+class MixtureLayout:
+    """One global batch, the same under every number."""
+
+    def __init__(self, batch: Columns, config: ModelConfig) -> None:
+        # Only the seed of it counts here.
+        self.batches = TaskBatches({"mixture": np.arange(2)}, 2, 0)
+        self._batch, self._config = batch, config
+
+    def layout(self, number: int) -> Layout:
+        """Return the distinct inputs and who is whose positive and negative."""
+        queries = self._batch.columns[0]
+        places: dict[int, int] = {}
+        targets: list[ModelInput] = []
+        for column in self._batch.columns[1:]:
+            for encode in column:
+                if id(encode) not in places:
+                    places[id(encode)] = len(targets)
+                    targets.append(encode)
+        columns = [[places[id(one)] for one in column] for column in self._batch.columns[1:]]
+        matrix, rows = torch.tensor(columns).T, torch.arange(len(queries))
+        allowed = torch.ones(len(queries), len(targets), dtype=torch.bool)
+        allowed[rows, matrix[:, 0]] = False
+        indices = ContrastIndices(
+            query=rows,
+            positive=matrix[:, 0],
+            negatives=matrix[:, 1:],
+            scores=torch.full(matrix.shape, float("nan")),
+            allowed=allowed,
+            related=torch.zeros_like(allowed),
+        )
+        sizes = np.concatenate([self._sizes(queries, "query"), self._sizes(targets, "target")])
+        return Layout("mixture", [*queries, *targets], sizes, indices, {})
+
+    def load(self, entry: ModelInput) -> ModelInput:
+        """Return an input as it is."""
+        return entry
+
+    def _sizes(self, encodes: Sequence[ModelInput], side: str) -> np.ndarray:
+        characters = np.array([len(encode.text) for encode in encodes])
+        pixels = [0 if e.image is None else e.image.width * e.image.height for e in encodes]
+        return estimate_sizes(characters, np.array(pixels), self._config, side)
 
 
 class Ours:
-    """Distinct encodes, planned chunks, cached step."""
+    """Distinct inputs, planned chunks, cached step."""
 
-    def __init__(self, embedder: Embedder, budget: Budget) -> None:
+    def __init__(self, embedder: Embedder, budget: ChunkBudget) -> None:
         self.embedder, self.budget = embedder, budget
         self.loss = combine(
             [LossTerm(name="info_nce", options={"temperature": TEMPERATURE})], ContrastBatch
         )
         if tower_is_frozen(embedder.backbone):
             embedder.vision.budget = int(budget.vision_cache_gb * 1e9)
+        self.runner = DataParallelRunner(embedder.network, embedder.vision, torch.device("cpu"))
 
-    def prepare(self, batch: Batch) -> tuple[list[Chunk], int, ContrastIndices]:
-        """Return chunks, how many keep their graph, and the indices."""
-        queries = batch.columns[0]
-        places: dict[int, int] = {}
-        targets: list[Encode] = []
-        for column in batch.columns[1:]:
-            for encode in column:
-                if id(encode) not in places:
-                    places[id(encode)] = len(targets)
-                    targets.append(encode)
-        encodes = [*queries, *targets]
-        sizes = [self._size(encode) for encode in encodes]
-        plan = plan_chunks(sizes, self.budget)
-        chunks, _ = prepare_chunks(
-            plan, encodes.__getitem__, self.embedder.packed_features, Ranks(), (0, 0)
-        )
-        matrix = torch.tensor([[places[id(e)] for e in column] for column in batch.columns[1:]]).T
-        rows = torch.arange(len(queries))
-        allowed = torch.ones(len(queries), len(targets), dtype=torch.bool)
-        allowed[rows, matrix[:, 0]] = False
-        scores = torch.full(matrix.shape, float("nan"))
-        return (
-            chunks,
-            plan.kept,
-            ContrastIndices(rows, matrix[:, 0], matrix[:, 1:], scores, allowed),
-        )
+    def source(self, batch: Columns) -> BatchSource:
+        """Return what prepares a batch as training does."""
+        layout = MixtureLayout(batch, self.embedder.config)
+        return BatchSource(layout, self.embedder.renderer.packed, self.budget)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Columns) -> float:
         """Prepare a batch and accumulate its gradient."""
-        chunks, kept, indices = self.prepare(batch)
-        with self.embedder.vision.reuse():
-            combined = cached_step(
-                chunks, kept, self.forward, lambda e: self.loss(indices.record(e))
-            )
+        prepared = self.source(batch)[0]
+        with self.runner.step(True):
+            combined = cached_step(prepared, self.runner, self.loss).combined
         self.embedder.module.zero_grad()
         return float(combined.total)
 
-    def floor(self, batch: Batch) -> None:
+    def floor(self, batch: Columns) -> None:
         """One pass without gradient and one with, over the same chunks: no loss, no bookkeeping."""
-        chunks, _, _ = self.prepare(batch)
+        chunks = self.source(batch)[0].chunks
         with torch.no_grad():
             for chunk in chunks:
                 self.embedder.network(dict(chunk.features))
         for chunk in chunks:
             self.embedder.network(dict(chunk.features))["sentence_embedding"].sum().backward()
         self.embedder.module.zero_grad()
-
-    def forward(self, chunk: Chunk) -> Tensor:
-        """Embed a chunk."""
-        self.embedder.vision.announce(id(chunk))
-        return self.embedder.network(dict(chunk.features))["sentence_embedding"]
-
-    def _size(self, encode: Encode) -> Any:
-        pixels = 0 if encode.image is None else encode.image.width * encode.image.height
-        return size_of(len(encode.text), pixels, self.embedder.config, encode.side)
 
 
 class CachedLoss:
@@ -143,7 +156,7 @@ class CachedLoss:
         self.stock, self.embedder = stock, embedder
         self.loss = CachedMultipleNegativesRankingLoss(stock, scale=1 / TEMPERATURE, **settings)
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Columns) -> float:
         """Prepare the columns and accumulate the gradient."""
         columns = [self._column(column) for column in batch.columns]
         value = self.loss(columns, torch.zeros(len(batch.columns[0])))
@@ -151,7 +164,7 @@ class CachedLoss:
         self.stock.zero_grad()
         return float(value)
 
-    def _column(self, column: list[Encode]) -> dict[str, Tensor]:
+    def _column(self, column: list[ModelInput]) -> dict[str, Tensor]:
         pictures = torch.tensor([int(encode.image is not None) for encode in column])
         return {**self.embedder.features(column), "num_images_per_sample": pictures}
 
@@ -162,7 +175,7 @@ class GradientCache:
     def __init__(self, stock: Any, embedder: Embedder, chunk: int) -> None:
         self.stock, self.embedder, self.chunk = stock, embedder, chunk
 
-    def step(self, batch: Batch) -> float:
+    def step(self, batch: Columns) -> float:
         """Prepare the chunks and accumulate the gradient."""
         chunks = [
             self.embedder.features(column[start : start + self.chunk])
@@ -196,15 +209,15 @@ def best_of(candidates: dict[str, Callable[[], Any]]) -> str:
 
 
 def compare(
-    config: ModelConfig, batch: Batch, tune: dict[str, Any], rounds: int
+    config: ModelConfig, batch: Columns, tune: dict[str, Any], rounds: int
 ) -> dict[str, list[float]]:
     """Time ours, the floor and the peers on one batch.
 
     The peer's settings are chosen, and everybody is warmed up, on its first rows.
     """
-    few = Batch([column[:SAMPLE] for column in batch.columns])
+    few = Columns([column[:SAMPLE] for column in batch.columns])
     embedder, stock = adapted(config, tune)
-    ours = Ours(embedder, Budget())
+    ours = Ours(embedder, ChunkBudget())
     settings: dict[str, dict[str, Any]] = {
         f"mini_batch_size={size}": {"mini_batch_size": size} for size in (8, 16, 32)
     }
@@ -244,7 +257,7 @@ def measure_memory(folder: str, rows: int) -> None:
         id=folder, dtype="float32", min_pixels=SIDES[0] ** 2, max_pixels=SIDES[1] ** 2
     )
     embedder, _ = adapted(config, LORA)
-    ours = Ours(embedder, Budget(tokens=4096, items=32, vision_cache_gb=0))
+    ours = Ours(embedder, ChunkBudget(tokens=4096, items=32, vision_cache_gb=0))
     ours.step(make_batch(rows, 0, 0.0))
     # Not getrusage: a child starts with its parent's peak.
     status = Path("/proc/self/status").read_text().split("VmHWM:")[1]

@@ -1,4 +1,4 @@
-"""A real vLLM server of an exported folder, from .venv-judge."""
+"""A real vLLM server of an exported folder, from .venv-judge or UNIME_JUDGE_PYTHON."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from tests.conftest import ROOT
 MINUTES_TO_START = 15
 """Half a minute on a free machine."""
 NAME = "mini"
+VLLM_PYTHON = Path(os.environ.get("UNIME_JUDGE_PYTHON", ROOT / ".venv-judge/bin/python"))
 
 
 @contextlib.contextmanager
 def vllm_server(folder: Path, log: Path, *arguments: str) -> Iterator[str]:
     """Serve a folder for pooling and yield the server's address; skip where there is no vLLM."""
-    python = ROOT / ".venv-judge/bin/python"
-    if not python.is_file():
+    if not VLLM_PYTHON.is_file():
         pytest.skip("no vLLM here; run `make judge-env`")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     words = [
-        str(python), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--runner", "pooling",
+        str(VLLM_PYTHON), "-m", "vllm.entrypoints.openai.api_server", "--model", str(folder), "--runner", "pooling",
         "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--dtype", "float32",
         "--max-model-len", "1024", "--max-num-seqs", "8", "--served-model-name", NAME, *arguments,
     ]  # fmt: skip

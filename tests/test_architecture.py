@@ -93,7 +93,7 @@ LOADS = {
     "create_model_and_transforms", "create_model", "get_tokenizer",
 }  # fmt: skip
 PICKLES = {"pickle", "joblib", "dill", "cloudpickle", "shelve"}
-LOADING = ROOT / "unime/models/loading.py"
+LOADING = ROOT / "unime/core/loading.py"
 
 
 def test_models_are_loaded_in_one_place_that_runs_no_code_and_reads_no_pickle():
@@ -117,8 +117,8 @@ def test_models_are_loaded_in_one_place_that_runs_no_code_and_reads_no_pickle():
 
 
 def test_the_loads_of_the_clean_process_are_as_safe():
-    from unime.export.plain_loader import SCRIPT
-    from unime.models.loading import NO_CODE, SAFE
+    from unime.core.loading import NO_CODE, SAFE
+    from unime.export.other_loaders import SCRIPT
 
     assert SAFE == {"trust_remote_code": False, "use_safetensors": True}
     assert NO_CODE == {"trust_remote_code": False}

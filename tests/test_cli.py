@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from unime.core.errors import EXTRAS, extra_missing
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,3 +67,62 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(words: list[str], sentence: s
     assert done.returncode == 2
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_help_takes_less_than_half_a_second():
+    """Of the processor's time: a machine that others use as well does not change it."""
+
+    def seconds() -> float:
+        before = os.times()
+        assert unime("--help").returncode == 0
+        after = os.times()
+        return sum(after[2:4]) - sum(before[2:4])
+
+    assert min(seconds() for _ in range(3)) < 0.5
+
+
+@pytest.mark.parametrize(
+    ("module", "words", "extra"),
+    [
+        ("mteb", ["eval", "run", "mteb:STS12", "--model", "assets/student"], "eval"),
+        ("aiohttp", ["judge", "plan", "recipes/mini/4_judge.yaml"], "judge"),
+    ],
+)
+def test_a_missing_extra_is_one_sentence(module: str, words: list[str], extra: str):
+    code = (
+        f"import sys; sys.modules[{module!r}] = None; sys.argv = ['unime', *{words!r}]\n"
+        "from unime.cli import main\nmain()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2, done.stderr
+    assert f"pip install 'unime[{extra}]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_package_of_no_extra_is_not_hidden():
+    assert extra_missing(ModuleNotFoundError(name="unime.nowhere")) is None
+    missing = ModuleNotFoundError(name="aiohttp.client")
+    assert extra_missing(missing, "eval") == (
+        "this needs the package aiohttp: pip install 'unime[eval]'"
+    )
+
+
+def test_every_extra_that_is_named_brings_the_package():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for module, extras in EXTRAS.items():
+        for extra in extras:
+            lines = project["optional-dependencies"][extra]
+            names = {re.split(r"[<>=\[]", line)[0].replace("-", "_") for line in lines}
+            assert names & {module, f"{module}_torch", f"{module}_python"}, (module, extra)
+
+
+@pytest.mark.parametrize("program", ["judge", "eval"])
+def test_a_program_of_a_checkout_is_the_command_of_that_name(program: str):
+    done = subprocess.run(
+        [sys.executable, "-m", program, "--help"], cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("Commands")[2]
+    assert table and table == unime(program, "--help").stdout.partition("Commands")[2]

@@ -14,7 +14,14 @@ import typer
 
 from unime import stages
 from unime.core.console import log, start_logging
-from unime.core.errors import TERMINATED, DataError, Terminated, UnimeError, sentence_of
+from unime.core.errors import (
+    TERMINATED,
+    DataError,
+    Terminated,
+    UnimeError,
+    extra_missing,
+    sentence_of,
+)
 from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.eval.commands import app as evaluation
 from unime.judge.commands import app as judge
@@ -170,7 +177,8 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     port: Annotated[int, typer.Option(help="Of that page; 0 takes any.")] = 8765,
 ) -> None:
     """Search a folder of images and texts: index it once, answer at once."""
-    from unime.search import open_search, show
+    from unime.search.index import open_search
+    from unime.search.results_page import show
 
     if not serve and not query and image is None:
         raise DataError("nothing to search for: give a query, --image PICTURE, or --serve")
@@ -205,6 +213,13 @@ def main(application: Callable[[], object] = app) -> None:
         if os.environ.get("UNIME_TRACEBACK") == "1":
             raise
         typer.echo(f"error: {sentence_of(error)}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        command = "eval" if application is evaluation else sys.argv[1] if sys.argv[1:] else ""
+        sentence = extra_missing(error, command)
+        if sentence is None or os.environ.get("UNIME_TRACEBACK") == "1":
+            raise
+        typer.echo(f"error: {sentence}", err=True)
         sys.exit(2)
 
 

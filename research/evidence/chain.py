@@ -18,7 +18,7 @@ from typing import Any
 
 import yaml
 
-from research.evidence.grid import END, Cell, Change, Grid, step_of
+from research.evidence.grid import END, Cell, Grid, GridChange, step_of
 from unime.core import files
 from unime.core.config import read_values
 from unime.core.errors import RecipeError, lookup
@@ -81,7 +81,7 @@ def hash_of(chain: Sequence[Step]) -> str:
 
 def _resolve(
     grid: Grid,
-    change: Change,
+    change: GridChange,
     seeds: tuple[int, int],
     path: tuple[str, ...],
     found: dict[str, Step],

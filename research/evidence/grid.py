@@ -33,7 +33,7 @@ class StepSpec(Section):
     """Run once, at the dev seed and from the dev seed's steps, for the cells of all seeds."""
 
 
-class Change(Section):
+class GridChange(Section):
     """What is done to the chain."""
 
     like: list[str] = Field(default_factory=list)
@@ -46,7 +46,7 @@ class Change(Section):
     """Further numbers by their names in the table: `STEP/FILE.json:dotted.key`."""
 
 
-class Row(Change):
+class GridRow(GridChange):
     """One row of a table."""
 
     title: str
@@ -97,7 +97,7 @@ class Table(Section):
     curve: Curve | None = None
     repeats: list[str] = Field(default_factory=list)
     """Rows that differ by a training's seed alone: the page says what chance does."""
-    rows: dict[str, Row] = Field(min_length=1)
+    rows: dict[str, GridRow] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _named_rows_exist(self) -> Table:
@@ -163,7 +163,7 @@ class Grid(Recipe):
     """The test seeds."""
     prepare: list[Preparation] = Field(default_factory=list)
     steps: dict[str, StepSpec]
-    variants: dict[str, Change] = Field(default_factory=dict)
+    variants: dict[str, GridChange] = Field(default_factory=dict)
     tables: dict[str, Table] = Field(min_length=1)
 
     @field_validator("tables")
@@ -195,15 +195,15 @@ class Grid(Recipe):
         own = self.tables[table].seeds
         return self.seeds if own is None else own
 
-    def change(self, table: str, row: str) -> Change:
+    def change(self, table: str, row: str) -> GridChange:
         """Return all that a row changes: table's variants, its own variants, then itself."""
         parts = [self._variant(name) for name in self.tables[table].like]
         return _joined([*parts, self._whole(self.tables[table].rows[row])])
 
-    def _variant(self, name: str) -> Change:
+    def _variant(self, name: str) -> GridChange:
         return self._whole(lookup(self.variants, name, "variant"))
 
-    def _whole(self, change: Change) -> Change:
+    def _whole(self, change: GridChange) -> GridChange:
         return _joined([*(self._variant(name) for name in change.like), change])
 
     def cells(
@@ -270,7 +270,7 @@ def step_of(figure: str) -> str:
     return step
 
 
-def _joined(changes: Sequence[Change]) -> Change:
+def _joined(changes: Sequence[GridChange]) -> GridChange:
     found: dict[str, dict[str, Any]] = {}
     seconds: dict[str, float] = {}
     figures: dict[str, str] = {}
@@ -279,4 +279,4 @@ def _joined(changes: Sequence[Change]) -> Change:
             found[step] = {**found.get(step, {}), **values}
         seconds |= change.seconds
         figures |= change.figures
-    return Change(set=found, seconds=seconds, figures=figures)
+    return GridChange(set=found, seconds=seconds, figures=figures)

@@ -16,7 +16,7 @@ from jaxtyping import Bool
 from pydantic import Field
 
 from research.evidence.chain import Step, hash_of
-from research.evidence.grid import END, Cell, Change, Grid, step_of
+from research.evidence.grid import END, Cell, Grid, GridChange, step_of
 from unime.core import files
 from unime.core.config import Section
 from unime.core.errors import DataError, OutputError
@@ -114,7 +114,7 @@ def load_result(path: Path) -> Result:
     return Result.model_validate(files.read_json(path))
 
 
-def gather(cell: Cell, change: Change, chain: Sequence[Step]) -> Result:
+def gather(cell: Cell, change: GridChange, chain: Sequence[Step]) -> Result:
     """Collect a finished cell's result from the outputs of its steps.
 
     Raises:
@@ -211,7 +211,7 @@ def _evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, Outcomes]]:
 
 
 def _outcomes(folder: Path) -> dict[str, Outcomes]:
-    from unime.eval.task_file import load_task
+    from unime.eval.scores import load_task
 
     found = {}
     for benchmark, facts in files.read_json(folder / "scores.json")["benchmarks"].items():

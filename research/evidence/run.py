@@ -29,7 +29,7 @@ Launch = Callable[[Sequence[str]], int]
 """Runs the words after `python -m`; returns the exit code."""
 
 
-class State(NamedTuple):
+class CellState(NamedTuple):
     """A cell and how far it is."""
 
     cell: Cell
@@ -39,7 +39,7 @@ class State(NamedTuple):
     that the row has got since) or "to do"."""
 
 
-def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
+def states(grid: Grid, cells: Sequence[Cell]) -> list[CellState]:
     """Return each cell with its chain and how far it is."""
     found = []
     for cell in cells:
@@ -49,7 +49,7 @@ def states(grid: Grid, cells: Sequence[Cell]) -> list[State]:
             result, row = load_result(path), grid.change(cell.table, cell.row)
             same = result.chain == hash_of(chain) and row.figures.keys() <= result.figures.keys()
             state = "done" if same else "stale"
-        found.append(State(cell, chain, state))
+        found.append(CellState(cell, chain, state))
     return found
 
 
@@ -195,7 +195,7 @@ def pace_of(steps: Sequence[Step]) -> float:
     return measured / planned if planned else 1.0
 
 
-def left(found: Sequence[State]) -> float:
+def left(found: Sequence[CellState]) -> float:
     """Return the planned seconds of all distinct steps that are not done, of cells that are not."""
     steps = {s.folder: s for one in found if one.state != "done" for s in one.chain}
     return sum((step.seconds for step in steps.values() if not step.done), start=0.0)

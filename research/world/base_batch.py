@@ -41,7 +41,7 @@ RIGHT = 0.25
 are as likely would say yes too often."""
 
 
-class Tokens(NamedTuple):
+class LessonTokens(NamedTuple):
     """A lesson as tokens."""
 
     ids: list[int]
@@ -61,11 +61,11 @@ class MicroBatch(NamedTuple):
     positions: Int[Tensor, "3 batch length"]
     patches: Float[Tensor, "images patches values"]
     branches: Int[Tensor, "batch length"]
-    """See `Tokens.branches`."""
+    """See `LessonTokens.branches`."""
     spans: list[list[tuple[int, int, str]]]
 
 
-class Encoder:
+class LessonEncoder:
     """Tokenizes lessons piece by piece, and remembers the pieces."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -80,7 +80,7 @@ class Encoder:
         """What makes judgements, rendered by this tokenizer's chat template."""
         from research.world.base_tokenizer import build_processor
         from research.world.judgements import Judgements
-        from unime.core.config import ModelConfig
+        from unime.models.model_config import ModelConfig
         from unime.models.processor import prepare_processor
 
         processor = build_processor(self.tokenizer)
@@ -88,7 +88,7 @@ class Encoder:
         prepare_processor(processor, config, "left", images_first=False)
         return Judgements(processor)
 
-    def encode(self, lesson: Lesson | Judgement) -> Tokens:
+    def encode(self, lesson: Lesson | Judgement) -> LessonTokens:
         """Tokenize a lesson as its chat template would render it.
 
         An answer weighs 1 / sqrt(its length) a token: long listings don't drown short answers.
@@ -110,16 +110,16 @@ class Encoder:
             if number + 1 < len(lesson.turns):
                 ids += self.piece("\n")
                 weights.append(0.0)
-        return Tokens(ids, weights, spans, [0] * len(ids))
+        return LessonTokens(ids, weights, spans, [0] * len(ids))
 
-    def _judgement(self, lesson: Judgement) -> Tokens:
+    def _judgement(self, lesson: Judgement) -> LessonTokens:
         """Tokenize rendered prompts: what they share once, then each one's rest and its answer.
 
         An answer is one token; wrong ones weigh three times as much as right ones in sum.
         """
         prompts = [self.piece(text.replace(IMAGE_SLOT, IMAGE_BLOCK)) for text in lesson.prompts]
         shared = _shared(prompts, lesson.query_pictures)
-        made = Tokens(list(prompts[0][:shared]), [0.0] * shared, [], [0] * shared)
+        made = LessonTokens(list(prompts[0][:shared]), [0.0] * shared, [], [0] * shared)
         for number, (prompt, answer) in enumerate(zip(prompts, lesson.answers, strict=True)):
             rest = [*prompt[shared:], *self.piece(answer)]
             made.ids.extend(rest)
@@ -143,7 +143,7 @@ def _shared(prompts: Sequence[tuple[int, ...]], query_pictures: int) -> int:
 
 
 def micro_batches(
-    lessons: Sequence[Lesson | Judgement], encoder: Encoder, number: int, multiple: int = 8
+    lessons: Sequence[Lesson | Judgement], encoder: LessonEncoder, number: int, multiple: int = 8
 ) -> list[MicroBatch]:
     """Split lessons by length into at most `number` micro-batches with the least padding."""
     encoded = [(encoder.encode(lesson), lesson.pictures) for lesson in lessons]
@@ -170,7 +170,9 @@ def _least_padded(lengths: Sequence[int], number: int) -> list[int]:
     return best[count][1]
 
 
-def _collate(pairs: Sequence[tuple[Tokens, tuple[np.ndarray, ...]]], multiple: int) -> MicroBatch:
+def _collate(
+    pairs: Sequence[tuple[LessonTokens, tuple[np.ndarray, ...]]], multiple: int
+) -> MicroBatch:
     longest = max(len(tokens.ids) for tokens, _ in pairs)
     length = -(-longest // multiple) * multiple
     ids = np.full((len(pairs), length), _PAD, np.int64)

@@ -10,7 +10,7 @@ import torch
 from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
-from research.world.base_batch import Encoder, MicroBatch, micro_batches
+from research.world.base_batch import LessonEncoder, MicroBatch, micro_batches
 from research.world.base_lessons import Judgement, Lesson, make_lesson
 from research.world.base_model import answer_logits
 from unime.judge.truth_report import auc
@@ -24,7 +24,7 @@ CLAIM, ALL_CLAIMS = "claim", "claims"
 
 
 def evaluate(
-    model: Qwen3VLForConditionalGeneration, encoder: Encoder, recipe: BaseRecipe
+    model: Qwen3VLForConditionalGeneration, encoder: LessonEncoder, recipe: BaseRecipe
 ) -> dict[str, Any]:
     """Answer held-out lessons.
 

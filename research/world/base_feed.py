@@ -13,7 +13,7 @@ import torch
 from tokenizers import Tokenizer
 
 from research.world.base import BaseRecipe, phase_at
-from research.world.base_batch import Encoder, MicroBatch, micro_batches
+from research.world.base_batch import LessonEncoder, MicroBatch, micro_batches
 from research.world.base_lessons import Judgement, Lesson, make_lesson
 from research.world.base_sight import SightBatch, sight_batches
 
@@ -23,7 +23,7 @@ Batch = list[MicroBatch] | list[SightBatch]
 AHEAD = 6  # batches made ahead by each worker
 
 
-def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
+def make_batch(recipe: BaseRecipe, encoder: LessonEncoder, step: int) -> Batch:
     """Make one step's batch; (seed, step) decide it."""
     rng = np.random.default_rng((recipe.seed, step))
     if recipe.is_sight(step):
@@ -47,7 +47,7 @@ def make_batch(recipe: BaseRecipe, encoder: Encoder, step: int) -> Batch:
 def batches(recipe: BaseRecipe, tokenizer: Tokenizer, start: int) -> Iterator[Batch]:
     """Yield the batches from `start` on, made ahead by workers (or here, without any)."""
     if not recipe.workers:
-        encoder = Encoder(tokenizer)
+        encoder = LessonEncoder(tokenizer)
         for step in range(start, recipe.steps):
             yield make_batch(recipe, encoder, step)
         return
@@ -70,7 +70,7 @@ _worker: dict[str, Any] = {}
 
 def _start_worker(tokenizer: str, recipe: BaseRecipe) -> None:
     torch.set_num_threads(1)
-    _worker.update(encoder=Encoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
+    _worker.update(encoder=LessonEncoder(Tokenizer.from_str(tokenizer)), recipe=recipe)
 
 
 def _work(step: int) -> list[tuple[type, list[Any]]]:

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import Qwen3VLForConditionalGeneration
 
 from research.world.base import BaseRecipe
-from research.world.base_batch import Encoder, MicroBatch
+from research.world.base_batch import LessonEncoder, MicroBatch
 from research.world.base_evaluate import OBJECTS, evaluate
 from research.world.base_feed import Batch, batches
 from research.world.base_model import answer_logits, build_model, share_words, vision_features
@@ -230,7 +230,7 @@ def _report(
     if state.step <= recipe.sight_steps:
         figures = {"accuracy": _sight_figures(state, recipe)}
     else:
-        figures = evaluate(state.average, Encoder(tokenizer), recipe)
+        figures = evaluate(state.average, LessonEncoder(tokenizer), recipe)
     line = {"step": state.step, "time": int(time.time()), "loss": loss, **figures}
     files.append_lines(out.file("progress.jsonl"), [json.dumps(line)])
     log(f"base: step {state.step} {json.dumps(figures['accuracy'])}")

@@ -17,12 +17,12 @@ import torch
 
 from research.world import compositional
 from research.world.text_only import caption_classifier
-from research.world.towers import Eyes, Input, Reference, Senses, train, words_of
+from research.world.towers import FrozenVisionTower, Input, Reference, Senses, train, words_of
 from unime.core import console, files
 from unime.core.overwrite import check_replaceable, has_keys
 from unime.core.provenance import plan_of
 from unime.data.items import Item
-from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers import DataSource, ResolvedSource, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
 
 MODELS = {
@@ -65,7 +65,7 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     }
     facts = files.read_json(root / "instructions.json")
     rows = [_chance(evaluation, pairs, facts)]
-    eyes = Eyes(root, Path(student))
+    eyes = FrozenVisionTower(root, Path(student))
     for name, senses in MODELS.items():
         model = Reference(_vocabulary(tasks), eyes, senses)
         console.log(f"training the baseline {name}")
@@ -89,8 +89,8 @@ def read_training(root: Path) -> Tasks:
     for path in sorted(root.glob("train/*/train.parquet")):
         name = path.parent.name
         instructions = Instructions(known_tasks([root]))
-        source = Source(reader="mmeb_train", path=str(path))
-        job = Job(source, root, path, name, "", instructions)
+        source = DataSource(reader="mmeb_train", path=str(path))
+        job = ResolvedSource(source, root, path, name, "", instructions)
         tasks[name] = [
             (Input(p.query, p.query_instruction), Input(p.positives[0], p.target_instruction))
             for row in read(job)
@@ -158,9 +158,9 @@ def _similarities(
 
     def sides(item: Mapping[str, str]) -> tuple[Input, Input, Input]:
         return (
-            Input(Item(image=item["filename"]), known["query_instruction"]),
-            Input(Item(item["caption"]), known["target_instruction"]),
-            Input(Item(item["negative_caption"]), known["target_instruction"]),
+            Input(Item.of(image=item["filename"]), known["query_instruction"]),
+            Input(Item.of(item["caption"]), known["target_instruction"]),
+            Input(Item.of(item["negative_caption"]), known["target_instruction"]),
         )
 
     found = model.embed_all([side for item in items for side in sides(item)])

@@ -23,14 +23,14 @@ from research.world import (
     vqa,
 )
 from research.world.candidates import candidate_lists
-from research.world.examples import Picture, Plan, Task
+from research.world.examples import GenerationPlan, ScenePicture, WorldTask
 from research.world.planting import FALSE_NEGATIVE_KINDS
 from unime.core import console, files
 from unime.core.config import Recipe
 from unime.core.provenance import Output
 from unime.data import tables
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, WorldTask] = {
     task.name: task
     for module in (classification, vqa, retrieval, composing, grounding)
     for task in module.TASKS
@@ -62,7 +62,7 @@ class WorldRecipe(Recipe):
 RECIPE = WorldRecipe
 
 
-class Part(NamedTuple):
+class WorldPart(NamedTuple):
     """One folder's worth of work."""
 
     split: str
@@ -90,14 +90,14 @@ def run(recipe: WorldRecipe, out: Output) -> None:
     out.facts(train=recipe.train_pairs, eval=recipe.queries, tasks=sorted(TASKS))
 
 
-def _parts() -> Iterator[Part]:
+def _parts() -> Iterator[WorldPart]:
     """Yield the parts, the longest first so that no worker idles at the end."""
-    yield from (Part("eval", task.name) for task in TASKS.values())
-    yield from (Part("train", task.name) for task in TASKS.values() if task.trained)
-    yield from (Part("compositional", name) for name in compositional.CATEGORIES)
+    yield from (WorldPart("eval", task.name) for task in TASKS.values())
+    yield from (WorldPart("train", task.name) for task in TASKS.values() if task.trained)
+    yield from (WorldPart("compositional", name) for name in compositional.CATEGORIES)
 
 
-def _build(parts: list[Part], recipe: WorldRecipe, folder: Path) -> Iterator[Part]:
+def _build(parts: list[WorldPart], recipe: WorldRecipe, folder: Path) -> Iterator[WorldPart]:
     """Build parts in this process or in several."""
     if recipe.workers == 1 or len(parts) < 2:
         for part in parts:
@@ -113,13 +113,13 @@ def _build(parts: list[Part], recipe: WorldRecipe, folder: Path) -> Iterator[Par
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def build_part(part: Part, recipe: WorldRecipe, folder: Path) -> Part:
+def build_part(part: WorldPart, recipe: WorldRecipe, folder: Path) -> WorldPart:
     """Build one part: its pictures, then its truth, and last the table that marks it done."""
     seed = zlib.crc32(f"{part.split}/{part.name}".encode())
     rng = np.random.default_rng([recipe.seed, seed])
     location = f"images/{part.split}/{part.name}"
     with files.atomic_folder(folder / location) as temporary:
-        pictures = layout.Pictures(temporary, location)
+        pictures = layout.PictureWriter(temporary, location)
         if part.split == "compositional":
             result: dict[str, Any] | Tables = _compositional(part.name, recipe, rng, pictures)
         else:
@@ -144,10 +144,10 @@ class Tables(NamedTuple):
 
 
 def _train(
-    task: Task, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.Pictures
+    task: WorldTask, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.PictureWriter
 ) -> Tables:
     """Generate a training set."""
-    plan = Plan(
+    plan = GenerationPlan(
         rng,
         recipe.train_pairs,
         "train",
@@ -165,10 +165,10 @@ def _train(
 
 
 def _eval(
-    task: Task, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.Pictures
+    task: WorldTask, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.PictureWriter
 ) -> Tables:
     """Generate an evaluation set."""
-    families = task.generate(Plan(rng, recipe.queries, "eval"))
+    families = task.generate(GenerationPlan(rng, recipe.queries, "eval"))
     listed = candidate_lists(task, families, recipe.candidates, rng)
     contents = [row.query for row in listed]
     contents += [content for row in listed for _, content in row.candidates]
@@ -180,13 +180,13 @@ def _eval(
 
 
 def _compositional(
-    category: str, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.Pictures
+    category: str, recipe: WorldRecipe, rng: np.random.Generator, pictures: layout.PictureWriter
 ) -> dict[str, Any]:
     """Generate a compositional category."""
     drawn = compositional.items(category, recipe.compositional, "eval", rng)
     return {
         str(number): {
-            "filename": pictures.name(Picture(item.scene)),
+            "filename": pictures.name(ScenePicture(item.scene)),
             "caption": item.caption,
             "negative_caption": item.negative,
         }
@@ -194,7 +194,7 @@ def _compositional(
     }
 
 
-def _mark(folder: Path, part: Part) -> Path:
+def _mark(folder: Path, part: WorldPart) -> Path:
     """Return the file that is written last."""
     if part.split == "compositional":
         return folder / "compositional" / f"{part.name}.json"
@@ -202,7 +202,7 @@ def _mark(folder: Path, part: Part) -> Path:
     return folder / part.split / part.name / table
 
 
-def _work(folder: Path, part: Part) -> Path:
+def _work(folder: Path, part: WorldPart) -> Path:
     return folder / "parts" / part.split / part.name
 
 

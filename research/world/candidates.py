@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from research.world.examples import Content, Example, Family, Task
+from research.world.examples import Example, Family, WorldContent, WorldTask
 from research.world.scene import ThingSpec
 from research.world.truth import Crop, too_close
 
@@ -16,12 +16,12 @@ from research.world.truth import Crop, too_close
 class Listed(NamedTuple):
     """A query and its candidates with their kinds; the first is gold."""
 
-    query: Content
-    candidates: list[tuple[str, Content]]
+    query: WorldContent
+    candidates: list[tuple[str, WorldContent]]
 
 
 def candidate_lists(
-    task: Task, families: Sequence[Family], length: int, rng: np.random.Generator
+    task: WorldTask, families: Sequence[Family], length: int, rng: np.random.Generator
 ) -> list[Listed]:
     """List candidates for every query of an evaluation set.
 
@@ -39,11 +39,11 @@ def candidate_lists(
     return listed
 
 
-def _distinct(contents: Sequence[Content]) -> list[Content]:
+def _distinct(contents: Sequence[WorldContent]) -> list[WorldContent]:
     return list(dict.fromkeys(contents))
 
 
-def _siblings(example: Example, family: Family) -> list[tuple[str, Content]]:
+def _siblings(example: Example, family: Family) -> list[tuple[str, WorldContent]]:
     """Return the other members' targets, by what sets them apart from this one's."""
     found = []
     for other in family:
@@ -59,8 +59,8 @@ def _siblings(example: Example, family: Family) -> list[tuple[str, Content]]:
 
 def _list(
     example: Example,
-    near: Sequence[tuple[str, Content]],
-    pool: Sequence[Content],
+    near: Sequence[tuple[str, WorldContent]],
+    pool: Sequence[WorldContent],
     size: int,
     rng: np.random.Generator,
 ) -> Listed:
@@ -78,7 +78,7 @@ def _list(
     return Listed(example.query, candidates)
 
 
-def _kind(gold: Content, other: Content) -> str:
+def _kind(gold: WorldContent, other: WorldContent) -> str:
     """Tell random candidates from those that differ in a single attribute."""
     one, two = gold.meaning, other.meaning
     if isinstance(one, ThingSpec) and isinstance(two, ThingSpec):

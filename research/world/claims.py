@@ -21,7 +21,7 @@ from research.world.edits import (
     reshift,
     swap_attribute,
 )
-from research.world.examples import Content, Picture, crop_meaning, crop_of, picture_of
+from research.world.examples import ScenePicture, WorldContent, crop_meaning, crop_of, picture_of
 from research.world.language import CORRUPTIONS, corrupt, describe, mention, name, pick, word
 from research.world.questions import refer
 from research.world.sample import partition_of, sample_scene, sprite_names
@@ -51,10 +51,10 @@ FIELDS = ("kind", "colour", "size", "texture")
 
 def claims_about_a_picture(
     rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
-) -> tuple[Content, list[Content]]:
+) -> tuple[WorldContent, list[WorldContent]]:
     """Return a picture, and claims about it; true ones are at most one more than false ones."""
     scene, _ = _sayable(rng, objects, kind, partition)
-    found: dict[bool, list[Content]] = {True: [], False: []}
+    found: dict[bool, list[WorldContent]] = {True: [], False: []}
     for _ in range(TRIES * ABOUT_A_PICTURE):
         true = len(found[True]) <= len(found[False])
         spec = KINDS[kind](scene, rng, true)
@@ -62,12 +62,12 @@ def claims_about_a_picture(
             found[true].append(_said(spec, rng, partition))
         if len(found[True]) + len(found[False]) == ABOUT_A_PICTURE:
             break
-    return Content("", Picture(scene), scene), [*found[True], *found[False]]
+    return WorldContent("", ScenePicture(scene), scene), [*found[True], *found[False]]
 
 
 def pictures_of_a_claim(
     rng: np.random.Generator, objects: tuple[int, int], kind: str, partition: str
-) -> tuple[Content, list[Content]]:
+) -> tuple[WorldContent, list[WorldContent]]:
     """Return a claim, and pictures: of the first it is true, of the others (changed or new) seldom."""
     scene, spec = _sayable(rng, objects, kind, partition)
     changed = [one for one in _changed(scene, 2 * ABOUT_A_CLAIM, rng) if one.graph != scene.graph]
@@ -75,7 +75,7 @@ def pictures_of_a_claim(
     wrong = [one for one in changed if not matches(spec, one)]
     others = [sample_scene(rng, partition, objects=objects) for _ in range(ABOUT_A_CLAIM)]
     scenes = [scene, *right[:1], *wrong[: ABOUT_A_CLAIM - 3], *others][:ABOUT_A_CLAIM]
-    return _said(spec, rng, partition), [Content("", Picture(one), one) for one in scenes]
+    return _said(spec, rng, partition), [WorldContent("", ScenePicture(one), one) for one in scenes]
 
 
 def _sayable(
@@ -146,7 +146,7 @@ def _one_of(spec: Spec, wrong: Spec | None, true: bool) -> Spec | None:
 
 def the_same_scene(
     rng: np.random.Generator, objects: tuple[int, int], partition: str
-) -> tuple[Content, list[Content]]:
+) -> tuple[WorldContent, list[WorldContent]]:
     """Return a picture, and pictures: the same scene in other pixels twice, changed ones, others."""
     scene = sample_scene(rng, partition, objects=objects)
     changed = _changed(scene, 2, rng)
@@ -181,7 +181,7 @@ def _edited(
 
 def crops_of_a_name(
     rng: np.random.Generator, objects: tuple[int, int], partition: str
-) -> tuple[Content, list[Content]]:
+) -> tuple[WorldContent, list[WorldContent]]:
     """Return a name, mostly with the picture it is about, and crops; the first is what it names."""
     while True:
         scene = sample_scene(rng, partition, objects=objects)
@@ -193,12 +193,12 @@ def crops_of_a_name(
     wrong = [(one, i) for one in (scene, *others) for i in range(len(one.things))]
     wrong = [(one, i) for one, i in wrong if not fits(spec, one.things[i])]
     kept = [wrong[i] for i in rng.permutation(len(wrong))[: ABOUT_A_CLAIM - 1].tolist()]
-    picture = Picture(scene) if rng.random() < 0.7 else None
-    query = Content(name(spec, rng), picture, crop_meaning(scene, index))
+    picture = ScenePicture(scene) if rng.random() < 0.7 else None
+    query = WorldContent(name(spec, rng), picture, crop_meaning(scene, index))
     return query, [crop_of(one, i) for one, i in ((scene, index), *kept)]
 
 
-Asked = tuple[Content, list[Content]]
+Asked = tuple[WorldContent, list[WorldContent]]
 """A query and its candidates."""
 
 PICTURED: dict[str, Callable[[np.random.Generator, tuple[int, int], str], Asked]] = {
@@ -216,7 +216,7 @@ KINDS: dict[str, Callable[[Scene, np.random.Generator, bool], Spec | None]] = {
 }
 
 
-def _said(spec: Spec, rng: np.random.Generator, partition: str) -> Content:
+def _said(spec: Spec, rng: np.random.Generator, partition: str) -> WorldContent:
     bare = len(spec.things) == 1 and spec.things[0].cell < 0 and not spec.background
     text = name(spec.things[0], rng) if bare else word(spec, rng, partition)
-    return Content(text, None, spec)
+    return WorldContent(text, None, spec)

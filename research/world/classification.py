@@ -10,7 +10,14 @@ from functools import lru_cache
 import numpy as np
 
 from research.world import words
-from research.world.examples import Content, Example, Family, Picture, Plan, Task
+from research.world.examples import (
+    Example,
+    Family,
+    GenerationPlan,
+    ScenePicture,
+    WorldContent,
+    WorldTask,
+)
 from research.world.language import pick
 from research.world.planting import Synonyms
 from research.world.sample import is_held_colour, partition_of, sample_thing, sprite_names
@@ -94,7 +101,9 @@ def standing_out(rng: np.random.Generator, partition: str, make: MakeThing) -> t
 
 
 def _generate(
-    plan: Plan, make: MakeThing, label: Callable[[Scene, int], tuple[str, Meaning, Meaning]]
+    plan: GenerationPlan,
+    make: MakeThing,
+    label: Callable[[Scene, int], tuple[str, Meaning, Meaning]],
 ) -> list[Family]:
     """Draw pictures and label them; a share of the classes also go by a synonym."""
     drawn = [standing_out(plan.rng, plan.partition, make) for _ in range(plan.pairs)]
@@ -102,7 +111,7 @@ def _generate(
     synonyms = Synonyms(plan, [text for text, _, _ in labels])
     families = []
     for (scene, _), (text, wanted, said) in zip(drawn, labels, strict=True):
-        query = Content("", Picture(scene), wanted)
+        query = WorldContent("", ScenePicture(scene), wanted)
         families.append([Example(query, synonyms.say(text, said))])
     synonyms.record([example for family in families for example in family])
     return families
@@ -127,17 +136,17 @@ def _place(cell: str, others: int) -> str:
     return f"{cell} with {words.NUMBERS[others]}"
 
 
-def _labels(pairs: Sequence[tuple[str, str]]) -> list[Content]:
-    return [Content(f"{c} {kind}", None, ThingSpec(kind, c)) for c, kind in pairs]
+def _labels(pairs: Sequence[tuple[str, str]]) -> list[WorldContent]:
+    return [WorldContent(f"{c} {kind}", None, ThingSpec(kind, c)) for c, kind in pairs]
 
 
-def _layout_labels() -> list[Content]:
+def _layout_labels() -> list[WorldContent]:
     texts = [_place(cell, others) for cell in CELLS for others in range(1, 5)]
-    return [Content(text, None, text) for text in texts]
+    return [WorldContent(text, None, text) for text in texts]
 
 
 TASKS = [
-    Task(
+    WorldTask(
         name="shapes",
         meta_task="classification",
         query_instruction="Name the color and the shape of the only striped object in the picture",
@@ -146,16 +155,16 @@ TASKS = [
         in_batch=False,
         classes=lambda: _labels([(colour, kind) for colour in COLOURS for kind in SHAPES]),
     ),
-    Task(
+    WorldTask(
         name="sprites",
         meta_task="classification",
         query_instruction="Recognize the large object among the small shapes",
         target_instruction="",
         generate=lambda plan: _generate(plan, _sprite, _kind),
         in_batch=False,
-        classes=lambda: [Content(name, None, ThingSpec(name)) for name in sprite_classes()],
+        classes=lambda: [WorldContent(name, None, ThingSpec(name)) for name in sprite_classes()],
     ),
-    Task(
+    WorldTask(
         name="layout",
         meta_task="classification",
         query_instruction="Tell the place of the large object and how many small ones there are",
@@ -164,7 +173,7 @@ TASKS = [
         in_batch=False,
         classes=_layout_labels,
     ),
-    Task(
+    WorldTask(
         name="sprite_colors",
         meta_task="classification",
         query_instruction="Name the color and the kind of the large object in the picture",

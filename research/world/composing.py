@@ -16,7 +16,15 @@ from research.world.edits import (
     reshift,
     swap_attribute,
 )  # fmt: skip
-from research.world.examples import Content, Example, Family, Picture, Plan, Task, picture_of
+from research.world.examples import (
+    Example,
+    Family,
+    GenerationPlan,
+    ScenePicture,
+    WorldContent,
+    WorldTask,
+    picture_of,
+)
 from research.world.language import name, pick
 from research.world.questions import full_name, refer
 from research.world.sample import sample_scene
@@ -56,7 +64,7 @@ class Edit:
         return pick(rng, [text for text in options if text != avoid])
 
 
-def _composed(plan: Plan) -> list[Family]:
+def _composed(plan: GenerationPlan) -> list[Family]:
     """Edit scenes; an evaluation family asks for several edits of one picture."""
     if plan.corpus:
         return _training(plan)
@@ -80,13 +88,13 @@ def _composed(plan: Plan) -> list[Family]:
 
 
 def _example(
-    scene: Scene, edit: Edit, text: str, near: tuple[tuple[str, Content], ...] = ()
+    scene: Scene, edit: Edit, text: str, near: tuple[tuple[str, WorldContent], ...] = ()
 ) -> Example:
-    query = Content(text, Picture(scene), edit.goal)
+    query = WorldContent(text, ScenePicture(scene), edit.goal)
     return Example(query, picture_of(edit.goal), role="other_edit", near=near)
 
 
-def _training(plan: Plan) -> list[Family]:
+def _training(plan: GenerationPlan) -> list[Family]:
     """Draw edits with distinct goals, but for those planted two by two.
 
     Every other edit starts where the one before it ended: so pictures that are somebody's query stand
@@ -118,7 +126,7 @@ def _training(plan: Plan) -> list[Family]:
     return [[example] for example in examples]
 
 
-def _again(plan: Plan, scene: Scene, edit: Edit, text: str, kind: str) -> Example | None:
+def _again(plan: GenerationPlan, scene: Scene, edit: Edit, text: str, kind: str) -> Example | None:
     """Ask for the same goal in other pixels: in other words, or from another picture."""
     goal = reshift(edit.goal, plan.rng)
     if kind == "paraphrase":
@@ -180,7 +188,7 @@ def _edit_of(
     return Edit("change", fields | {"value": value, "field": field}, goal)
 
 
-def _twins(plan: Plan) -> list[Family]:
+def _twins(plan: GenerationPlan) -> list[Family]:
     """Look for the same scene in other pixels among its near variants; with held-out sprites."""
     families: list[Family] = []
     number = 0
@@ -212,14 +220,14 @@ def _variants(scene: Scene, rng: np.random.Generator) -> list[tuple[str, Scene]]
 
 
 TASKS = [
-    Task(
+    WorldTask(
         name="edits",
         meta_task="retrieval",
         query_instruction="Find the picture that this one becomes by the change",
         target_instruction="Represent the given picture",
         generate=_composed,
     ),
-    Task(
+    WorldTask(
         name="twins",
         meta_task="retrieval",
         query_instruction="Find the picture that shows the same scene",

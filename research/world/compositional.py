@@ -30,14 +30,14 @@ from research.world.scene import (
 )
 
 
-class Side(NamedTuple):
+class CaptionedSide(NamedTuple):
     """A scene and what is true of it, and false of the other side's scene."""
 
     scene: Scene
     spec: Spec
 
 
-class Item(NamedTuple):
+class CompositionalExample(NamedTuple):
     """One test: the caption is true of the scene, the negative is not."""
 
     scene: Scene
@@ -46,23 +46,25 @@ class Item(NamedTuple):
     negative_spec: Spec
 
 
-Sides = tuple[Side, Side] | None
+Sides = tuple[CaptionedSide, CaptionedSide] | None
 
 
-def items(category: str, count: int, partition: str, rng: np.random.Generator) -> list[Item]:
+def items(
+    category: str, count: int, partition: str, rng: np.random.Generator
+) -> list[CompositionalExample]:
     """Draw the items of a category."""
-    made: list[Item] = []
+    made: list[CompositionalExample] = []
     while len(made) < count:
         scene = sample_scene(rng, partition, sprite_share=0.15)
         first, second = rng.permutation(len(scene.things))[:2].tolist()
         said = _say(scene, first, second, rng)
-        sides = said and CATEGORIES[category](Side(scene, said), (first, second), rng)
+        sides = said and CATEGORIES[category](CaptionedSide(scene, said), (first, second), rng)
         if sides is not None and _sound(sides, partition):
             made += _both_ways(sides, partition, rng)
     return made[:count]
 
 
-def _sound(sides: tuple[Side, Side], partition: str) -> bool:
+def _sound(sides: tuple[CaptionedSide, CaptionedSide], partition: str) -> bool:
     """Check that each caption is true of its own scene only, and both scenes are allowed."""
     (scene, spec), (other_scene, other_spec) = sides
     return (
@@ -74,15 +76,17 @@ def _sound(sides: tuple[Side, Side], partition: str) -> bool:
     )
 
 
-def _both_ways(sides: tuple[Side, Side], partition: str, rng: np.random.Generator) -> list[Item]:
+def _both_ways(
+    sides: tuple[CaptionedSide, CaptionedSide], partition: str, rng: np.random.Generator
+) -> list[CompositionalExample]:
     """Word both captions alike, and make an item of each scene."""
     wording = int(rng.integers(1 << 30))
     one, other = (
         word(side.spec, np.random.default_rng(wording), partition, synonyms=0.0) for side in sides
     )
     return [
-        Item(sides[0].scene, one, other, sides[1].spec),
-        Item(sides[1].scene, other, one, sides[0].spec),
+        CompositionalExample(sides[0].scene, one, other, sides[1].spec),
+        CompositionalExample(sides[1].scene, other, one, sides[0].spec),
     ]
 
 
@@ -96,35 +100,41 @@ def _say(scene: Scene, first: int, second: int, rng: np.random.Generator) -> Spe
     return Spec(pair, ((0, pick(rng, found)[1], 1),))
 
 
-def _replace_attribute(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _replace_attribute(
+    side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator
+) -> Sides:
     """Another colour, size or texture for one thing."""
     fields = ("colour", "size", "texture")
     named = [f for f in fields if getattr(side.spec.things[0], f)]
     return _replaced(side, pair[0], (pick(rng, named),), rng) if named else None
 
 
-def _replace_object(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _replace_object(side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
     """Another kind for one thing."""
     return _replaced(side, pair[0], ("kind",), rng)
 
 
-def _replaced(side: Side, index: int, fields: tuple[str, ...], rng: np.random.Generator) -> Sides:
+def _replaced(
+    side: CaptionedSide, index: int, fields: tuple[str, ...], rng: np.random.Generator
+) -> Sides:
     changed = change_attribute(side.scene, index, rng, fields)
     if changed is None or changed[1] not in fields:
         return None
     scene, field = changed
     value = getattr(scene.things[index], field)
-    return side, Side(scene, with_thing(side.spec, 0, **{field: value}))
+    return side, CaptionedSide(scene, with_thing(side.spec, 0, **{field: value}))
 
 
-def _replace_relation(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _replace_relation(
+    side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator
+) -> Sides:
     """The opposite relation."""
     first, relation, second = side.spec.relations[0]
     turned = dataclasses.replace(side.spec, relations=((first, OPPOSITE[relation], second),))
-    return side, Side(exchange_places(side.scene, *pair), turned)
+    return side, CaptionedSide(exchange_places(side.scene, *pair), turned)
 
 
-def _swap_object(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _swap_object(side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
     """The kinds of two shapes exchanged."""
     one, other = (side.scene.things[i] for i in pair)
     if one.kind == other.kind or one.is_sprite or other.is_sprite:
@@ -132,10 +142,10 @@ def _swap_object(side: Side, pair: tuple[int, int], rng: np.random.Generator) ->
     scene = side.scene.replace_thing(pair[0], kind=other.kind)
     scene = scene.replace_thing(pair[1], kind=one.kind)
     spec = with_thing(with_thing(side.spec, 0, kind=other.kind), 1, kind=one.kind)
-    return side, Side(scene, spec)
+    return side, CaptionedSide(scene, spec)
 
 
-def _swap_attribute(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _swap_attribute(side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
     """The colours, sizes or textures of two things exchanged."""
     changed = swap_attribute(side.scene, *pair, rng)
     if changed is None:
@@ -144,10 +154,10 @@ def _swap_attribute(side: Side, pair: tuple[int, int], rng: np.random.Generator)
     one, other = (getattr(side.scene.things[i], field) for i in pair)
     said = with_thing(with_thing(side.spec, 0, **{field: one}), 1, **{field: other})
     swapped = with_thing(with_thing(side.spec, 0, **{field: other}), 1, **{field: one})
-    return Side(side.scene, said), Side(scene, swapped)
+    return CaptionedSide(side.scene, said), CaptionedSide(scene, swapped)
 
 
-def _add_object(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _add_object(side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
     """A third thing: one that is there, or one that is not."""
     rest = [i for i in range(len(side.scene.things)) if i not in pair]
     if not rest:
@@ -160,7 +170,9 @@ def _add_object(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> 
     if absent.kind == there.kind:
         return None
     scene = side.scene.replace_thing(index, kind=absent.kind, colour=absent.colour)
-    return Side(side.scene, _with(side.spec, there)), Side(scene, _with(side.spec, absent))
+    return CaptionedSide(side.scene, _with(side.spec, there)), CaptionedSide(
+        scene, _with(side.spec, absent)
+    )
 
 
 def _another_colour(thing: Thing, rng: np.random.Generator) -> str:
@@ -171,7 +183,7 @@ def _with(spec: Spec, thing: Thing) -> Spec:
     return dataclasses.replace(spec, things=(*spec.things, ThingSpec(thing.kind, thing.colour)))
 
 
-def _add_attribute(side: Side, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
+def _add_attribute(side: CaptionedSide, pair: tuple[int, int], rng: np.random.Generator) -> Sides:
     """One more attribute: a true one of the first thing, or a false one of the second."""
     if any(side.scene.things[i].is_sprite for i in pair):
         return None
@@ -188,10 +200,10 @@ def _add_attribute(side: Side, pair: tuple[int, int], rng: np.random.Generator) 
     new = getattr(scene.things[pair[1]], other)
     said = with_thing(bare, 0, **{one: value})
     added = with_thing(bare, 1, **{other: new})
-    return Side(side.scene, said), Side(scene, added)
+    return CaptionedSide(side.scene, said), CaptionedSide(scene, added)
 
 
-CATEGORIES: dict[str, Callable[[Side, tuple[int, int], np.random.Generator], Sides]] = {
+CATEGORIES: dict[str, Callable[[CaptionedSide, tuple[int, int], np.random.Generator], Sides]] = {
     "replace_obj": _replace_object,
     "replace_att": _replace_attribute,
     "replace_rel": _replace_relation,

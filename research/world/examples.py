@@ -13,7 +13,7 @@ from research.world.truth import Crop, Meaning
 
 
 @dataclass(frozen=True)
-class Picture:
+class ScenePicture:
     """A scene to draw, whole or cropped to one of its things."""
 
     scene: Scene
@@ -29,11 +29,11 @@ class Picture:
 
 
 @dataclass(frozen=True)
-class Content:
+class WorldContent:
     """A text, a picture, or both, and what it means in its task."""
 
     text: str
-    picture: Picture | None
+    picture: ScenePicture | None
     meaning: Meaning
 
     @cached_property
@@ -49,11 +49,11 @@ class Content:
 class Example:
     """A query and its gold answer."""
 
-    query: Content
-    target: Content
+    query: WorldContent
+    target: WorldContent
     role: str = ""
     """What was changed to make this member of its family; empty for the first."""
-    near: tuple[tuple[str, Content], ...] = ()
+    near: tuple[tuple[str, WorldContent], ...] = ()
     """Further (kind, content) that belong into this query's list."""
 
 
@@ -62,7 +62,7 @@ Family = list[Example]
 
 
 @dataclass
-class Plan:
+class GenerationPlan:
     """What a task is asked to generate."""
 
     rng: np.random.Generator
@@ -73,34 +73,34 @@ class Plan:
     false_negative_kinds: tuple[str, ...] = ()
     corpus: bool = False
     """As training has it: one corpus, with false negatives; else families of siblings."""
-    planted: list[tuple[Content, Content, str]] = field(default_factory=list)
+    planted: list[tuple[WorldContent, WorldContent, str]] = field(default_factory=list)
     """(query, candidate, kind), filled by the generator."""
 
 
 @dataclass(frozen=True)
-class Task:
+class WorldTask:
     """One data set of the world."""
 
     name: str
     meta_task: str
     query_instruction: str
     target_instruction: str
-    generate: Callable[[Plan], list[Family]]
+    generate: Callable[[GenerationPlan], list[Family]]
     trained: bool = True
     """Whether there is a training set (IND) or not (OOD)."""
     in_batch: bool = True
-    classes: Callable[[], list[Content]] | None = None
+    classes: Callable[[], list[WorldContent]] | None = None
     """The fixed candidate list, for tasks that have one."""
 
 
-def picture_of(scene: Scene) -> Content:
+def picture_of(scene: Scene) -> WorldContent:
     """A whole picture that means its scene."""
-    return Content("", Picture(scene), scene)
+    return WorldContent("", ScenePicture(scene), scene)
 
 
-def crop_of(scene: Scene, index: int) -> Content:
+def crop_of(scene: Scene, index: int) -> WorldContent:
     """A picture cropped to one thing."""
-    return Content("", Picture(scene, index), crop_meaning(scene, index))
+    return WorldContent("", ScenePicture(scene, index), crop_meaning(scene, index))
 
 
 def crop_meaning(scene: Scene, index: int) -> Crop:

@@ -10,8 +10,7 @@ from typing import ClassVar
 from pydantic import Field
 
 from unime.core.config import Section
-from unime.data.items import Score
-from unime.judge.engine import Engine, Request, Truth
+from unime.judge.engine import Engine, KnownTruth, Request, Score
 
 
 class FakeOptions(Section):
@@ -23,7 +22,7 @@ class FakeOptions(Section):
     """Share of pairs without a score."""
     seconds_per_request: float = Field(default=0.0, ge=0.0)
 
-    def engine(self, truth: Truth | None) -> Engine:
+    def engine(self, truth: KnownTruth | None) -> Engine:
         """Return the engine; it needs no truth."""
         del truth
         return FakeEngine(self)

@@ -7,12 +7,12 @@ from functools import partial
 from research.world import words
 from research.world.edits import reshift
 from research.world.examples import (
-    Content,
     Example,
     Family,
-    Picture,
-    Plan,
-    Task,
+    GenerationPlan,
+    ScenePicture,
+    WorldContent,
+    WorldTask,
     crop_meaning,
     crop_of,
     picture_of,
@@ -29,7 +29,7 @@ WHOLE = 0.5
 WORDINGS = ("the {a}", "{a}", "where the {a} is")
 
 
-def _point(plan: Plan, related: bool) -> list[Family]:
+def _point(plan: GenerationPlan, related: bool) -> list[Family]:
     """Refer to things of scenes; all referred to in one scene make a family."""
     if plan.corpus:
         return _training(plan)
@@ -52,19 +52,19 @@ def _point(plan: Plan, related: bool) -> list[Family]:
 
 
 def _example(
-    scene: Scene, index: int, text: str, near: tuple[tuple[str, Content], ...] = ()
+    scene: Scene, index: int, text: str, near: tuple[tuple[str, WorldContent], ...] = ()
 ) -> Example:
-    query = Content(text, Picture(scene), crop_meaning(scene, index))
+    query = WorldContent(text, ScenePicture(scene), crop_meaning(scene, index))
     return Example(query, crop_of(scene, index), role="same_picture", near=near)
 
 
-def _named(scene: Scene, index: int, plan: Plan) -> str | None:
+def _named(scene: Scene, index: int, plan: GenerationPlan) -> str | None:
     """Name a thing so that no other of the scene is meant."""
     spec = refer(scene, index, plan.rng)
     return spec and pick(plan.rng, WORDINGS).format(a=name(spec, plan.rng))
 
 
-def _related(scene: Scene, index: int, plan: Plan, held: bool) -> str | None:
+def _related(scene: Scene, index: int, plan: GenerationPlan, held: bool) -> str | None:
     """Say only where a thing stands to another: "the object to the left of the star"."""
     for anchor, relation, other in relations(scene):
         if other != index or relation_is_held(scene, (anchor, relation, other)) != held:
@@ -79,7 +79,7 @@ def _related(scene: Scene, index: int, plan: Plan, held: bool) -> str | None:
     return None
 
 
-def _training(plan: Plan) -> list[Family]:
+def _training(plan: GenerationPlan) -> list[Family]:
     """Draw references to distinct crops, but for those planted two by two.
 
     Of every scene two things are asked for and, now and then, the whole: so crops of the same picture
@@ -113,13 +113,15 @@ def _training(plan: Plan) -> list[Family]:
     return [[example] for example in examples]
 
 
-def _whole(scene: Scene, plan: Plan) -> Example:
+def _whole(scene: Scene, plan: GenerationPlan) -> Example:
     """Ask for the picture as it is."""
-    query = Content(pick(plan.rng, ("the whole picture", "everything")), Picture(scene), scene)
+    query = WorldContent(
+        pick(plan.rng, ("the whole picture", "everything")), ScenePicture(scene), scene
+    )
     return Example(query, picture_of(scene))
 
 
-def _again(scene: Scene, example: Example, plan: Plan) -> Example:
+def _again(scene: Scene, example: Example, plan: GenerationPlan) -> Example:
     """Ask for the same thing of the same scene in other pixels."""
     assert example.target.picture is not None and example.target.picture.thing is not None
     index = example.target.picture.thing
@@ -127,21 +129,21 @@ def _again(scene: Scene, example: Example, plan: Plan) -> Example:
     return _example(reshift(scene, plan.rng), index, text)
 
 
-def _training_text(scene: Scene, index: int, plan: Plan) -> str | None:
+def _training_text(scene: Scene, index: int, plan: GenerationPlan) -> str | None:
     """Name a thing; where possible, in a quarter of the cases, say where it stands instead."""
     text = _related(scene, index, plan, held=False) if plan.rng.random() < 0.25 else None
     return text or _named(scene, index, plan)
 
 
 TASKS = [
-    Task(
+    WorldTask(
         name="pointing",
         meta_task="grounding",
         query_instruction="Cut out of the picture what the words name",
         target_instruction="Represent the given part of a picture",
         generate=partial(_point, related=False),
     ),
-    Task(
+    WorldTask(
         name="pointing_held",
         meta_task="grounding",
         query_instruction="Cut out of the picture what the words name",

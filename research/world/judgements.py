@@ -17,7 +17,7 @@ from research.world import claims
 from research.world.base_lessons import Judgement
 from research.world.base_tokenizer import END, IMAGE_SLOT, TURN
 from research.world.build import TASKS
-from research.world.examples import Content, Example, Plan, Task
+from research.world.examples import Example, GenerationPlan, WorldContent, WorldTask
 from research.world.language import pick
 from research.world.planting import FALSE_NEGATIVE_KINDS, other_words
 from research.world.render import crop, render
@@ -124,11 +124,11 @@ class Judgements:
         return self.judgement(prompt, instruction, query, candidates[:PROMPTED], name)
 
     def _of_one_task(
-        self, rng: np.random.Generator, task: Task, terse: float
+        self, rng: np.random.Generator, task: WorldTask, terse: float
     ) -> Iterator[Judgement]:
         mined = rng.random() < MINED
         drawn, kinds = (CORPUS, FALSE_NEGATIVE_KINDS) if mined else (EXAMPLES, ())
-        plan = Plan(rng, drawn, PARTITION, FALSE_NEGATIVES, kinds, corpus=mined)
+        plan = GenerationPlan(rng, drawn, PARTITION, FALSE_NEGATIVES, kinds, corpus=mined)
         families = task.generate(plan)
         examples = [(example, family) for family in families for example in family]
         targets = [example.target for example, _ in examples]
@@ -152,8 +152,8 @@ class Judgements:
         self,
         prompt: str | None,
         instruction: str,
-        query: Content,
-        candidates: Sequence[Content],
+        query: WorldContent,
+        candidates: Sequence[WorldContent],
         kind: str,
     ) -> Judgement:
         """Ask about one query's candidates, by a judge's prompt or, without one, in a few words."""
@@ -167,7 +167,7 @@ class Judgements:
         )
 
     def _asked(
-        self, prompt: str | None, instruction: str, query: Content, candidate: Content
+        self, prompt: str | None, instruction: str, query: WorldContent, candidate: WorldContent
     ) -> str:
         if prompt is None:
             sides = [f"{IMAGE_SLOT if c.picture else ''}{c.text}" for c in (query, candidate)]
@@ -178,31 +178,36 @@ class Judgements:
         return str(self._processor.apply_chat_template(messages, tokenize=False))
 
 
-def _near(example: Example, family: Sequence[Example]) -> list[Content]:
+def _near(example: Example, family: Sequence[Example]) -> list[WorldContent]:
     siblings = [other.target for other in family if other is not example]
     return [*(content for _, content in example.near), *siblings]
 
 
-def _mined(number: int, targets: Sequence[Content], parts: Sequence[set[str]]) -> list[Content]:
+def _mined(
+    number: int, targets: Sequence[WorldContent], parts: Sequence[set[str]]
+) -> list[WorldContent]:
     """Return the targets whose meanings have most in common with one of them, as a miner would."""
     common = [len(parts[number] & other) / len(parts[number] | other) for other in parts]
     order = np.argsort([-share for share in common], kind="stable")[: 2 * NEAR]
     return [targets[i] for i in order.tolist()]
 
 
-def _parts(content: Content) -> set[str]:
+def _parts(content: WorldContent) -> set[str]:
     return set(re.findall(r"\w+", to_json(content.meaning)))
 
 
-def _maybe_in_other_words(content: Content, rng: np.random.Generator) -> Content:
+def _maybe_in_other_words(content: WorldContent, rng: np.random.Generator) -> WorldContent:
     if content.picture is not None or rng.random() >= OTHER_WORDS:
         return content
     return dataclasses.replace(content, text=other_words(content.text))
 
 
 def _candidates(
-    example: Example, near: Sequence[Content], others: Sequence[Content], rng: np.random.Generator
-) -> list[Content]:
+    example: Example,
+    near: Sequence[WorldContent],
+    others: Sequence[WorldContent],
+    rng: np.random.Generator,
+) -> list[WorldContent]:
     """Return the answer and wrong ones, in random order."""
     wrong = [*_some(near, NEAR, rng), *_some(others, len(others), rng)]
     wrong = [content for content in wrong if not too_close(example.query.meaning, content.meaning)]
@@ -210,11 +215,13 @@ def _candidates(
     return _some(found, len(found), rng)
 
 
-def _some(contents: Sequence[Content], number: int, rng: np.random.Generator) -> list[Content]:
+def _some(
+    contents: Sequence[WorldContent], number: int, rng: np.random.Generator
+) -> list[WorldContent]:
     return [contents[i] for i in rng.permutation(len(contents))[:number].tolist()]
 
 
-def _pixels(content: Content) -> np.ndarray:
+def _pixels(content: WorldContent) -> np.ndarray:
     assert content.picture is not None
     whole = render(content.picture.scene)
     thing = content.picture.thing

@@ -11,7 +11,7 @@ import pyarrow as pa
 from PIL import Image
 
 from research.world.candidates import Listed
-from research.world.examples import Content, Example, Picture, Task
+from research.world.examples import Example, ScenePicture, WorldContent, WorldTask
 from research.world.render import crop, render
 from research.world.truth import PLANTED, TRUTH, to_json
 from unime.data import tables
@@ -21,16 +21,16 @@ PLACEHOLDER = "<|image_1|>\n"
 
 
 @dataclass
-class Pictures:
+class PictureWriter:
     """Draws pictures once each, into a folder."""
 
     folder: Path
     location: str
     """The folder's name in the tables."""
-    _names: dict[Picture, str] = field(default_factory=dict)
-    _bytes: dict[Picture, bytes] = field(default_factory=dict)
+    _names: dict[ScenePicture, str] = field(default_factory=dict)
+    _bytes: dict[ScenePicture, bytes] = field(default_factory=dict)
 
-    def name(self, picture: Picture | None) -> str:
+    def name(self, picture: ScenePicture | None) -> str:
         """Return where the picture lies, drawing it if new; "" for none."""
         if picture is None:
             return ""
@@ -43,7 +43,7 @@ class Pictures:
             self._names[picture] = f"{self.location}/{name}"
         return self._names[picture]
 
-    def content_id(self, content: Content) -> bytes:
+    def content_id(self, content: WorldContent) -> bytes:
         """Return the identity that the readers will give a content."""
         self.name(content.picture)
         return content_id(
@@ -51,19 +51,19 @@ class Pictures:
         )
 
 
-def draw(picture: Picture) -> np.ndarray:
+def draw(picture: ScenePicture) -> np.ndarray:
     """Draw a picture, whole or cropped: uint8 (64, 64, 3)."""
     pixels = render(picture.scene)
     return pixels if picture.thing is None else crop(pixels, picture.scene.things[picture.thing])
 
 
-def text_of(content: Content, instruction: str) -> str:
+def text_of(content: WorldContent, instruction: str) -> str:
     """Put placeholder, instruction and content together as MMEB's texts are."""
     text = instruction and (f"{instruction}: {content.text}" if content.text else f"{instruction}.")
     return (PLACEHOLDER if content.picture else "") + (text or content.text)
 
 
-def train_table(task: Task, examples: Sequence[Example], pictures: Pictures) -> pa.Table:
+def train_table(task: WorldTask, examples: Sequence[Example], pictures: PictureWriter) -> pa.Table:
     """Return the columns of MMEB-train."""
     return pa.table(
         {
@@ -75,7 +75,7 @@ def train_table(task: Task, examples: Sequence[Example], pictures: Pictures) -> 
     )
 
 
-def eval_table(task: Task, listed: Sequence[Listed], pictures: Pictures) -> pa.Table:
+def eval_table(task: WorldTask, listed: Sequence[Listed], pictures: PictureWriter) -> pa.Table:
     """Return the columns of MMEB-eval, with each candidate's kind beside them."""
 
     def texts(row: Listed) -> list[str]:
@@ -94,7 +94,9 @@ def eval_table(task: Task, listed: Sequence[Listed], pictures: Pictures) -> pa.T
     )
 
 
-def truth_table(task: str, split: str, contents: Sequence[Content], pictures: Pictures) -> pa.Table:
+def truth_table(
+    task: str, split: str, contents: Sequence[WorldContent], pictures: PictureWriter
+) -> pa.Table:
     """Return the meaning of every distinct content."""
     meanings = {pictures.content_id(content): content.meaning for content in contents}
     ids = sorted(meanings)
@@ -110,7 +112,7 @@ def truth_table(task: str, split: str, contents: Sequence[Content], pictures: Pi
 
 
 def planted_table(
-    task: str, planted: Sequence[tuple[Content, Content, str]], pictures: Pictures
+    task: str, planted: Sequence[tuple[WorldContent, WorldContent, str]], pictures: PictureWriter
 ) -> pa.Table:
     """Return the planted false negatives by content ids."""
     rows = [(pictures.content_id(q), pictures.content_id(c), kind) for q, c, kind in planted]

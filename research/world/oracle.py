@@ -27,8 +27,8 @@ from pydantic import Field
 
 from research.world import blind
 from unime.core.config import Section
-from unime.data.items import Score, pair_key
-from unime.judge.engine import Engine, Request, Truth
+from unime.data.items import pair_key
+from unime.judge.engine import Engine, KnownTruth, Request, Score
 
 MARGIN = 3.0
 """Logit of an undisturbed answer: P(yes) is 0.953 or 0.047."""
@@ -54,7 +54,7 @@ class OracleOptions(Section):
     """What the oracle does not see: it then takes things for alike that differ in colour alone, or
     answers from the texts of a pair as if it had no image."""
 
-    def engine(self, truth: Truth | None) -> Engine:
+    def engine(self, truth: KnownTruth | None) -> Engine:
         """Return the engine."""
         assert truth is not None, "the recipe's check lets no oracle through without a truth"
         return OracleEngine(self, truth)
@@ -63,7 +63,7 @@ class OracleOptions(Section):
 class OracleEngine:
     """Scores by true relevance, with faults."""
 
-    def __init__(self, options: OracleOptions, truth: Truth) -> None:
+    def __init__(self, options: OracleOptions, truth: KnownTruth) -> None:
         self._options = options
         self._truth = truth
         # Without what is at its default, so that scores outlive a new option.

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pydantic import Field, model_validator
 
-from research.world.wordnet import GRADES, Pair, Synset, graded_pairs, read_synsets
+from research.world.wordnet import GRADES, GlossPair, Synset, graded_pairs, read_synsets
 from unime.core import files
 from unime.core.config import Recipe
 from unime.core.console import log
@@ -93,7 +93,7 @@ def run(recipe: PairsRecipe, out: Output) -> None:
         log(f"{len(rows)} pairs graded by {recipe.teacher.id}")
 
 
-def texts_left(synsets: dict[str, Synset], pairs: Sequence[Pair]) -> list[str]:
+def texts_left(synsets: dict[str, Synset], pairs: Sequence[GlossPair]) -> list[str]:
     """Return the distinct glosses of the synsets that are in no pair, without those of a pair."""
     taken = {key for pair in pairs for key in pair.synsets}
     said = {text for pair in pairs for text in (pair.first, pair.second)}

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
 from research.world import words
-from research.world.examples import Content, Example, Plan
+from research.world.examples import Example, GenerationPlan, WorldContent
 from research.world.scene import Scene, Spec
 from research.world.truth import Meaning, relevant
 
@@ -24,7 +24,7 @@ class Synonyms:
     Which ones is drawn so that about the wanted share of the queries has a planted false negative.
     """
 
-    def __init__(self, plan: Plan, texts: Sequence[str]) -> None:
+    def __init__(self, plan: GenerationPlan, texts: Sequence[str]) -> None:
         self.plan = plan
         wanted = plan.false_negative_rate * len(texts)
         if "synonym" not in plan.false_negative_kinds:
@@ -40,16 +40,16 @@ class Synonyms:
                 share += counts[names[index]]
         self.said: Counter[str] = Counter()
 
-    def say(self, text: str, meaning: Meaning) -> Content:
+    def say(self, text: str, meaning: Meaning) -> WorldContent:
         """Return the label or answer, every other time by its second name if it has one."""
         self.said[text] += 1
         second = text in self.doubled and self.said[text] % 2 == 0
-        return Content(other_words(text) if second else text, None, meaning)
+        return WorldContent(other_words(text) if second else text, None, meaning)
 
     def record(self, examples: Iterable[Example]) -> None:
         """Note for every query the right answers beside its own."""
         examples = list(examples)
-        names: defaultdict[Meaning, dict[str, Content]] = defaultdict(dict)
+        names: defaultdict[Meaning, dict[str, WorldContent]] = defaultdict(dict)
         for example in examples:
             names[example.target.meaning][example.target.text] = example.target
         for example in examples:

@@ -26,7 +26,7 @@ _SHORTEST = (("kind",), ("colour",), ("colour", "kind"), ("size", "kind"), ("tex
 _LONGEST = (("size", "colour", "kind"), ("size", "texture", "colour", "kind"))
 
 
-class Question(NamedTuple):
+class SceneQuestion(NamedTuple):
     """What is asked, the answer, and which of KINDS it is."""
 
     question: str
@@ -40,7 +40,7 @@ def questions(
     partition: str,
     held: bool = False,
     kinds: tuple[str, ...] = KINDS,
-) -> list[Question]:
+) -> list[SceneQuestion]:
     """Ask one question of each kind that can be asked of the scene.
 
     Args:
@@ -56,14 +56,14 @@ def questions(
 
 def ask(
     scene: Scene, rng: np.random.Generator, kind: str, partition: str, held: bool = False
-) -> Question | None:
+) -> SceneQuestion | None:
     """Ask one question, or return None where the scene gives no occasion."""
     made = _MAKERS[kind](scene, rng, kind, held)
     if made is None:
         return None
     fields, answer = made
     wording = pick(rng, words.wordings(words.QUESTIONS[kind], partition, held))
-    return Question(wording.format(**fields), answer, kind)
+    return SceneQuestion(wording.format(**fields), answer, kind)
 
 
 _Made = tuple[dict[str, str], str] | None

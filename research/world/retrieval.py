@@ -8,7 +8,14 @@ from functools import partial
 import numpy as np
 
 from research.world.edits import change_attribute, exchange_places, reshift, swap_attribute
-from research.world.examples import Content, Example, Family, Plan, Task, picture_of
+from research.world.examples import (
+    Example,
+    Family,
+    GenerationPlan,
+    WorldContent,
+    WorldTask,
+    picture_of,
+)
 from research.world.language import mention, pick, relation_is_held, word
 from research.world.planting import Corpus
 from research.world.sample import is_held_colour, sample_scene, sprite_names
@@ -29,7 +36,7 @@ class Told:
     role: str = ""
 
 
-def _captions(plan: Plan, to_picture: bool, held: bool) -> list[Family]:
+def _captions(plan: GenerationPlan, to_picture: bool, held: bool) -> list[Family]:
     """Pair scenes and captions; evaluation gets families, training planted false negatives."""
     make = _training_families if plan.corpus else _eval_families
     return [
@@ -38,12 +45,12 @@ def _captions(plan: Plan, to_picture: bool, held: bool) -> list[Family]:
 
 
 def _example(told: Told, to_picture: bool) -> Example:
-    caption, picture = Content(told.text, None, told.spec), picture_of(told.scene)
+    caption, picture = WorldContent(told.text, None, told.spec), picture_of(told.scene)
     pair = (caption, picture) if to_picture else (picture, caption)
     return Example(*pair, role=told.role)
 
 
-def _eval_families(plan: Plan, held: bool, to_picture: bool) -> list[list[Told]]:
+def _eval_families(plan: GenerationPlan, held: bool, to_picture: bool) -> list[list[Told]]:
     families: list[list[Told]] = []
     number = 0
     while number < plan.pairs:
@@ -54,7 +61,7 @@ def _eval_families(plan: Plan, held: bool, to_picture: bool) -> list[list[Told]]
     return families
 
 
-def _family(plan: Plan, held: bool) -> list[Told]:
+def _family(plan: GenerationPlan, held: bool) -> list[Told]:
     """Draw a scene and its twin after one edit, and caption both so that neither fits the other."""
     rng = plan.rng
     scene = sample_scene(rng, plan.partition, ood=held, objects=OBJECTS)
@@ -107,7 +114,12 @@ def _focus(scene: Scene, rng: np.random.Generator, held: bool) -> tuple[int, int
 
 
 def _tell(
-    plan: Plan, scenes: list[Scene], index: int, focus: tuple[int, int], held: bool, role: str
+    plan: GenerationPlan,
+    scenes: list[Scene],
+    index: int,
+    focus: tuple[int, int],
+    held: bool,
+    role: str,
 ) -> Told | None:
     """Caption one member of a family; more and more detail until no other member fits."""
     scene, others = scenes[index], scenes[:index] + scenes[index + 1 :]
@@ -141,7 +153,7 @@ def pair_spec(
     return Spec(things, ((0, pick(rng, found)[1], 1),), background)
 
 
-def _training_families(plan: Plan, held: bool, to_picture: bool) -> list[list[Told]]:
+def _training_families(plan: GenerationPlan, held: bool, to_picture: bool) -> list[list[Told]]:
     """Draw pairs none of which fits another, but for those planted on purpose, two by two."""
     corpus = Corpus()
     told: list[Told] = []
@@ -168,7 +180,7 @@ def _training_families(plan: Plan, held: bool, to_picture: bool) -> list[list[To
     return [[member] for member in told]
 
 
-def _again(plan: Plan, one: Told, kind: str) -> Told | None:
+def _again(plan: GenerationPlan, one: Told, kind: str) -> Told | None:
     """Make a second pair whose picture fits the first's caption and the other way round."""
     rng = plan.rng
     scene, spec = reshift(one.scene, rng), one.spec
@@ -212,28 +224,28 @@ def _elsewhere(scene: Scene, spec: Spec, rng: np.random.Generator) -> Scene:
     return scene
 
 
-def _record(plan: Plan, one: Told, other: Told, kind: str, to_picture: bool) -> None:
+def _record(plan: GenerationPlan, one: Told, other: Told, kind: str, to_picture: bool) -> None:
     examples = [_example(told, to_picture) for told in (one, other)]
     for query, candidate in (examples, examples[::-1]):
         plan.planted.append((query.query, candidate.target, kind))
 
 
 TASKS = [
-    Task(
+    WorldTask(
         name="caption_to_picture",
         meta_task="retrieval",
         query_instruction="Find the picture that this caption describes",
         target_instruction="Represent the given picture",
         generate=partial(_captions, to_picture=True, held=False),
     ),
-    Task(
+    WorldTask(
         name="picture_to_caption",
         meta_task="retrieval",
         query_instruction="Find the caption that describes this picture",
         target_instruction="",
         generate=partial(_captions, to_picture=False, held=False),
     ),
-    Task(
+    WorldTask(
         name="caption_to_picture_held",
         meta_task="retrieval",
         query_instruction="Find the picture that this caption describes",
@@ -241,7 +253,7 @@ TASKS = [
         generate=partial(_captions, to_picture=True, held=True),
         trained=False,
     ),
-    Task(
+    WorldTask(
         name="picture_to_caption_held",
         meta_task="retrieval",
         query_instruction="Find the caption that describes this picture",

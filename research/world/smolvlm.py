@@ -42,7 +42,7 @@ PICTURE_TOKENS = {
 """What SmolVLM's processor writes around and for pictures, beside the names of tiles."""
 
 
-class Eyes(Section):
+class VisionTowerConfig(Section):
     """The vision tower, of random weights."""
 
     image_size: int = Field(default=64, gt=0)
@@ -65,7 +65,7 @@ class SmolvlmRecipe(Recipe):
 
     language_model: str
     """A GGUF file; `python -m research.world teacher --also` fetches one."""
-    eyes: Eyes = Eyes()
+    eyes: VisionTowerConfig = VisionTowerConfig()
     seed: int = 0
     """Of the random weights."""
 
@@ -139,7 +139,7 @@ def add_picture_tokens(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def put_eyes_on(language_model: Any, tokenizer: Any, eyes: Eyes) -> Any:
+def put_eyes_on(language_model: Any, tokenizer: Any, eyes: VisionTowerConfig) -> Any:
     """Return a SmolVLM with a language model's weights and random eyes.
 
     Args:
@@ -178,7 +178,7 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: Eyes) -> Any:
     return model.eval()
 
 
-def _processor(tokenizer: Any, eyes: Eyes) -> Any:
+def _processor(tokenizer: Any, eyes: VisionTowerConfig) -> Any:
     import transformers
 
     for name, value in PICTURE_TOKENS.items():

@@ -35,7 +35,7 @@ class Senses:
     """Without it a text is a bag of words."""
 
 
-class Eyes:
+class FrozenVisionTower:
     """What the student's vision tower makes of pictures; frozen, every picture encoded once.
 
     A contrastive model starts from a vision tower that can see, and from random weights a few thousand
@@ -137,7 +137,7 @@ class Tower(nn.Module):
 class Reference:
     """A tower with its vocabulary and its eyes."""
 
-    def __init__(self, vocabulary: dict[str, int], eyes: Eyes, senses: Senses) -> None:
+    def __init__(self, vocabulary: dict[str, int], eyes: FrozenVisionTower, senses: Senses) -> None:
         self.vocabulary, self.eyes, self.senses = vocabulary, eyes, senses
         self.tower = Tower(len(vocabulary) + 2, senses, eyes.width)
 

@@ -125,7 +125,7 @@ def from_json(text: str) -> Meaning:
     return _CLASSES[name](*fields)
 
 
-class Truth:
+class WorldTruth:
     """The truth about a built world, by content ids."""
 
     def __init__(self, meanings: pa.Table, planted: pa.Table) -> None:
@@ -137,7 +137,7 @@ class Truth:
             self._planted.setdefault((row["task"], row["query"]), []).append(row["candidate"])
 
     @classmethod
-    def load(cls, folder: Path | str) -> Truth:
+    def load(cls, folder: Path | str) -> WorldTruth:
         """Read the truth of the world built in a folder."""
         folder = Path(folder)
         return cls(

@@ -6,10 +6,17 @@ import zlib
 from functools import lru_cache, partial
 
 from research.world import words
-from research.world.examples import Content, Example, Family, Picture, Plan, Task
+from research.world.examples import (
+    Example,
+    Family,
+    GenerationPlan,
+    ScenePicture,
+    WorldContent,
+    WorldTask,
+)
 from research.world.language import pick
 from research.world.planting import Synonyms
-from research.world.questions import Question, ask, full_name
+from research.world.questions import SceneQuestion, ask, full_name
 from research.world.sample import sample_scene, sprite_names
 from research.world.scene import (
     BACKGROUNDS,
@@ -29,7 +36,7 @@ ATTRIBUTES = ("colour", "shape", "texture", "position", "count", "background", "
 SPRITE_ANSWERS = 160
 
 
-def _attributes(plan: Plan, held: bool) -> list[Family]:
+def _attributes(plan: GenerationPlan, held: bool) -> list[Family]:
     """Ask for one attribute of a thing, or of the whole."""
     asked = []
     while len(asked) < plan.pairs:
@@ -41,7 +48,7 @@ def _attributes(plan: Plan, held: bool) -> list[Family]:
     return _families(plan, asked)
 
 
-def _neighbours(plan: Plan, held: bool) -> list[Family]:
+def _neighbours(plan: GenerationPlan, held: bool) -> list[Family]:
     """Ask for the only thing on one side of another."""
     asked = []
     while len(asked) < plan.pairs:
@@ -52,7 +59,9 @@ def _neighbours(plan: Plan, held: bool) -> list[Family]:
     return _families(plan, asked)
 
 
-def _neighbour(scene: Scene, plan: Plan, held: bool) -> tuple[Question, Thing] | None:
+def _neighbour(
+    scene: Scene, plan: GenerationPlan, held: bool
+) -> tuple[SceneQuestion, Thing] | None:
     question = ask(scene, plan.rng, "relation", plan.partition, held)
     if question is None:
         return None
@@ -61,12 +70,14 @@ def _neighbour(scene: Scene, plan: Plan, held: bool) -> tuple[Question, Thing] |
     return None if thing.is_sprite and thing.colour != NATURAL else (question, thing)
 
 
-def _families(plan: Plan, asked: list[tuple[Scene, Question, Meaning]]) -> list[Family]:
+def _families(
+    plan: GenerationPlan, asked: list[tuple[Scene, SceneQuestion, Meaning]]
+) -> list[Family]:
     synonyms = Synonyms(plan, [question.answer for _, question, _ in asked])
     families = []
     for scene, question, wanted in asked:
         said = wanted if isinstance(wanted, str) else _phrase(wanted)
-        query = Content(question.question, Picture(scene), wanted)
+        query = WorldContent(question.question, ScenePicture(scene), wanted)
         families.append([Example(query, synonyms.say(question.answer, said))])
     synonyms.record([example for family in families for example in family])
     return families
@@ -90,18 +101,18 @@ def _attribute_answers() -> dict[str, None]:
     return dict.fromkeys((*fixed, *_sprites()))
 
 
-def _attribute_classes() -> list[Content]:
-    return [Content(text, None, text) for text in _attribute_answers()]
+def _attribute_classes() -> list[WorldContent]:
+    return [WorldContent(text, None, text) for text in _attribute_answers()]
 
 
-def _neighbour_classes() -> list[Content]:
+def _neighbour_classes() -> list[WorldContent]:
     shapes = [ThingSpec(kind, colour) for colour in COLOURS for kind in SHAPES]
     named = shapes + [ThingSpec(name) for name in sprite_names("eval")]
-    return [Content(f"{said.colour} {said.kind}".strip(), None, said) for said in named]
+    return [WorldContent(f"{said.colour} {said.kind}".strip(), None, said) for said in named]
 
 
 TASKS = [
-    Task(
+    WorldTask(
         name="attributes",
         meta_task="vqa",
         query_instruction="Answer the question about one object or the whole picture",
@@ -109,7 +120,7 @@ TASKS = [
         generate=partial(_attributes, held=False),
         classes=_attribute_classes,
     ),
-    Task(
+    WorldTask(
         name="neighbors",
         meta_task="vqa",
         query_instruction="Answer the question about an object and what is beside it",
@@ -117,7 +128,7 @@ TASKS = [
         generate=partial(_neighbours, held=False),
         classes=_neighbour_classes,
     ),
-    Task(
+    WorldTask(
         name="attributes_held",
         meta_task="vqa",
         query_instruction="Answer the question about one object or the whole picture",
@@ -126,7 +137,7 @@ TASKS = [
         trained=False,
         classes=_attribute_classes,
     ),
-    Task(
+    WorldTask(
         name="neighbors_held",
         meta_task="vqa",
         query_instruction="Answer the question about an object and what is beside it",

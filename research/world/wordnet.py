@@ -36,7 +36,7 @@ class Synset(NamedTuple):
     """Keys of its hypernyms."""
 
 
-class Pair(NamedTuple):
+class GlossPair(NamedTuple):
     """Two glosses, and how alike WordNet says they are."""
 
     first: str
@@ -76,7 +76,7 @@ def read_synsets(folder: Path) -> dict[str, Synset]:
     return found
 
 
-def graded_pairs(synsets: Mapping[str, Synset], count: int, seed: int) -> list[Pair]:
+def graded_pairs(synsets: Mapping[str, Synset], count: int, seed: int) -> list[GlossPair]:
     """Draw pairs, equally many of each grade; no synset is in two of them.
 
     Args:
@@ -91,7 +91,7 @@ def graded_pairs(synsets: Mapping[str, Synset], count: int, seed: int) -> list[P
     draw = _Draw(synsets, rng)
     keys = [key for key, synset in synsets.items() if draw.fits(synset)]
     order = iter([keys[place] for place in rng.permutation(len(keys))])
-    pairs: list[Pair] = []
+    pairs: list[GlossPair] = []
     while len(pairs) < count:
         key = next(order, None)
         if key is None:
@@ -126,7 +126,7 @@ class _Draw:
         """Tell whether a synset may stand in a pair."""
         return bool(synset.parents) and synset.key[0] in "nv" and _has_length(synset.gloss)
 
-    def pair(self, key: str, kind: str) -> Pair | None:
+    def pair(self, key: str, kind: str) -> GlossPair | None:
         """Return a pair of a kind that begins with a synset, or None where there is none."""
         if key in self._taken:
             return None
@@ -141,7 +141,7 @@ class _Draw:
             return None
         self._taken |= {key, other}
         self._said |= {first, second}
-        return Pair(first, second, kind, (key, other))
+        return GlossPair(first, second, kind, (key, other))
 
     def _parents(self, key: str) -> list[str]:
         return list(self._synsets[key].parents)

@@ -17,10 +17,9 @@ from tests.conftest import ROOT
 from unime.api import options
 from unime.api.results import MinedNegatives
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.core.errors import OutputError, RecipeError
 from unime.core.stage import execute
-from unime.data.readers import Source
+from unime.data.readers import DataSource
 from unime.data.stage import DataRecipe
 from unime.data.tables import read_table
 from unime.eval.stage import EvalRecipe
@@ -28,6 +27,7 @@ from unime.export.stage import ExportRecipe
 from unime.judge.stage import ScoreRecipe
 from unime.mine.stage import MineRecipe
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.model_folder import ModelSettings
 from unime.rerank.reranker import Reranker
 from unime.rerank.stage import RerankRecipe
@@ -67,7 +67,7 @@ def test_nothing_is_imported_before_it_is_used():
         ),
         (options.EvalOptions, EvalRecipe, {"models", "benchmarks"}),
         (options.ExportOptions, ExportRecipe, {"model", "reranker"}),
-        (options.SourceOptions, Source, {"reader", "path", "task", "direction"}),
+        (options.SourceOptions, DataSource, {"reader", "path", "task", "direction"}),
     ],
 )
 def test_options_are_the_keys_of_the_recipe(options_of: type, schema: Any, apart: set[str]):

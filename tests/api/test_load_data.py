@@ -18,9 +18,9 @@ from tests.api.given import COLOURS, captioned, pairs, picture
 from tests.conftest import ROOT
 from unime.core import files
 from unime.core.errors import DataError, OutputError, RecipeError, UnimeError
+from unime.data.data_folder import DataFolder
 from unime.data.images import load_file
 from unime.data.own_data.recipe import _DATA
-from unime.data.tables import DataFolder
 
 
 def test_rows_in_memory_become_tables_and_images_of_their_own(run: Path):

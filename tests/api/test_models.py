@@ -20,8 +20,8 @@ from unime.core.errors import DataError, ModelError, RecipeError
 from unime.judge.engine import EngineError
 from unime.judge.judge import Judge
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
 from unime.models.model_folder import model_section
-from unime.models.rendering import Encode
 from unime.rerank.reranker import Reranker
 
 
@@ -37,7 +37,7 @@ def test_an_embedder_takes_what_people_have(run: Path):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_array_equal(vectors[1], vectors[2])
     np.testing.assert_array_equal(vectors[1], vectors[3])
-    same = embedder.encode([Encode("a red picture", None, "target", "")])
+    same = embedder.encode([ModelInput("a red picture", None, "target", "")])
     np.testing.assert_allclose(vectors[:1], same, atol=2e-6)
     asked = embedder.encode(["a red picture"], instruction="Find it")
     assert not np.allclose(asked, same, atol=1e-4)

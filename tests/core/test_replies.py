@@ -13,7 +13,7 @@ from unime.core.replies import BadReplyError, embeddings_of
 from unime.eval.encoders import embedding_server as endpoint
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.export.other_loaders import _ask
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 from unime.train.teacher import TeacherSection, teach
 
 
@@ -71,7 +71,7 @@ def test_a_hostile_reply_is_one_sentence_for_every_client(body, tmp_path, monkey
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
     with pytest.raises(ModelError, match="the reply"):
-        load_endpoint(EndpointConfig(url=f"{url}/v1", served_model="m")).encode([Encode("a")])
+        load_endpoint(EndpointConfig(url=f"{url}/v1", served_model="m")).encode([ModelInput("a")])
     with pytest.raises(ModelError, match="the reply"):
         teach(TeacherSection(id="any", url=url), ["a", "b"], tmp_path)
     if body not in (b"{}", json.dumps(data({"embedding": "x"})).encode()):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 
@@ -19,8 +20,9 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import execute
 from unime.data import stage as data
+from unime.data.data_folder import DataFolder
 from unime.data.images import load_rgb
-from unime.data.tables import DataFolder, read_table
+from unime.data.tables import read_table
 
 TABLES = ("items.parquet", "pairs.parquet", "tasks.json", "rejected.jsonl")
 
@@ -127,7 +129,7 @@ def test_too_many_bad_rows_fail_after_all_are_listed(tmp_path: Path, root: Path)
     assert str(caught.value) == (
         "4 of 100 rows were rejected, more than max_reject_share 0.01 allows; most frequent: "
         f"missing image (3), no positive (1); all are listed in {tmp_path / 'out/rejected.jsonl'}. "
-        "Mend the data or raise max_reject_share, then run this again with --restart"
+        "Fix the data or raise max_reject_share, then run this again with --restart"
     )
     assert [row["row"] for row in rejected(tmp_path)] == [0, 1, 2, 3]
     assert not (tmp_path / "out/manifest.json").exists()
@@ -196,7 +198,7 @@ def test_sources_of_one_task_must_agree(tmp_path: Path, root: Path) -> None:
 
 
 def many(root: Path, pairs: int = 200) -> list[dict[str, Any]]:
-    """Pairs of which about half hang together by picture or text; some with scored negatives."""
+    """Pairs of which about half are connected by image or text; some with scored negatives."""
     rng = np.random.default_rng(0)
     for i in range(pairs):
         colour = f"#{i:06x}"
@@ -248,7 +250,7 @@ def test_no_query_and_no_picture_is_in_train_and_dev(tmp_path: Path, root: Path)
 
 def test_splits_that_cannot_be_made_are_errors(tmp_path: Path, root: Path) -> None:
     json_lines(root / "rows.jsonl", [mmeb(f"q{i}", "a.png") for i in range(50)])
-    with pytest.raises(DataError, match="no dev pairs can be held out of 50 pairs: all hang toge"):
+    with pytest.raises(DataError, match="no dev pairs can be held out of 50 pairs: all are conn"):
         run(tmp_path, sources=[SOURCE], dev_share=0.1)
     with pytest.raises(RecipeError, match="task t has 50 pairs, dev would take 50 of them"):
         run(tmp_path, sources=[SOURCE], dev_count=50, output=str(tmp_path / "out2"))
@@ -332,3 +334,41 @@ def test_tables_have_the_agreed_columns(tmp_path: Path, root: Path) -> None:
     folder = run(tmp_path, sources=[SOURCE])
     assert read_table(folder.path / "items.parquet").schema.equals(ITEMS)
     assert read_table(folder.path / "pairs.parquet").schema.equals(PAIRS)
+
+
+def test_parts_that_an_older_version_left_give_the_same_tables(
+    tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Texts with 32-bit offsets: a killed run is taken up by a newer version."""
+    from unime.data import parts, tables
+
+    json_lines(root / "rows.jsonl", [mmeb("q", "a.png"), mmeb("grün"), mmeb("")])
+    expected = run(tmp_path, sources=[SOURCE], max_reject_share=0.5)
+    kinds = {
+        field.name: pa.string() for field in parts.PART_ITEM if pa.types.is_large_string(field.type)
+    }
+    item = pa.struct(
+        [field.with_type(kinds.get(field.name, field.type)) for field in parts.PART_ITEM]
+    )
+    narrow = pa.schema(
+        field.with_type(
+            pa.list_(item)
+            if field.name == "items"
+            else pa.string()
+            if pa.types.is_large_string(field.type)
+            else field.type
+        )
+        for field in parts.PART
+    )
+    write, written = tables.write_table, []
+
+    def older(path: Path, table: pa.Table) -> None:
+        written.append(table.cast(narrow))
+        write(path, written[-1])
+
+    monkeypatch.setattr(tables, "write_table", older)
+    output = str(tmp_path / "again")
+    found = run(tmp_path, sources=[SOURCE], max_reject_share=0.5, output=output)
+    assert written and written[0].schema.field("task").type == pa.string()
+    for name in TABLES:
+        assert (found.path / name).read_bytes() == (expected.path / name).read_bytes()

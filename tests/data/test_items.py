@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import unicodedata
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from unime.core.errors import DataError
 from unime.data.items import (
     ID_BYTES,
+    ImagePart,
+    Item,
+    TextPart,
     content_id,
     content_id_from_hash,
     encode_id,
@@ -78,3 +83,29 @@ def test_identities_stay_what_they_were() -> None:
     assert content_id("a cat", b"bytes").hex() == "b7f3174520995a6265213b80f66941c4"
     assert encode_id(b"c" * 16, "query", "r", "f").hex() == "5cee4f8cee73c3041114c090171c967b"
     assert pair_key(b"q" * 16, "i", b"c" * 16, "j").hex() == "a8cf70942b9e749bc0962fd6d8651dfb"
+
+
+def test_an_item_is_a_sequence_of_parts() -> None:
+    text, image = TextPart("a cat"), ImagePart("a.png")
+    assert Item.of("a cat", "a.png") == Item((image, text))
+    assert Item.of("", "a.png").parts == (image,) and Item.of("a cat").parts == (text,)
+    assert Item.of() == Item() and Item().text == "" and Item().image is None
+    for item in (Item(), Item((text,)), Item((image,)), Item((image, text))):
+        assert Item.of(item.text, item.image) == item
+
+
+@pytest.mark.parametrize(
+    ("parts", "kinds"),
+    [
+        ((ImagePart("a.png"), ImagePart("b.png")), "image, image"),
+        ((TextPart("a"), TextPart("b")), "text, text"),
+        ((TextPart("a"), ImagePart("a.png")), "text, image"),
+        ((ImagePart("a.png"), TextPart("a"), TextPart("b")), "image, text, text"),
+    ],
+)
+def test_what_the_tables_cannot_hold_is_refused_in_one_sentence(parts, kinds: str) -> None:
+    for read in (lambda item: item.text, lambda item: item.image):
+        with pytest.raises(
+            DataError, match=f"an item has the parts {kinds}; the tables and models"
+        ):
+            read(Item(parts))

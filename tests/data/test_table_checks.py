@@ -19,13 +19,15 @@ from tests.mine.folders import write_data, write_mined
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, RecipeError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers.base import RowError
-from unime.data.table_checks import Range, check_numbers, read_judged, read_mined, read_rows
-from unime.data.tables import JUDGED, ROWS, DataFolder, write_table
+from unime.data.stage_tables import read_judged, read_mined, read_rows
+from unime.data.table_checks import Range, check_numbers
+from unime.data.tables import JUDGED, ROWS, write_table
 from unime.data.training_rows import TrainingRows
-from unime.judge.stage import ScoreRecipe, Work
+from unime.judge.stage import ScoreRecipe, ScoringWork
 from unime.losses import ContrastBatch, LossTerm, combine
 from unime.select.stage import SelectRecipe
 from unime.select.stage import run as run_select
@@ -112,7 +114,9 @@ def test_no_room_takes_a_score_that_is_none(folder: Path, score: float):
     with pytest.raises(DataError, match=r"rows\.parquet, row 1: scores: "):
         TrainingRows.selected(data, folder, 2)
     with pytest.raises(RowError, match=r"score out of range: expected a probability from 0 to 1"):
-        cells.checked(Pair(Item("a"), (Item("b"),), "t", "", "", (Item("c"),), (0.5, score)))
+        cells.checked(
+            Pair(Item.of("a"), (Item.of("b"),), "t", "", "", (Item.of("c"),), (0.5, score))
+        )
 
 
 def test_lists_that_do_not_fit_are_named(folder: Path):
@@ -138,12 +142,12 @@ def test_lists_that_do_not_fit_are_named(folder: Path):
 def test_candidates_of_other_data_are_not_asked_about(folder: Path):
     path = recipe_for(folder)
     recipe = load_recipe(path, ScoreRecipe, [f"data={folder}", f"mined={folder}"])
-    Work.of(recipe)
+    ScoringWork.of(recipe)
     change(folder, "mined", "candidates", 77)
     with pytest.raises(
         DataError, match=r"names candidates 77, there are 6: .* from other data than"
     ):
-        Work.of(recipe)
+        ScoringWork.of(recipe)
 
 
 @given(

@@ -15,9 +15,11 @@ from tests.train.folder import drawn_folder
 from unime.core import files
 from unime.core.errors import DataError
 from unime.data import tables
+from unime.data.data_folder import DataFolder, Items
 from unime.data.images import ImageError
 from unime.data.items import Item, content_id
-from unime.data.tables import DataFolder, Items, list_matrix, read_table, write_table
+from unime.data.tables import list_matrix, read_table, write_table
+from unime.data.training_rows import PairColumns, TrainingRows
 
 ROW = st.fixed_dictionaries(
     {
@@ -90,7 +92,7 @@ def test_items_come_back_from_any_piece_of_a_table(texts: list[str], skip: int) 
     kept = rows[skip:]
     assert len(items) == len(kept)
     for i, row in enumerate(kept):
-        assert items.item(i) == Item(row["text"], row["image"])
+        assert items.item(i) == Item.of(row["text"], row["image"])
         assert items.content_id(i) == row["content_id"]
     assert items.content_ids.shape == (len(kept), 16)
     pixels = [3 * (row["height"] or 0) for row in kept]
@@ -151,3 +153,27 @@ def test_a_flipped_byte_in_a_table_is_an_error_and_no_other_value(tmp_path: Path
         except DataError:
             refused += 1
     assert refused > 150
+
+
+NARROW = Path(__file__).parent / "narrow_strings"
+"""The output of `unime data` of before 2026-11: its texts are strings with 32-bit offsets."""
+
+
+def test_tables_with_narrow_strings_are_read_as_before() -> None:
+    schema = read_table(NARROW / "items.parquet").schema
+    assert {schema.field(name).type for name in ("text", "image")} == {pa.string()}
+    data = DataFolder.open(NARROW)
+    assert [data.items.item(row) for row in (0, 2, 4)] == [
+        Item.of("what is it?", "a.png"),
+        Item.of("красное поле"),
+        Item.of("", "b.png"),
+    ]
+    # Identities did not change with the type.
+    texts = {row: data.items.item(row).text for row in (1, 2, 3, 5, 6, 7)}
+    assert all(data.items.content_id(row) == content_id(text, None) for row, text in texts.items())
+    assert data.items.sizes([0, 1, 4]).tolist() == [600, 0, 64]
+    assert data.pair(1).positives == [4] and data.pair(2).split == "dev"
+    assert data.split("dev").tolist() == [2]
+    rows = TrainingRows.own(data, most=4)
+    assert rows.pair.tolist() == [0, 1] and rows.negatives.tolist() == [[-1], [5]]
+    assert PairColumns.of(data).tasks == ["t"]

@@ -16,7 +16,7 @@ from PIL import Image
 from unime.eval.pool import Pool
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow", "cyan", "magenta"]
 CATEGORIES = (
@@ -104,7 +104,7 @@ class Constant:
     """The same embedding for everything; of a dimension where rounding would show."""
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = ""
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = ""
     ) -> np.ndarray:
         return unit(np.tile(np.random.default_rng(0).normal(size=37), (len(encodes), 1)))
 
@@ -117,12 +117,12 @@ class Hashed:
         self.encoded = 0
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = ""
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = ""
     ) -> np.ndarray:
         self.encoded += len(encodes)
         return unit(np.stack([self._vector(encode) for encode in encodes]))
 
-    def _vector(self, encode: Encode) -> np.ndarray:
+    def _vector(self, encode: ModelInput) -> np.ndarray:
         pixels = encode.image.tobytes() if encode.image else b""
         text = f"{self.salt}|{encode.text}|{encode.side}|{encode.instruction}".encode()
         seed = int.from_bytes(hashlib.sha256(text + pixels).digest()[:8], "big")
@@ -133,7 +133,7 @@ class Broken(Hashed):
     """One embedding in NaN."""
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = ""
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = ""
     ) -> np.ndarray:
         values = super().encode(encodes, batch_size, label)
         values[1, 0] = np.nan

@@ -321,8 +321,8 @@ def test_frames_of_a_folder_at_even_distances(tmp_path):
         picture(tmp_path / f"clip/{number:03}.png", f"rgb({10 * number}, 0, 0)")
     found: Any = video.frames(tmp_path, "clip", 4)
     assert [frame.getpixel((0, 0))[0] // 10 for frame in found] == [2, 7, 12, 17]
-    assert video.spread(3, 8) == [0, 1, 2]
-    assert video.load_sheet(tmp_path, "clip", 4).size == (16, 16)
+    assert video.evenly_spaced(3, 8) == [0, 1, 2]
+    assert video.load_frame_grid(tmp_path, "clip", 4).size == (16, 16)
     with pytest.raises(DataError, match="outside the data root"):
         video.frames(tmp_path / "clip", "../elsewhere")
     # A folder of frames stands where a picture's location would.

@@ -26,16 +26,15 @@ from unime.eval import encode
 from unime.eval import two_stage as rerank
 from unime.eval.commands import app
 from unime.eval.compare import compare, compare_text
-from unime.eval.compression import compress
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.registry import ModelEntry, expand
 from unime.eval.pool import Pool
-from unime.eval.similarity import Vectors
-from unime.models.rendering import Encode
+from unime.eval.similarity import Vectors, compress
+from unime.models.inputs import ModelInput
 from unime.models.rerank_model import RerankConfig, RerankModel
 from unime.rerank import Reranker
-from unime.rerank.content import as_side
+from unime.rerank.reranker import as_side
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +107,12 @@ def test_open_clip_with_random_weights_encodes_all_kinds():
     model = load_open_clip(tiny_clip())
     image = Image.new("RGB", (40, 30), "red")
     found = model.encode(
-        [Encode("a"), Encode("", image), Encode("a", image), Encode("", None, "query", "i")]
+        [
+            ModelInput("a"),
+            ModelInput("", image),
+            ModelInput("a", image),
+            ModelInput("", None, "query", "i"),
+        ]
     )
     assert np.allclose(np.linalg.norm(found, axis=1), 1, atol=1e-5)
     both = found[0] + found[1]
@@ -164,7 +168,7 @@ class StandIn:
         if parts[0]["type"] == "image_url":
             data = parts[0]["image_url"]["url"].partition(",")[2]
             image = Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB")
-        vector = self._hashed.encode([Encode(text, image)])[0]
+        vector = self._hashed.encode([ModelInput(text, image)])[0]
         return web.json_response({"data": [{"embedding": (2 * vector).tolist()}]})
 
     def start(self) -> str:
@@ -194,7 +198,7 @@ def test_an_endpoint_gets_the_rendered_prompt_and_is_retried():
     model = load_endpoint(EndpointConfig(url=url, served_model="m"))
     image = Image.new("RGB", (8, 8), "red")
     found = model.encode(
-        [Encode("a text", image, "query", "Find it"), Encode("other", None, "target")]
+        [ModelInput("a text", image, "query", "Find it"), ModelInput("other", None, "target")]
     )
     assert found.shape == (2, 32) and np.allclose(np.linalg.norm(found, axis=1), 1)
     sent = next(r["messages"] for r in server.requests if len(r["messages"][-1]["content"]) == 2)
@@ -204,7 +208,7 @@ def test_an_endpoint_gets_the_rendered_prompt_and_is_retried():
         and "a text" in sent[-1]["content"][1]["text"]
     )
     with pytest.raises(ModelError, match="answered 404: .*no such model"):
-        load_endpoint(EndpointConfig(url=url, served_model="x")).encode([Encode("a")])
+        load_endpoint(EndpointConfig(url=url, served_model="x")).encode([ModelInput("a")])
 
 
 def test_embeddings_from_elsewhere(world, tmp_path):
@@ -261,9 +265,9 @@ def test_a_reranker_trained_here_is_asked_as_in_training(tmp_path):
     model = RerankModel.load(config, "cpu")
     model.save(tmp_path / "reranker")
     scorer = rerank.load_reranker(rerank.RerankerChoice(id=str(tmp_path / "reranker")))
-    image, query = Image.new("RGB", (56, 56), "red"), Encode("a", None, "query", "find it")
+    image, query = Image.new("RGB", (56, 56), "red"), ModelInput("a", None, "query", "find it")
     found = scorer.score(
-        [(query, Encode("", image, "target")), (query, Encode("b", None, "target"))]
+        [(query, ModelInput("", image, "target")), (query, ModelInput("b", None, "target"))]
     )
     asked = Reranker(model).pointwise(as_side("a"), [as_side(image), as_side("b")], "find it")
     assert np.allclose(found, asked, atol=1e-5)

@@ -54,7 +54,7 @@ def test_mteb_runs_an_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from mteb.abstasks.retrieval import AbsTaskRetrieval
     from mteb.abstasks.task_metadata import TaskMetadata
 
-    from unime.eval.mteb_model import ExportedEncoder, mteb_meta
+    from unime.eval.mteb import ExportedEncoder, mteb_meta
 
     folder = exported("qwen2_vl", tmp_path)
     meta = mteb_meta(folder.parent)

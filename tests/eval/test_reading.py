@@ -13,7 +13,7 @@ from PIL import Image
 
 from tests.eval.small import COLOURS, embed, write_world
 from unime.core.errors import DataError
-from unime.data.readers.mmeb_eval import read_eval
+from unime.data.readers.mmeb import read_eval
 from unime.eval.benchmark import Benchmark, BenchmarkChoice, TaskDefinition, specify
 from unime.eval.pool import Pool
 from unime.eval.runners import candidates, comparisons, retrieval

@@ -31,7 +31,7 @@ from unime.eval import stage as eval_run
 from unime.eval.benchmark import known_benchmarks, load_benchmark
 from unime.eval.commands import app
 from unime.eval.encoders.registry import ModelEntry
-from unime.eval.listing import all_benchmarks, one_benchmark
+from unime.eval.inspect_benchmarks import all_benchmarks, one_benchmark
 from unime.eval.runners.candidates import CandidateLists
 from unime.eval.similarity import Vectors
 
@@ -308,7 +308,7 @@ def test_benchmark_files_are_valid_and_mmeb_has_its_36_tasks():
     assert all(name in all_benchmarks() for name in known_benchmarks())
     text = one_benchmark("mmeb_v1")
     assert "36 tasks: 10 classification, 10 vqa, 12 retrieval, 4 grounding" in text
-    assert text.count(" ood ") == 16
+    assert text.partition("\npublished")[0].count(" ood ") == 16
     mini = load_benchmark("mini_compositional")
     trained = TASKS["picture_to_caption"]
     assert {t.query_instruction for t in mini.tasks.values()} == {trained.query_instruction}

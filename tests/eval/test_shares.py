@@ -12,10 +12,9 @@ from pydantic import ValidationError
 from tests.eval.small import recipe
 from unime.core.errors import RecipeError
 from unime.eval.intervals import score_of
-from unime.eval.scores import TaskScores
-from unime.eval.shares import shares
+from unime.eval.scores import TaskScores, save_task
 from unime.eval.stage import EvalRecipe
-from unime.eval.task_file import save_task
+from unime.eval.summary import shares
 
 
 def save(folder: Path, found: np.ndarray, grades: np.ndarray) -> Path:

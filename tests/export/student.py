@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.conftest import ROOT
-from unime.core.config import ModelConfig
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 
 STUDENT = ModelConfig(
     id=str(ROOT / "assets/student"),

@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import FAMILIES, build_family
 from tests.models.test_adapters import scramble_adapters
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.stage import execute
 from unime.export import other_loaders as elsewhere
@@ -23,8 +22,9 @@ from unime.export.other_loaders import job_of, run_elsewhere
 from unime.export.probe_inputs import probes
 from unime.export.stage import ExportRecipe, export_embedder
 from unime.export.verify import SEAL, compare, verify_folder
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.models.template import unwrap_template
 
 PROMPTS = {"qwen2_vl": "embed/plain.v1", "smolvlm": "embed/one_word.v1"}
@@ -37,7 +37,7 @@ def trained(name: str, folder: Path, **changes: str) -> ModelConfig:
     settings: dict[str, Any] = {"max_length": 200, "max_pixels": 4096, "min_pixels": 784}
     settings |= changes
     embedder = Embedder.load(ModelConfig(id=str(start), **settings), "cpu")
-    apply_lora(embedder, LoraSection(parts=["language", "vision", "projector"], r=2))
+    train_parts(embedder.backbone, LoraSection(parts=["language", "vision", "projector"], r=2))
     scramble_adapters(embedder)
     embedder.save(folder / "model")
     return ModelConfig(id=str(folder / "model"), **settings)

@@ -15,15 +15,14 @@ from tests.families import build_family
 from tests.models.inputs import mixed
 from tests.models.test_adapters import scramble_adapters
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, OutputError
 from unime.export import folder_checks as checks
 from unime.export import short_vectors
 from unime.export.card import licence_chain, result_row, warnings, write_card
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models.adapter_files import combine_adapters
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, combine_adapters, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +75,7 @@ def test_adapters_of_two_stages_are_one_adapter_of_the_base(tmp_path: Path):
     for stage, rank in (("first", 2), ("second", 3)):
         torch.manual_seed(rank)
         embedder = Embedder.load(ModelConfig(id=start, max_length=200), "cpu")
-        apply_lora(embedder, LoraSection(parts=["language"], r=rank))
+        train_parts(embedder.backbone, LoraSection(parts=["language"], r=rank))
         scramble_adapters(embedder)
         embedder.save(tmp_path / stage)
         start = str(tmp_path / stage)
@@ -96,11 +95,11 @@ def test_full_training_leaves_no_adapter_to_export(tmp_path: Path):
         combine_adapters([tmp_path], "base", tmp_path / "adapter")
 
 
-def probe(rows: int = 60, dim: int = 32) -> short_vectors.Probe:
+def probe(rows: int = 60, dim: int = 32) -> short_vectors.CalibrationSet:
     rng = np.random.default_rng(0)
     targets = short_vectors.truncate(rng.standard_normal((rows, dim)), dim)
     queries = short_vectors.truncate(targets + 0.02 * rng.standard_normal((rows, dim)), dim)
-    return short_vectors.Probe(queries, targets, np.eye(rows, dtype=bool))
+    return short_vectors.CalibrationSet(queries, targets, np.eye(rows, dtype=bool))
 
 
 def test_costs_are_measured_for_every_length_and_precision(tmp_path: Path):

@@ -11,8 +11,8 @@ from tests.families import build_family
 from unime.core import files
 from unime.core.errors import ModelError
 from unime.export.reranker_export import PROBES, compare, export_reranker, vllm_overrides
-from unime.models.pair_scorer import Side
-from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.models.pair_scorer import PairSide
+from unime.rerank import RerankConfig, Reranker, RerankModel, RerankQuestion
 
 # Two families: positions in three axes, and tiles with a role-less first turn.
 FAMILIES = ("qwen2_vl", "smolvlm")
@@ -58,7 +58,7 @@ def test_half_precision_exports_score_as_trained(family, tmp_path):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
     model = RerankModel.load(config, "cpu")
-    question = Question("", Side("a dog"), (Side("a cat"),))
+    question = RerankQuestion("", PairSide("a dog"), (PairSide("a cat"),))
     asked = Reranker(model)._ask([question], model.module.answers.tolist())
     with torch.inference_mode():
         logits = model.forward(model.features([question]))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from research.world.scene import Thing, ThingSpec
-from research.world.truth import PLANTED, TRUTH, Truth, to_json
+from research.world.truth import PLANTED, TRUTH, WorldTruth, to_json
 from tests.judge.test_score import recipe_for
 from tests.mine.folders import write_data, write_mined
 from unime.core import files
@@ -20,8 +20,8 @@ from unime.core.errors import OutputError
 from unime.judge import stage as score_module
 from unime.judge.audit import findings, injections
 from unime.judge.audit.audit import audit_recipe
-from unime.judge.audit.probes import Probe
-from unime.judge.engine import Content, Request
+from unime.judge.audit.probes import AuditProbe
+from unime.judge.engine import JudgeInput, Request
 
 KINDS = ("circle", "square", "star", "moon", "cross", "ring")
 COLOURS = ("red", "green", "blue", "yellow")
@@ -51,7 +51,7 @@ def recipe(tmp_path, monkeypatch):
         {"task": "task", "split": "train", "content_id": data.items.content_id(i), "meaning": m}
         for i, m in enumerate(map(to_json, [*seen, *said]))
     ]
-    truth = Truth(pa.Table.from_pylist(rows, schema=TRUTH), PLANTED.empty_table())
+    truth = WorldTruth(pa.Table.from_pylist(rows, schema=TRUTH), PLANTED.empty_table())
     monkeypatch.setattr(score_module, "_load_truth", lambda folder: truth if folder else None)
     (tmp_path / "world").mkdir()
     return recipe_for(tmp_path, engine="oracle", truth=str(tmp_path / "world"))
@@ -143,10 +143,10 @@ def test_outranked_counts_queries():
 def test_what_an_injected_text_does_is_measured_against_a_harmless_one():
     """On wrong pairs only; a longer text alone is no effect."""
     wrong = [
-        Probe(
+        AuditProbe(
             "random",
             i,
-            Request(bytes([i]) * 16, "t", "", *(Content(bytes([i]) * 16, "a dog"),) * 2),
+            Request(bytes([i]) * 16, "t", "", *(JudgeInput(bytes([i]) * 16, "a dog"),) * 2),
         )
         for i in range(30)
     ]

@@ -22,11 +22,11 @@ from unime.core import files
 from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.data.items import Score, pair_key
+from unime.data.items import pair_key
 from unime.data.tables import read_table
 from unime.judge import stage as score_module
-from unime.judge.engine import EngineError
-from unime.judge.partial import score_part
+from unime.judge.engine import EngineError, Score
+from unime.judge.stage import score_part
 from unime.judge.store import ScoreStore
 from unime.judge.store.write_ahead_log import PATTERN, read_log
 
@@ -297,7 +297,7 @@ def test_reading_a_recipe_needs_no_torch(folders):
 
 def test_an_early_stop_asks_until_enough_negatives_survive_and_says_so(folders, monkeypatch):
     """In `select`'s cyclic order, the positive first, and `select` finds what it needs."""
-    from unime.select.stage import cyclic_order
+    from unime.data.tables import cyclic_order
 
     asked = count_calls(monkeypatch)
     stop = {"negatives": 2, "step": 3, "absolute_cut": 0.7}

@@ -81,6 +81,23 @@ def python(tmp_path, monkeypatch) -> Path:
     return path
 
 
+def test_the_interpreter_is_the_given_one_then_the_variables_then_the_environment_here(
+    python, tmp_path, monkeypatch
+):
+    monkeypatch.delenv(serve.PYTHON_ENV, raising=False)
+    given, named = tmp_path / "given", tmp_path / "named"
+    assert serve.interpreter() == python
+    monkeypatch.setenv(serve.PYTHON_ENV, str(named))
+    with pytest.raises(EngineError, match=f"{named} is missing.* --python .*{serve.PYTHON_ENV}"):
+        serve.interpreter()
+    named.touch()
+    given.touch()
+    assert serve.interpreter() == named
+    assert serve.interpreter(given) == given
+    words = serve.command(OPTIONS, Service(python=given), Path("template"), {})
+    assert words[0] == str(given)
+
+
 OPTIONS = VllmOptions.model_validate({"model": {"id": MODEL}})
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tests.judge.test_store import Killed, key, scores
 from unime.core import files
 from unime.core.errors import DataError
-from unime.data.items import Score
+from unime.judge.engine import Score
 from unime.judge.store import ScoreStore
 from unime.judge.store import score_store as store_module
 from unime.judge.store import shards as shards_module

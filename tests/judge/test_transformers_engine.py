@@ -11,14 +11,14 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from unime.core.errors import ModelError
-from unime.judge.engine import Content, Request
+from unime.judge.engine import JudgeInput, Request
 from unime.judge.transformers_engine import (
     JudgeModel,
     TransformersEngine,
     TransformersOptions,
     as_pair,
 )
-from unime.models.answers import single_token_spellings
+from unime.models.pair_scorer import single_token_spellings
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
@@ -46,14 +46,14 @@ def picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels)
 
 
-def content(number: int, text: str, with_image: bool) -> Content:
+def content(number: int, text: str, with_image: bool) -> JudgeInput:
     image = picture(number)
     size = image.width * image.height if with_image else 0
     opener = (lambda: image) if with_image else None
-    return Content(number.to_bytes(16, "big"), text, opener, size)
+    return JudgeInput(number.to_bytes(16, "big"), text, opener, size)
 
 
-def pair(number: int, query: Content, candidate: Content, instruction="find it") -> Request:
+def pair(number: int, query: JudgeInput, candidate: JudgeInput, instruction="find it") -> Request:
     return Request(number.to_bytes(16, "big"), "task", instruction, query, candidate)
 
 
@@ -136,7 +136,7 @@ def test_text_cannot_open_a_turn_or_an_image_slot(engine):
 def test_each_distinct_image_is_opened_once(qwen):
     engine = engine_for(qwen, batch_size=2)
     opened = []
-    query = Content(b"q" * 16, "", lambda: (opened.append("query"), picture(1))[1], 1200)
+    query = JudgeInput(b"q" * 16, "", lambda: (opened.append("query"), picture(1))[1], 1200)
     engine.score([pair(i, query, content(10 + i, "red " * i, False)) for i in range(6)])
     assert opened == ["query"]
 

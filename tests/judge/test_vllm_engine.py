@@ -20,10 +20,9 @@ from PIL import Image
 from tests.conftest import ROOT
 from tests.judge.misbehaving import MODEL, Server, probability
 from unime.data.images import ImageError, locate, read_bytes
-from unime.data.items import Score
-from unime.judge.engine import Content, EngineError, Request
-from unime.judge.images_of_pairs import Picture as SentPicture
-from unime.judge.images_of_pairs import as_sent
+from unime.judge.engine import EngineError, JudgeInput, Request, Score
+from unime.judge.engine import ImageBytes as SentPicture
+from unime.judge.job import as_sent
 from unime.judge.protocol import as_plain_text
 from unime.judge.store import ScoreStore
 from unime.judge.vllm_engine import VllmOptions
@@ -43,8 +42,8 @@ def secret(monkeypatch):
     monkeypatch.setattr("unime.judge.endpoint.PROBE_SECONDS", (0.05, 0.1))
 
 
-def content(text: str) -> Content:
-    return Content(text.encode().ljust(16)[:16], text)
+def content(text: str) -> JudgeInput:
+    return JudgeInput(text.encode().ljust(16)[:16], text)
 
 
 def request(query: int, candidate: int) -> Request:
@@ -310,8 +309,8 @@ def test_a_broken_picture_is_set_aside_and_its_image_is_sent_once(tmp_path):
         read.append(name)
         return read_picture(tmp_path, name)
 
-    query = Content(b"q" * 16, "", lambda: red, 64, lambda: picture("red.png"))
-    broken = Content(b"b" * 16, "", lambda: red, 64, lambda: picture("missing.png"))
+    query = JudgeInput(b"q" * 16, "", lambda: red, 64, lambda: picture("red.png"))
+    broken = JudgeInput(b"b" * 16, "", lambda: red, 64, lambda: picture("missing.png"))
     wanted = [[Request(bytes([i]) * 16, "t", "", query, content(f"c{i}")) for i in range(5)]]
     wanted[0].append(Request(b"x" * 16, "t", "", query, broken))
     with Server() as server:

@@ -10,12 +10,13 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.judge.test_transformers_engine import content, pair
+from tests.serving import VLLM_PYTHON
 from unime.core.config import load_recipe
 from unime.core.files import read_json
 from unime.core.stage import execute
-from unime.data.items import Score
 from unime.data.tables import read_table
-from unime.judge.serve import PYTHON, Service, options_of, running
+from unime.judge.engine import Score
+from unime.judge.serve import Service, options_of, running
 from unime.judge.stage import ScoreRecipe
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.vllm_engine import VllmOptions
@@ -24,7 +25,7 @@ PAIRS = 1000
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.skipif(not (ROOT / PYTHON).is_file(), reason="no vLLM here; make judge-env"),
+    pytest.mark.skipif(not VLLM_PYTHON.is_file(), reason="no vLLM here; make judge-env"),
 ]
 
 
@@ -46,14 +47,14 @@ def with_file(one):
     import io
     from dataclasses import replace
 
-    from unime.judge.images_of_pairs import Picture
+    from unime.judge.engine import ImageBytes
 
     if one.image is None:
         return one
     buffer = io.BytesIO()
     opened: Image.Image = one.image()
     opened.save(buffer, "PNG")
-    return replace(one, picture=lambda: Picture("image/png", buffer.getvalue()))
+    return replace(one, picture=lambda: ImageBytes("image/png", buffer.getvalue()))
 
 
 def test_scores_are_those_of_the_engine_in_process(tmp_path, monkeypatch):

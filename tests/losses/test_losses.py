@@ -51,6 +51,7 @@ def random_batch(
         negatives=torch.randint(-1, candidates, (rows, negatives), generator=g),
         scores=scores.masked_fill(unscored, math.nan),
         allowed=allowed,
+        related=~allowed & (torch.rand(rows, candidates, generator=g) < 0.5),
         query_id=query_id,
     )
 

@@ -8,8 +8,8 @@ import torch
 from tests.losses.test_losses import random_batch
 from unime.core.errors import RecipeError
 from unime.losses import LOSSES, ContrastBatch, LossTerm, RelationBatch, combine
+from unime.losses.combine import record_of
 from unime.losses.matryoshka import shortened
-from unime.losses.table import record_of
 
 
 def batch_for(name: str) -> ContrastBatch | RelationBatch:

@@ -10,11 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unime.losses import RerankBatch, combine
-from unime.losses.choose import choose
 from unime.losses.combine import LossTerm
-from unime.losses.listwise import listwise
-from unime.losses.yes_contrast import yes_contrast
-from unime.losses.yes_no import yes_no
+from unime.losses.reranking import choose, listwise, yes_contrast, yes_no
 
 SEEDS = st.integers(0, 10_000)
 

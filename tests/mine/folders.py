@@ -10,8 +10,9 @@ import pyarrow as pa
 from PIL import Image
 
 from unime.core.files import write_json
+from unime.data.data_folder import DataFolder
 from unime.data.items import content_id
-from unime.data.tables import ITEMS, MINED, PAIRS, DataFolder, write_table
+from unime.data.tables import ITEMS, MINED, PAIRS, write_table
 
 
 def write_data(
@@ -28,7 +29,7 @@ def write_data(
     items = {
         "content_id": pa.array(ids, pa.binary(16)),
         "text": list(texts),
-        "image": pa.array(images, pa.string()),
+        "image": pa.array(images, pa.large_string()),
         "width": pa.array([width for width, _ in sizes], pa.int32()),
         "height": pa.array([height for _, height in sizes], pa.int32()),
     }

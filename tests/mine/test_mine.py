@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 import unime.models.embedder
 from tests.mine.folders import write_data
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.core.files import read_json
 from unime.core.provenance import open_output
 from unime.core.stage import execute
 from unime.data.tables import read_table
 from unime.mine import stage as mine
+from unime.mine import task_plan
+from unime.models.model_config import ModelConfig
 
 
 class TextHashEmbedder:
@@ -193,7 +194,7 @@ class Killed(BaseException):
 
 
 def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, embedder, monkeypatch):
-    monkeypatch.setattr(mine, "PART", 6)
+    monkeypatch.setattr(task_plan, "PART", 6)
     write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
     moments = []
     monkeypatch.setattr(files, "on_commit", moments.append)
@@ -226,13 +227,13 @@ def test_stopped_at_any_durable_change_it_ends_the_same(tmp_path, embedder, monk
 def test_two_processes_share_parts_and_queries(tmp_path, embedder, monkeypatch):
     """What they find together is what one finds; each encodes its own parts."""
     folder = write_data(tmp_path / "data", [f"text {i}" for i in range(30)], PAIRS)
-    monkeypatch.setattr(mine, "PART", 2)
-    plan = mine.plan_task(folder, "t0", ("train",))
+    monkeypatch.setattr(task_plan, "PART", 2)
+    plan = task_plan.plan_task(folder, "t0", ("train",))
     recipe = mine.MineRecipe(
         stage="mine", output="", data="", model=ModelConfig(id="x"), candidates=3
     )
     distinct = list(dict.fromkeys([*plan.queries, *plan.corpus]))
-    stored = mine.StoredEmbeddings(tmp_path / "parts", distinct)
+    stored = task_plan.StoredEmbeddings(tmp_path / "parts", distinct)
     counts = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
@@ -244,8 +245,11 @@ def test_two_processes_share_parts_and_queries(tmp_path, embedder, monkeypatch):
     shares = []
     for rank in ("0", "1"):
         monkeypatch.setenv("RANK", rank)
-        shares.append(mine.search(plan.share(), queries, targets, recipe))
-    together, whole = mine.TaskResult.joined(shares), mine.search(plan, queries, targets, recipe)
+        shares.append(mine.search(plan.own_part(), queries, targets, recipe))
+    together, whole = (
+        task_plan.TaskResult.joined(shares),
+        mine.search(plan, queries, targets, recipe),
+    )
     assert len(shares[0].ranks) > 0 < len(shares[1].ranks)
     assert (together.candidates == whole.candidates).all()
     assert (together.ranks == whole.ranks).all()

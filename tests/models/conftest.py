@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 
 Loader = Callable[..., Embedder]
 

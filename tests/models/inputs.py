@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
 
 
 def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
@@ -14,13 +14,13 @@ def picture(seed: int, width: int = 40, height: int = 30) -> Image.Image:
     return Image.fromarray(blocks).resize((width, height), Image.Resampling.NEAREST)
 
 
-def mixed() -> list[Encode]:
+def mixed() -> list[ModelInput]:
     """Return texts, images and both, short and long, of both sides."""
     return [
-        Encode("a red circle left of a blue square", None, "query", "Find the picture."),
-        Encode("ring", None, "target", ""),
-        Encode("", picture(0), "target", ""),
-        Encode("", picture(1, 70, 25), "query", "What is shown?"),
-        Encode("with the star removed", picture(2), "query", "Find the changed picture."),
-        Encode("the large yellow triangle " * 4, None, "target", ""),
+        ModelInput("a red circle left of a blue square", None, "query", "Find the picture."),
+        ModelInput("ring", None, "target", ""),
+        ModelInput("", picture(0), "target", ""),
+        ModelInput("", picture(1, 70, 25), "query", "What is shown?"),
+        ModelInput("with the star removed", picture(2), "query", "Find the changed picture."),
+        ModelInput("the large yellow triangle " * 4, None, "target", ""),
     ]

@@ -10,10 +10,10 @@ import torch
 from transformers import AutoModel, AutoModelForImageTextToText
 
 from tests.models.inputs import mixed
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models.adapters import LoraSection, apply_lora, merge_lora, parts_of, tower_is_frozen
+from unime.models.adapters import LoraSection, merge_lora, parts_of, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 
 
 def scramble_adapters(embedder: Embedder) -> None:
@@ -40,7 +40,7 @@ def test_every_weight_belongs_to_a_part(embedder: Embedder) -> None:
 def test_lora_trains_exactly_the_named_parts(load, family: str, parts: list) -> None:
     embedder = load(family)
     before = embedder.encode(mixed())
-    apply_lora(embedder, LoraSection(parts=parts, r=2))
+    train_parts(embedder.backbone, LoraSection(parts=parts, r=2))
     names = trainable(embedder)
     assert names and all("lora_" in name for name in names)
     found = parts_of(embedder.backbone)
@@ -51,7 +51,7 @@ def test_lora_trains_exactly_the_named_parts(load, family: str, parts: list) -> 
 
 def test_full_training_of_a_part(load, family: str) -> None:
     embedder = load(family)
-    apply_lora(embedder, LoraSection(method="full", parts=["projector"]))
+    train_parts(embedder.backbone, LoraSection(method="full", parts=["projector"]))
     parts = parts_of(embedder.backbone)
     assert trainable(embedder) == {name for name, part in parts.items() if part == "projector"}
     assert not tower_is_frozen(embedder.backbone)
@@ -62,14 +62,14 @@ def test_merged_equals_adapted_and_saving_leaves_the_model_alone(
 ) -> None:
     embedder = load(family)
     plain = embedder.encode(mixed())
-    apply_lora(embedder, LoraSection(parts=["language", "vision", "projector"], r=4))
+    train_parts(embedder.backbone, LoraSection(parts=["language", "vision", "projector"], r=4))
     scramble_adapters(embedder)
     adapted = embedder.encode(mixed())
     assert np.abs(adapted - plain).max() > 0.01
     embedder.save(tmp_path)
     np.testing.assert_allclose(embedder.encode(mixed()), adapted, atol=1e-6)
     assert any("lora_" in name for name in trainable(embedder))
-    merge_lora(embedder)
+    merge_lora(embedder.backbone)
     assert not any("lora_" in name for name, _ in embedder.backbone.named_parameters())
     merged = embedder.encode(mixed())
     np.testing.assert_allclose(merged, adapted, atol=5e-6)
@@ -94,14 +94,14 @@ def test_saved_folder_keeps_the_language_model_head(load, family: str, tmp_path)
 
 def test_merging_in_half_precision_adds_in_float32(load) -> None:
     embedder = load("qwen2_vl", dtype="bfloat16")
-    apply_lora(embedder, LoraSection(r=4))
+    train_parts(embedder.backbone, LoraSection(r=4))
     scramble_adapters(embedder)
     layer = embedder.backbone.language_model.layers[0].self_attn.q_proj
     delta = layer.scaling["default"] * (
         layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
     expected = (layer.base_layer.weight.float() + delta).bfloat16()
-    merge_lora(embedder)
+    merge_lora(embedder.backbone)
     weight = embedder.backbone.language_model.layers[0].self_attn.q_proj.weight
     assert weight.dtype == torch.bfloat16
     torch.testing.assert_close(weight, expected, atol=0, rtol=0)
@@ -110,6 +110,6 @@ def test_merging_in_half_precision_adds_in_float32(load) -> None:
 def test_a_target_that_matches_nothing_is_an_error(load) -> None:
     embedder = load("qwen2_vl")
     with pytest.raises(ModelError, match="'q_porj' matches no .* did you mean 'q_proj'"):
-        apply_lora(embedder, LoraSection(target_modules=["v_proj", "q_porj"]))
-    apply_lora(embedder, LoraSection(target_modules=["v_proj"], r=2))
+        train_parts(embedder.backbone, LoraSection(target_modules=["v_proj", "q_porj"]))
+    train_parts(embedder.backbone, LoraSection(target_modules=["v_proj"], r=2))
     assert all(".v_proj." in name for name in trainable(embedder))

@@ -10,10 +10,10 @@ import torch
 
 from tests.families import build_family
 from tests.models.inputs import mixed, picture
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode, Renderer
+from unime.models.inputs import ModelInput, Renderer
+from unime.models.model_config import ModelConfig
 
 
 def left_padded(features: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -66,7 +66,7 @@ def test_inputs_matter(embedder: Embedder) -> None:
     cosines = vectors @ vectors.T
     np.testing.assert_allclose(np.diag(cosines), 1, atol=1e-5)
     assert (cosines - np.eye(len(inputs))).max() < 0.9999
-    other_picture = embedder.encode([inputs[4]._replace(image=picture(9))])[0]
+    other_picture = embedder.encode([inputs[4].with_image(picture(9))])[0]
     assert other_picture @ vectors[4] < 0.99999
 
 
@@ -74,7 +74,7 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
     embedder: Embedder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     inputs = mixed()
-    again = [inputs[2]._replace(image=picture(0)), inputs[0]]
+    again = [inputs[2].with_image(picture(0)), inputs[0]]
     expected = np.concatenate([embedder.encode([one]) for one in inputs])
     seen: list[int] = []
     features = Renderer.features
@@ -90,10 +90,14 @@ def test_encode_sorts_batches_and_encodes_duplicates_once(
     np.testing.assert_array_equal(vectors[len(inputs) :], vectors[[2, 0]])
 
 
-def test_the_same_content_under_another_instruction_is_another_encode(embedder: Embedder) -> None:
-    one = Encode("ring", picture(0), "query", "Find it.")
+def test_the_same_content_under_another_instruction_is_another_input(embedder: Embedder) -> None:
+    ring = picture(0)
     vectors = embedder.encode(
-        [one, one._replace(instruction="Name it."), one._replace(side="target")]
+        [
+            ModelInput("ring", ring, "query", "Find it."),
+            ModelInput("ring", ring, "query", "Name it."),
+            ModelInput("ring", ring, "target", "Find it."),
+        ]
     )
     assert len(np.unique(vectors.round(5), axis=0)) == 3
 
@@ -102,7 +106,10 @@ def test_truncation_keeps_image_block_and_header(load, family: str) -> None:
     short = load(family)
     image = picture(1)
     long_text = "two dogs run along the beach " * 200
-    for encode in (Encode(long_text, None, "query", "do"), Encode(long_text, image, "query", "do")):
+    for encode in (
+        ModelInput(long_text, None, "query", "do"),
+        ModelInput(long_text, image, "query", "do"),
+    ):
         full = load(family, max_length=20000).features([encode])
         cut = short.features([encode])
         ids, whole = cut["input_ids"][0].tolist(), full["input_ids"][0].tolist()
@@ -118,16 +125,16 @@ def test_truncation_keeps_image_block_and_header(load, family: str) -> None:
 def test_too_short_a_length_is_an_error_that_says_what_to_do(load, family: str) -> None:
     tight = load(family, max_length=40)
     with pytest.raises(ModelError, match="prompt and image alone take [0-9]+ tokens; raise"):
-        tight.features([Encode("text " * 50, picture(1), "query", "")])
+        tight.features([ModelInput("text " * 50, picture(1), "query", "")])
 
 
 def test_an_empty_input_is_an_error(embedder: Embedder) -> None:
     with pytest.raises(DataError, match="neither text nor image"):
-        embedder.encode([Encode("", None, "target", "")])
+        embedder.encode([ModelInput("", None, "target", "")])
 
 
 def test_pixel_limits_are_followed(load, family: str) -> None:
-    wide = Encode("", picture(0, 224, 224), "target", "")
+    wide = ModelInput("", picture(0, 224, 224), "target", "")
     small, large = (
         load(family, max_pixels=pixels, min_pixels=784).features([wide]) for pixels in (900, 60000)
     )
@@ -170,3 +177,15 @@ def test_four_bit_weights_without_their_library_are_a_sentence(tmp_path):
     config = ModelConfig(id=str(build_family("qwen2_vl", tmp_path)), dtype="nf4")
     with pytest.raises(ModelError, match=r"dtype nf4 \(QLoRA\) needs bitsandbytes"):
         Embedder.load(config, "cpu")
+
+
+def test_parts_that_models_are_not_shown_are_refused(load) -> None:
+    image = picture(0)
+    assert ModelInput(parts=[image, "ring"], side="target") == ModelInput("ring", image, "target")
+    assert ModelInput("", image).parts == (image,) and ModelInput("a").parts == ("a",)
+    embedder = load("qwen2_vl")
+    for parts in ([image, image], ["a", image], ["a", "b"], [image, "a", "b"]):
+        with pytest.raises(DataError, match=r"an input has the parts (text|image), .*at most one"):
+            embedder.encode([ModelInput(parts=parts)])
+    with pytest.raises(DataError, match="beside parts"):
+        ModelInput("a", parts=["b"])

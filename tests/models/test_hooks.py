@@ -14,14 +14,14 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.models.inputs import mixed
-from unime.core.config import ModelConfig
 from unime.models import hooks, vision
+from unime.models.backbones import load_generative
 from unime.models.embedder import Embedder
-from unime.models.generative import load_generative
-from unime.models.pair_scorer import PairInput, PairScorer, Side
-from unime.models.pictures import Picture
+from unime.models.image_blocks import KeyedImage
+from unime.models.model_config import ModelConfig
+from unime.models.pair_scorer import PairInput, PairScorer, PairSide
 from unime.models.prompts import load_judge_prompt
-from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.rerank import RerankConfig, Reranker, RerankModel, RerankQuestion
 
 PROMPT = "judge/yes_no.v1"
 
@@ -130,17 +130,17 @@ def changed(request, folder, monkeypatch, said):
     return what, lambda: change(type(model.model), monkeypatch)
 
 
-def picture(seed: int) -> Picture:
+def picture(seed: int) -> KeyedImage:
     size = (40, 30 + 20 * (seed % 3), 3)
     pixels = np.random.default_rng(seed).integers(0, 255, size, np.uint8)
-    return Picture(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
+    return KeyedImage(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
 
 
 SIDES = (
-    Side("a blue square"),
-    Side("", picture(2)),
-    Side("the small purple star", picture(3)),
-    Side("a red circle", picture(1)),
+    PairSide("a blue square"),
+    PairSide("", picture(2)),
+    PairSide("the small purple star", picture(3)),
+    PairSide("a red circle", picture(1)),
 )
 
 
@@ -170,7 +170,9 @@ def test_a_judge_says_the_same(folder, changed, said):
 def test_a_reranker_ranks_and_learns_the_same(folder, changed, said):
     config = RerankConfig(id=str(folder), dtype="float32", max_pixels=56 * 56)
     questions = [
-        Question("find it", query, (side,)) for query in (SIDES[2], SIDES[0]) for side in SIDES
+        RerankQuestion("find it", query, (side,))
+        for query in (SIDES[2], SIDES[0])
+        for side in SIDES
     ]
 
     def found() -> tuple[torch.Tensor, list[torch.Tensor | None], np.ndarray]:

@@ -12,15 +12,15 @@ import torch
 from safetensors.torch import load_file
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
 from unime.eval.two_stage import RerankerChoice, load_reranker
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions, served
 from unime.models.adapters import LoraSection
-from unime.models.embedder import Embedder, renderer_of
-from unime.models.generative import load_generative
+from unime.models.backbones import load_generative, renderer_of
+from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.train.teacher import TeacherSection, teach
 
 CODE = "import pathlib\npathlib.Path(__file__ + '.ran').touch()\n"

@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
-from unime.models.generative import load_generative
+from unime.models.backbones import load_generative
+from unime.models.image_blocks import KeyedImage
+from unime.models.model_config import ModelConfig
 from unime.models.next_token import NextToken, shared_length
-from unime.models.pair_scorer import PairInput, PairScorer, Side
-from unime.models.pictures import Picture
+from unime.models.pair_scorer import PairInput, PairScorer, PairSide
 from unime.models.prompts import load_judge_prompt
 
 PROMPT = "judge/yes_no.v1"
@@ -25,10 +25,10 @@ def loaded(request, tmp_path_factory):
     return load_generative(config, "cpu")
 
 
-def picture(seed: int) -> Picture:
+def picture(seed: int) -> KeyedImage:
     size = (40, 30 + 20 * (seed % 3), 3)
     pixels = np.random.default_rng(seed).integers(0, 255, size, np.uint8)
-    return Picture(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
+    return KeyedImage(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
 
 
 def scorer(loaded, batch_size: int = 3) -> PairScorer:
@@ -52,19 +52,19 @@ def independent(loaded, pair: PairInput) -> torch.Tensor:
 
 
 QUERY_KINDS = {
-    "text": Side("a red circle left of a blue square"),
-    "image": Side("", picture(1)),
-    "image_text": Side("the large yellow triangle", picture(2)),
+    "text": PairSide("a red circle left of a blue square"),
+    "image": PairSide("", picture(1)),
+    "image_text": PairSide("the large yellow triangle", picture(2)),
 }
 CANDIDATES = [
-    Side("a blue square"),
-    Side("the small purple star above the triangle " * 3),
-    Side("", picture(11)),
-    Side("", picture(12)),
-    Side("a red circle", picture(13)),
+    PairSide("a blue square"),
+    PairSide("the small purple star above the triangle " * 3),
+    PairSide("", picture(11)),
+    PairSide("", picture(12)),
+    PairSide("a red circle", picture(13)),
     # The query's own picture, and one shown twice.
-    Side("", picture(1)),
-    Side("the small star", picture(11)),
+    PairSide("", picture(1)),
+    PairSide("the small star", picture(11)),
 ]
 
 
@@ -98,12 +98,12 @@ def test_batch_size_order_and_company_change_no_score(loaded):
 def test_a_picture_is_opened_once_while_it_is_remembered(loaded):
     opened: list[int] = []
 
-    def counted(seed: int) -> Picture:
+    def counted(seed: int) -> KeyedImage:
         inner = picture(seed)
-        return Picture(inner.key, lambda: (opened.append(seed), inner.open())[1])
+        return KeyedImage(inner.key, lambda: (opened.append(seed), inner.open())[1])
 
-    query = Side("", counted(1))
-    pairs = [PairInput("", query, Side("", counted(seed))) for seed in (2, 3, 2)]
+    query = PairSide("", counted(1))
+    pairs = [PairInput("", query, PairSide("", counted(seed))) for seed in (2, 3, 2)]
     ours = scorer(loaded)
     ours.read(pairs, lambda logits: logits)
     ours.read(pairs, lambda logits: logits)

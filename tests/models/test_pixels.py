@@ -17,15 +17,15 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
 from unime.data.images import check, load_file, load_rgb, locate, read_bytes, shown_size
 from unime.data.pixels import ImageError, pixels_hash, to_rgb
-from unime.eval.pool import Picture
-from unime.judge.images_of_pairs import Picture as SentPicture
-from unime.judge.images_of_pairs import as_sent
+from unime.eval.pool import PoolImage
+from unime.judge.engine import ImageBytes as SentPicture
+from unime.judge.job import as_sent
 from unime.models.embedder import Embedder, _identity
-from unime.models.rendering import Encode
-from unime.rerank.content import as_side
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.rerank.reranker import as_side
 from unime.search.index import picture_of
 
 WIDTH, HEIGHT = 20, 12
@@ -140,7 +140,7 @@ def test_every_path_sees_the_same_pixels(tmp_path: Path, name: str, turn: int):
         "twice": to_rgb(trained),
         "search": picture_of(data),
         "own path": load_file(path),
-        "eval": Picture(tmp_path, name).load(),
+        "eval": PoolImage(tmp_path, name).load(),
         "reranker, path": content(path).open(),
         "reranker, PIL": content({"image": Image.open(path)}).open(),
         # A server decodes what it is sent and knows nothing of EXIF.
@@ -170,7 +170,8 @@ def embedder(tmp_path_factory: pytest.TempPathFactory) -> Embedder:
 def test_one_tensor_and_one_identity(embedder: Embedder, tmp_path: Path, name: str):
     path = saved(tmp_path, name, 6 if FILES[name][0] != "GIF" else 1)
     trained, given = (
-        Encode("", image, "target", "") for image in (load_rgb(tmp_path, name), Image.open(path))
+        ModelInput("", image, "target", "")
+        for image in (load_rgb(tmp_path, name), Image.open(path))
     )
     assert _identity(trained) == _identity(given)
     for one, other in zip(
@@ -233,7 +234,7 @@ def test_equal_indices_of_two_palettes_are_two_pictures(embedder: Embedder):
     clear.info["transparency"] = 1
     keys = {content(image).key for image in (one, other, clear)}
     assert len(keys) == 3
-    vectors = embedder.encode([Encode("", image) for image in (one, other, clear)])
+    vectors = embedder.encode([ModelInput("", image) for image in (one, other, clear)])
     assert len(np.unique(vectors.round(4), axis=0)) == 3
 
 
@@ -244,7 +245,7 @@ def test_two_turns_of_one_picture_are_two_pictures(embedder: Embedder):
         image.getexif()[0x0112] = turn
         images.append(image)
     assert content(images[0]).key != content(images[1]).key
-    vectors = embedder.encode([Encode("", image) for image in images])
+    vectors = embedder.encode([ModelInput("", image) for image in images])
     assert len(np.unique(vectors.round(4), axis=0)) == 2
 
 

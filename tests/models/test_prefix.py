@@ -7,22 +7,23 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.models.prefix import SharedPrefix, prefix_length
-from unime.models.rendering import Encode
 
 TEXTS = ("a red circle", "one blue square, left of a green triangle", "grey")
 
 
-def inputs(kind: str) -> list[Encode]:
+def inputs(kind: str) -> list[ModelInput]:
     images = [Image.new("RGB", (28, 28), colour) for colour in ("red", "green", "white")]
     if kind == "text":
-        return [Encode(text, None, "query", "find it:") for text in TEXTS]
+        return [ModelInput(text, None, "query", "find it:") for text in TEXTS]
     if kind == "image":
-        return [Encode("", image, "target", "represent it") for image in images]
+        return [ModelInput("", image, "target", "represent it") for image in images]
     return [
-        Encode(text, image, "query", "find it:") for text, image in zip(TEXTS, images, strict=True)
+        ModelInput(text, image, "query", "find it:")
+        for text, image in zip(TEXTS, images, strict=True)
     ]
 
 

@@ -12,12 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions
 from unime.models.embedder import Embedder
-from unime.models.rerank_model import RerankConfig
+from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.self_check import blindness, probe_inputs
 from unime.rerank import Reranker, RerankModel
 from unime.train import contrast

@@ -10,8 +10,8 @@ from tests.families import FAMILIES
 from tests.models.inputs import mixed, picture
 from unime.core.errors import ModelError
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput, chat_messages
 from unime.models.processor import special_tokens
-from unime.models.rendering import Encode, chat_messages
 from unime.models.template import (
     escape_special_tokens,
     is_wrapped,
@@ -57,7 +57,7 @@ def test_system_text_appears_exactly_once(embedder: Embedder) -> None:
 
 def test_no_second_system_message_without_a_system_text(load, family: str) -> None:
     plain = load(family, prompt="embed/plain.v1")
-    rendered = plain.render(Encode("hello", None, "query", ""))
+    rendered = plain.render(ModelInput("hello", None, "query", ""))
     default = rendered.count("You are a helpful assistant.")
     assert default == (1 if family in ("qwen2_vl", "qwen2_5_vl") else 0)
     empty = chat_messages(None, False, "hello")
@@ -68,8 +68,8 @@ def test_no_second_system_message_without_a_system_text(load, family: str) -> No
 def test_special_tokens_in_text_stay_text(embedder: Embedder, family: str) -> None:
     attack = "".join(special_tokens(embedder.processor)) + HEADERS[family] + "fake"
     for image in (None, picture(3)):
-        safe = Encode("hello", image, "query", "Find it.")
-        hostile = Encode(f"hello {attack}", image, "query", f"Find it. {attack}")
+        safe = ModelInput("hello", image, "query", "Find it.")
+        hostile = ModelInput(f"hello {attack}", image, "query", f"Find it. {attack}")
         counts = []
         for encode in (safe, hostile):
             ids = embedder.features([encode])["input_ids"][0].tolist()
@@ -135,7 +135,7 @@ def test_wrapping_is_idempotent_and_can_be_undone(embedder: Embedder, family: st
 def test_own_concatenation_equals_the_template(embedder: Embedder) -> None:
     assert embedder._renderer._concatenates
     texts = ["  spaces  ", "\n", "{{ 7 * 7 }}", "{% endif %}", "a\\nb", "'\"", "<|im_end|>"]
-    for encode in [*mixed(), *(Encode(text, picture(0), "query", "do") for text in texts)]:
+    for encode in [*mixed(), *(ModelInput(text, picture(0), "query", "do") for text in texts)]:
         kind = "image_text" if encode.image is not None and encode.text else "image"
         kind = "text" if encode.image is None else kind
         system, user = embedder.prompt.render(encode.side, kind, encode.text, encode.instruction)

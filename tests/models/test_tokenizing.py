@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
-from unime.models.loading import load_processor
+from unime.core.loading import load_processor
+from unime.models.model_config import ModelConfig
 from unime.models.next_token import Prompt, plain_inputs, token_ids
 from unime.models.processor import prepare_processor
 

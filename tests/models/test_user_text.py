@@ -13,9 +13,10 @@ from tokenizers import AddedToken, normalizers
 from transformers import AutoProcessor
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
 from unime.judge.protocol import as_plain_text
+from unime.models.inputs import ModelInput, Renderer, chat_messages
 from unime.models.look_alikes import look_alikes
+from unime.models.model_config import ModelConfig
 from unime.models.processor import (
     prepare_processor,
     preprocessing_of,
@@ -24,7 +25,6 @@ from unime.models.processor import (
     template_hash,
 )
 from unime.models.prompts import load_prompt
-from unime.models.rendering import Encode, Renderer, chat_messages
 from unime.models.template import escape_special_tokens, wrap_template
 
 MARKS = (
@@ -63,7 +63,7 @@ def renderer(family: str, name: str, normalized: bool) -> Renderer:
 
 def control_tokens(of: Renderer, text: str) -> list[int]:
     """Return the ids of all added tokens in a rendered prompt, by both ways of rendering it."""
-    encode = Encode(text, None, "query", "Find it.")
+    encode = ModelInput(text, None, "query", "Find it.")
     system, user = of.prompt.render("query", "text", text, "Find it.")
     rendered = of.processor.apply_chat_template(chat_messages(system, False, user))
     assert of.render(encode) == rendered
@@ -119,10 +119,10 @@ def test_ordinary_text_stays_as_it_is():
     text = "a < b > c [1] (x|y) \uff1cq\uff1e caf\u00e9 <b>bold</b> I\u2019m \u200bhere"
     for name in ("none", "NFC"):
         of = renderer("qwen2_vl", name, False)
-        assert text in of.render(Encode(text, None, "target", ""))
+        assert text in of.render(ModelInput(text, None, "target", ""))
     # Where signs are folded, the tokenizer would have done the same.
     of = renderer("qwen2_vl", "NFKC, lowercase", True)
-    found = of.render(Encode(text, None, "target", ""))
+    found = of.render(ModelInput(text, None, "target", ""))
     normalize = of.tokenizer.backend_tokenizer.normalizer.normalize_str
     assert normalize(text) in normalize(found)
 

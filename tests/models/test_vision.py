@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from tests.families import build_family
-from unime.core.config import ModelConfig
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.models.vision import GROUPED, PatchProjection, speed_up_vision
 
 SIZES = [(56, 56), (84, 56), (56, 56), (112, 84)]
@@ -36,7 +36,8 @@ def test_embeddings_and_gradients_are_the_familys_own(
     tower = embedder.backbone.visual
     assert isinstance(tower.patch_embed.proj, PatchProjection)
     encodes = [
-        Encode("two", Image.effect_noise(size, 90).convert("RGB"), "query", "say") for size in sizes
+        ModelInput("two", Image.effect_noise(size, 90).convert("RGB"), "query", "say")
+        for size in sizes
     ]
     features = embedder.features(encodes)
     fast, fast_gradients = gradients(embedder, features)

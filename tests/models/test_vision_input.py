@@ -7,25 +7,28 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
-from unime.core.config import ModelConfig
+from tests.train.toy import toy_batch
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora, tower_is_frozen
+from unime.models.adapters import LoraSection, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.step import Chunk, cached_step
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import Chunk
+from unime.train.step import cached_step
 
 
-def pictures() -> list[Encode]:
+def pictures() -> list[ModelInput]:
     generator = torch.Generator().manual_seed(0)
     sizes = ((28, 56), (56, 28), (40, 40))
     arrays = [torch.randint(0, 255, (*s, 3), generator=generator).byte().numpy() for s in sizes]
-    return [Encode(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
+    return [ModelInput(f"picture {i}", Image.fromarray(a), "query") for i, a in enumerate(arrays)]
 
 
 def load(family: str, folder, parts: list) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=str(build_family(family, folder))), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(parts=parts, r=2))
+    train_parts(embedder.backbone, LoraSection(parts=parts, r=2))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -51,9 +54,7 @@ def test_reused_features_change_no_gradient(family, tmp_path):
     features = [embedder.features([one], packed=True) for one in pictures()]
     chunks = [Chunk(torch.tensor([i]), f) for i, f in enumerate(features)]
 
-    def forward(chunk: Chunk) -> torch.Tensor:
-        embedder.vision.announce(id(chunk))
-        return embedder.network(dict(chunk.features))["sentence_embedding"]
+    runner = DataParallelRunner(embedder.network, embedder.vision, torch.device("cpu"))
 
     def loss(embeddings: torch.Tensor) -> Combined:
         return Combined((embeddings @ embeddings.T).square().sum(), {})
@@ -63,8 +64,8 @@ def test_reused_features_change_no_gradient(family, tmp_path):
     for budget, reused in ((0, 0), (10**9, 2), (one_chunk(embedder, features[0]), 1)):
         embedder.vision.budget, before = budget, embedder.vision.reused
         embedder.module.zero_grad()
-        with embedder.vision.reuse():
-            cached_step(chunks, 1, forward, loss)
+        with runner.step(True):
+            cached_step(toy_batch(chunks, 1), runner, loss)
         assert embedder.vision.reused - before == reused
         found.append([p.grad.clone() for p in embedder.module.parameters() if p.grad is not None])
     for gradients in found[1:]:

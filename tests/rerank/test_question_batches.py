@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.data.known_positives import KnownPositives, content_numbers
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.rerank.question_batches import AskSection, ListSection, RerankSource
+from unime.models.model_config import ModelConfig
+from unime.rerank.question_batches import AskSection, ListSection, RerankLayout, side_of
 from unime.train.batch import ItemSizes
-from unime.train.chunking import Budget
+from unime.train.chunking import ChunkBudget
+from unime.train.loader import BatchSource
 from unime.train.sampler import TaskBatches
 
 
@@ -24,7 +25,7 @@ def data(tmp_path_factory):
     return drawn_folder(tmp_path_factory.mktemp("drawn") / "d")
 
 
-def source_of(data, ask: AskSection, batch_size: int = 6) -> RerankSource:
+def source_of(data, ask: AskSection, batch_size: int = 6) -> BatchSource:
     """Rows with five mined negatives each, some of them known positives."""
     own = TrainingRows.own(data, 0)
     columns = PairColumns.of(data)
@@ -40,20 +41,29 @@ def source_of(data, ask: AskSection, batch_size: int = 6) -> RerankSource:
     ).astype(np.int32)
     scores = rng.random((len(own.pair), 6)).astype(np.float32)
     rows = TrainingRows(own.pair, negatives, scores)
-    return RerankSource(
+    layout = RerankLayout(
         data=data,
+        columns=columns,
         rows=rows,
         batches=TaskBatches(rows.by_task(columns), batch_size, 0),
         known=KnownPositives(data, content_numbers(data.items)),
         sizes=ItemSizes(data, ModelConfig(id="x")),
-        budget=Budget(items=7),
-        # A chunk's questions are its features.
-        features=lambda questions: {"questions": list(questions)},  # type: ignore[dict-item]
         ask=ask,
+    )
+    # A chunk's questions are its features.
+    return BatchSource(
+        layout,
+        lambda questions: {"questions": list(questions)},  # type: ignore[dict-item]
+        ChunkBudget(items=7),
     )
 
 
-def batch_of(source: RerankSource, number: int) -> Any:
+def layout_of(source: BatchSource) -> RerankLayout:
+    assert isinstance(source.layout, RerankLayout)
+    return source.layout
+
+
+def batch_of(source: BatchSource, number: int) -> Any:
     """A batch, whose type names the indices of embedders only."""
     return source[number]
 
@@ -87,7 +97,9 @@ def test_slots_hold_the_positive_first_and_no_known_positive_after_it(data, draw
         batch, draw = batch_of(source, number), source.batches[number]
         questions, slots = questions_of(batch), batch.indices.slots
         assert len({(q.instruction, *map(key, q.sides)) for q in questions}) == len(questions)
-        for row, pair in zip(slots.tolist(), source.rows.pair[draw.rows].tolist(), strict=True):
+        for row, pair in zip(
+            slots.tolist(), layout_of(source).rows.pair[draw.rows].tolist(), strict=True
+        ):
             asked = [questions[place] for place in row if place >= 0]
             query = data.items.item(data.pair(pair).query)
             assert all(q.query.text == query.text for q in asked)
@@ -103,12 +115,14 @@ def test_scores_stay_with_their_candidates(data):
     questions = questions_of(batch)
     for line, row in enumerate(draw.rows.tolist()):
         by_item = {
-            key(source.side(item)): score
+            key(side_of(data, item)): score
             for item, score in zip(
-                source.rows.negatives[row].tolist(), source.rows.scores[row, 1:], strict=True
+                layout_of(source).rows.negatives[row].tolist(),
+                layout_of(source).rows.scores[row, 1:],
+                strict=True,
             )
         }
-        assert batch.indices.scores[line, 0] == source.rows.scores[row, 0]
+        assert batch.indices.scores[line, 0] == layout_of(source).rows.scores[row, 0]
         for place, score in zip(
             batch.indices.slots[line, 1:].tolist(), batch.indices.scores[line, 1:], strict=True
         ):
@@ -122,7 +136,7 @@ def test_the_gold_is_uniform_over_all_places_and_lengths_vary(data):
     for number in range(260):
         batch, draw = batch_of(source, number), source.batches[number]
         indices, questions = batch.indices, questions_of(batch)
-        rows = [r for r in draw.rows.tolist() if source._own_negatives(r, draw.task)]
+        rows = [r for r in draw.rows.tolist() if layout_of(source)._own_negatives(r, draw.task)]
         for row, place, length, gold in zip(
             rows,
             indices.lists.tolist(),
@@ -132,7 +146,7 @@ def test_the_gold_is_uniform_over_all_places_and_lengths_vary(data):
         ):
             question = questions[place]
             assert question.is_list and len(question.candidates) == length
-            golds = known(data, int(source.rows.pair[row]))
+            golds = known(data, int(layout_of(source).rows.pair[row]))
             assert [key(side) in golds for side in question.candidates].index(True) == gold
             assert sum(key(side) in golds for side in question.candidates) == 1
             places.setdefault(length, Counter())[gold] += 1
@@ -149,7 +163,7 @@ def test_a_row_may_have_several_lists(data):
     ask = AskSection(hard=0, drawn=0, lists=ListSection(shortest=3, longest=5, count=4))
     source = source_of(data, ask)
     batch, draw = batch_of(source, 0), source.batches[0]
-    rows = [r for r in draw.rows.tolist() if source._own_negatives(r, draw.task)]
+    rows = [r for r in draw.rows.tolist() if layout_of(source)._own_negatives(r, draw.task)]
     assert len(batch.indices.lists) == 4 * len(rows)
     questions = questions_of(batch)
     for place, row in enumerate(rows):
@@ -157,7 +171,7 @@ def test_a_row_may_have_several_lists(data):
         assert len({question.beginning for question in four}) == 1
         gold = batch.indices.gold[4 * place : 4 * place + 4].tolist()
         named = {key(q.candidates[g]) for q, g in zip(four, gold, strict=True)}
-        assert len(named) == 1 and named <= known(data, int(source.rows.pair[row]))
+        assert len(named) == 1 and named <= known(data, int(layout_of(source).rows.pair[row]))
 
 
 def test_a_batch_is_a_function_of_its_number(data):

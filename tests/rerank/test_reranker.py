@@ -8,13 +8,16 @@ import torch
 from PIL import Image
 
 from tests.families import FAMILIES, build_family
+from tests.train.toy import toy_batch
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.losses import Combined
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
-from unime.rerank import Question, RerankConfig, Reranker, RerankModel
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
+from unime.rerank import RerankConfig, Reranker, RerankModel, RerankQuestion
 from unime.rerank.reranker import shuffled
-from unime.train.step import Chunk, cached_step
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import Chunk
+from unime.train.step import cached_step
 
 INSTRUCTION = "Find the picture that fits."
 
@@ -34,29 +37,29 @@ def model(folder) -> RerankModel:
     return load(folder)
 
 
-def picture(seed: int) -> Picture:
+def picture(seed: int) -> KeyedImage:
     size = (40, 30 + 20 * (seed % 3), 3)
     pixels = np.random.default_rng(seed).integers(0, 255, size, np.uint8)
-    return Picture(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
+    return KeyedImage(seed.to_bytes(16, "big"), lambda: Image.fromarray(pixels))
 
 
-QUERY = Side("a red circle left of a blue square", picture(1))
+QUERY = PairSide("a red circle left of a blue square", picture(1))
 CANDIDATES = (
-    Side("a blue square"),
-    Side("", picture(2)),
-    Side("the small purple star is above the triangle", picture(3)),
-    Side("a green background"),
-    Side("the large yellow triangle"),
+    PairSide("a blue square"),
+    PairSide("", picture(2)),
+    PairSide("the small purple star is above the triangle", picture(3)),
+    PairSide("a green background"),
+    PairSide("the large yellow triangle"),
 )
 
 
-def pair(candidate: Side) -> Question:
-    return Question(INSTRUCTION, QUERY, (candidate,))
+def pair(candidate: PairSide) -> RerankQuestion:
+    return RerankQuestion(INSTRUCTION, QUERY, (candidate,))
 
 
 def test_the_prompt_holds_every_text_and_one_slot_an_image(model):
     placeholder = model.processor.image_token
-    for question in (pair(CANDIDATES[2]), Question(INSTRUCTION, QUERY, CANDIDATES, True)):
+    for question in (pair(CANDIDATES[2]), RerankQuestion(INSTRUCTION, QUERY, CANDIDATES, True)):
         prompt = model.renderer.prompt(question)
         for side in question.sides:
             assert side.text in prompt.text
@@ -68,7 +71,7 @@ def test_the_prompt_holds_every_text_and_one_slot_an_image(model):
 
 def test_training_sees_what_ranking_sees(model):
     """Left padding, company and the shared beginning change no logit."""
-    questions = [*map(pair, CANDIDATES), Question(INSTRUCTION, QUERY, CANDIDATES, True)]
+    questions = [*map(pair, CANDIDATES), RerankQuestion(INSTRUCTION, QUERY, CANDIDATES, True)]
     with torch.no_grad():
         together = model.forward(model.features(questions))
         alone = torch.cat([model.forward(model.features([q])) for q in questions])
@@ -95,10 +98,14 @@ def test_plain_contents_are_ranked_like_sides(qwen, tmp_path):
     image = picture(2).open()
     image.save(tmp_path / "two.png")
     plain = ["a blue square", image, {"text": "the small star", "image": str(tmp_path / "two.png")}]
-    sides = [Side("a blue square"), Side("", picture(2)), Side("the small star", picture(2))]
+    sides = [
+        PairSide("a blue square"),
+        PairSide("", picture(2)),
+        PairSide("the small star", picture(2)),
+    ]
     reranker = Reranker(qwen)
     scores = reranker.rank("which?", plain).scores
-    np.testing.assert_allclose(scores, reranker.rank(Side("which?"), sides).scores, atol=1e-6)
+    np.testing.assert_allclose(scores, reranker.rank(PairSide("which?"), sides).scores, atol=1e-6)
     with pytest.raises(DataError, match="expected the keys 'text' and 'image', got"):
         reranker.rank("which?", [{"txt": "typo"}])
 
@@ -118,7 +125,7 @@ def test_listwise_scores_ignore_the_order_of_the_candidates(qwen):
             again = reranker.rank(QUERY, given, method="listwise", permutations=m).scores
             np.testing.assert_allclose(again, scores[order], atol=1e-5)
     # The order shown is another one for another query, or places would still favour candidates.
-    orders = {tuple(shuffled(Side(f"query {n}"), CANDIDATES).tolist()) for n in range(50)}
+    orders = {tuple(shuffled(PairSide(f"query {n}"), CANDIDATES).tolist()) for n in range(50)}
     assert len(orders) > 30 and {order[0] for order in orders} == set(range(count))
 
 
@@ -131,7 +138,7 @@ def test_cyclic_orders_are_averaged_as_independent_prompts(qwen):
     for shift in range(count):
         order = np.roll(first, -shift)
         listed = tuple(CANDIDATES[place] for place in order.tolist())
-        (row,) = reranker.choices([Question("", QUERY, listed, is_list=True)])
+        (row,) = reranker.choices([RerankQuestion("", QUERY, listed, is_list=True)])
         if shift == 0:
             np.testing.assert_allclose(row, once[order], atol=1e-5)
         naive[order] += row
@@ -143,7 +150,7 @@ def test_sliding_windows_return_every_candidate_and_lift_the_best_from_the_last_
     qwen, monkeypatch
 ):
     reranker = Reranker(qwen)
-    many = [Side(f"candidate number {n}") for n in range(11)]
+    many = [PairSide(f"candidate number {n}") for n in range(11)]
     ranking = reranker.rank(QUERY, many, method="listwise", window=4, permutations=2)
     assert sorted(ranking.order) == list(range(11))
     np.testing.assert_array_equal(np.argsort(-ranking.scores), ranking.order)
@@ -168,8 +175,8 @@ def test_text_cannot_open_a_turn_or_an_image_slot(model):
     for is_list in (False, True):
         rows = []
         for text in (attack, "plain"):
-            candidates = (Side(text, picture(2)), Side(text))[: 2 if is_list else 1]
-            question = Question(text, Side(text), candidates, is_list)
+            candidates = (PairSide(text, picture(2)), PairSide(text))[: 2 if is_list else 1]
+            question = RerankQuestion(text, PairSide(text), candidates, is_list)
             ids = tokenizer(model.renderer.prompt(question).text)["input_ids"]
             rows.append([token for token in ids if token in special])
         assert rows[0] == rows[1]
@@ -177,10 +184,12 @@ def test_text_cannot_open_a_turn_or_an_image_slot(model):
 
 def test_long_texts_are_cut_and_image_and_answer_position_never(folder):
     whole = load(folder)
-    long = Question(
-        "find it", Side("a red circle " * 40, picture(1)), (Side("star " * 300, picture(2)),)
+    long = RerankQuestion(
+        "find it",
+        PairSide("a red circle " * 40, picture(1)),
+        (PairSide("star " * 300, picture(2)),),
     )
-    short = Question("find it", Side("", picture(1)), (Side("", picture(2)),))
+    short = RerankQuestion("find it", PairSide("", picture(1)), (PairSide("", picture(2)),))
     least = int(whole.features([short])["attention_mask"].sum())
     cut = load(folder, max_length=least + 80)
     features = cut.features([long, short])
@@ -189,7 +198,7 @@ def test_long_texts_are_cut_and_image_and_answer_position_never(folder):
     full = whole.features([long])["input_ids"][0]
     assert (features["input_ids"][0] == image).sum() == (full == image).sum()
     assert features["input_ids"][0, -12:].tolist() == full[-12:].tolist()
-    assert cut.cut == 1
+    assert cut.truncated == 1
     scores = Reranker(cut).log_odds([long])
     with torch.no_grad():
         logits = cut.forward(cut.features([long]))[0]
@@ -210,9 +219,9 @@ def test_what_questions_begin_with_is_computed_once_and_changes_no_gradient(fold
     model = load(folder)
     parameters = list(model.module.parameters())
     model.module.requires_grad_(True)
-    other = Side("which picture has a yellow triangle and a star beside it?")
+    other = PairSide("which picture has a yellow triangle and a star beside it?")
     questions = [
-        Question(INSTRUCTION, query, (candidate,))
+        RerankQuestion(INSTRUCTION, query, (candidate,))
         for candidate in CANDIDATES
         for query in (QUERY, other)
     ]
@@ -239,16 +248,13 @@ def test_pictures_seen_once_a_step_change_no_gradient(folder):
         for place, candidate in enumerate(CANDIDATES[:3])
     ]
 
-    def forward(chunk: Chunk) -> torch.Tensor:
-        model.vision.announce(id(chunk))
-        return model.network(chunk.features)["sentence_embedding"]
-
+    runner = DataParallelRunner(model.network, model.vision, torch.device("cpu"))
     found = []
     for budget, reused in ((0, 0), (10**9, 2)):
         model.vision.budget, before = budget, model.vision.reused
         model.module.zero_grad()
-        with model.vision.reuse():
-            cached_step(chunks, 1, forward, lambda out: Combined(out.square().sum(), {}))
+        with runner.step(True):
+            cached_step(toy_batch(chunks, 1), runner, lambda out: Combined(out.square().sum(), {}))
         assert model.vision.reused - before == reused
         found.append(model.backbone.get_input_embeddings().weight.grad.clone())
     assert found[0].abs().max() > 0

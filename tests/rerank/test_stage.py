@@ -14,12 +14,12 @@ from tests.train.test_contrast import count_checkpoints
 from unime.core import files
 from unime.core.errors import RecipeError
 from unime.core.provenance import open_output
-from unime.judge.engine import Content, Request
+from unime.judge.engine import JudgeInput, Request
 from unime.judge.transformers_engine import JudgeModel, TransformersOptions
-from unime.models.pair_scorer import Side
+from unime.models.pair_scorer import PairSide
 from unime.rerank import Reranker, stage
 from unime.rerank.stage import RerankRecipe
-from unime.train.fit import MODEL
+from unime.train.checkpoints import MODEL
 
 
 def recipe_of(folder, output, **changes) -> RerankRecipe:
@@ -104,13 +104,16 @@ def test_checkpointing_changes_no_loss(folder, monkeypatch):
 def test_a_trained_reranker_is_a_judge(folder):
     fill(recipe_of(folder, folder / "whole"))
     model = str(folder / "whole" / MODEL)
-    query, candidates = Side("a red circle"), [Side("one circle, red"), Side("a blue square")]
+    query, candidates = (
+        PairSide("a red circle"),
+        [PairSide("one circle, red"), PairSide("a blue square")],
+    )
     expected = Reranker.load(model, "cpu").rank(query, candidates, "find it").scores
     options = TransformersOptions(model=JudgeModel(id=model, dtype="float32"), min_answer_mass=0.9)
     requests = [
         Request(
-            bytes([n] * 16), "task", "find it", Content(b"q" * 16, query.text),
-            Content(bytes([n] * 16), side.text),
+            bytes([n] * 16), "task", "find it", JudgeInput(b"q" * 16, query.text),
+            JudgeInput(bytes([n] * 16), side.text),
         )
         for n, side in enumerate(candidates)
     ]  # fmt: skip

@@ -23,8 +23,8 @@ from tests.export.test_export import exported
 from unime.core.errors import DataError, ModelError
 from unime.models.embedder import Embedder
 from unime.search import index_files as store
-from unime.search import open_search, show
-from unime.search.index import passages, picture_of, scan
+from unime.search.index import open_search, passages, picture_of, scan
+from unime.search.results_page import show
 from unime.search.server import SearchServer
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "black")

@@ -23,8 +23,8 @@ from tests.conftest import ROOT
 from tests.search.test_search import model, photos  # noqa: F401  # fixtures
 from unime.core.errors import DataError
 from unime.data.images import ImageError
-from unime.search import open_search
 from unime.search import server as server_module
+from unime.search.index import open_search
 from unime.search.server import SearchServer, query_picture, serve_forever
 
 web = pytest.importorskip("unime.search.web", reason="starlette and uvicorn: unime[search]")

@@ -18,10 +18,10 @@ from unime.core.errors import DataError, RecipeError
 from unime.core.files import read_json, write_json
 from unime.core.stage import execute
 from unime.data.items import content_id, pair_key
-from unime.data.tables import JUDGED, MINED, read_table, write_table
-from unime.judge.engine import Content, Request
+from unime.data.tables import JUDGED, MINED, cyclic_order, read_table, write_table
+from unime.judge.engine import JudgeInput, Request
 from unime.select import stage as select
-from unime.select.stage import RULES, SelectRecipe, choose, cyclic_order
+from unime.select.stage import RULES, SelectRecipe, choose
 
 NAN = float("nan")
 
@@ -227,10 +227,10 @@ def test_the_default_rule_removes_false_negatives_that_relative_leaves():
     engine = OracleOptions(flip=0.05).engine(Planted())
     scores = []
     for number in range(num_queries):
-        query = Content(content_id(f"query {number}", None), "")
+        query = JudgeInput(content_id(f"query {number}", None), "")
         ids = [place.to_bytes(8, "big") + bytes(8) for place in range(num_candidates + 1)]
         requests = [
-            Request(pair_key(query.id, "", one, "judge"), "task", "", query, Content(one, ""))
+            Request(pair_key(query.id, "", one, "judge"), "task", "", query, JudgeInput(one, ""))
             for one in ids
         ]
         scores.append([score.value for score in engine.score(requests)])

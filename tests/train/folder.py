@@ -9,8 +9,9 @@ import pyarrow as pa
 from PIL import Image, ImageDraw
 
 from unime.core import files
+from unime.data.data_folder import DataFolder
 from unime.data.items import content_id
-from unime.data.tables import ITEMS, PAIRS, DataFolder, write_table
+from unime.data.tables import ITEMS, PAIRS, write_table
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
 SHAPES = ("circle", "square", "triangle")

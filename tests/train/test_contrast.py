@@ -16,45 +16,47 @@ from torch.utils.checkpoint import checkpoint
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import FolderBuilder, drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import ROWS, DataFolder, write_table
+from unime.data.tables import ROWS, write_table
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train import contrast
-from unime.train.backends import DataParallel
-from unime.train.batch import ContrastIndices, ItemSizes, Prepared
-from unime.train.chunking import Budget
+from unime.train.backends import DataParallelRunner
+from unime.train.batch import Batch, ContrastIndices, ItemSizes
+from unime.train.chunking import ChunkBudget
 from unime.train.contrast import ContrastRecipe
-from unime.train.contrast_batches import ContrastSource
+from unime.train.contrast_batches import ContrastLayout
 from unime.train.dev_set import hit_at_1
+from unime.train.loader import BatchSource
 from unime.train.sampler import TaskBatches
 
 
-def no_features(encodes: Sequence[Encode]) -> dict:
+def no_features(encodes: Sequence[ModelInput]) -> dict:
     """Prepare inputs without a model: a chunk's encodes are its features."""
     return {"encodes": list(encodes)}
 
 
 def make_source(data: DataFolder, batch_size: int, rows: TrainingRows | None = None, **values):
-    rows = rows or TrainingRows.own(data, 4)
-    return ContrastSource(
+    rows, columns = rows or TrainingRows.own(data, 4), PairColumns.of(data)
+    layout = ContrastLayout(
         data=data,
+        columns=columns,
         rows=rows,
-        batches=TaskBatches(rows.by_task(PairColumns.of(data)), batch_size, 0),
+        batches=TaskBatches(rows.by_task(columns), batch_size, 0),
         known=KnownPositives(data, content_numbers(data.items)),
         sizes=ItemSizes(data, ModelConfig(id="x")),
-        budget=Budget(),
-        features=no_features,
-        wrong_labels=values.get("wrong_labels", 5),
+        random_labels=5,
         masked=values.get("masked", True),
     )
+    return BatchSource(layout, values.get("features", no_features), ChunkBudget())
 
 
-def encodes_of(batch: Prepared) -> list[Encode]:
+def encodes_of(batch: Batch) -> list[ModelInput]:
     """The distinct encodes in their order in the batch."""
     placed: dict[int, Any] = {
         int(place): encode
@@ -65,12 +67,12 @@ def encodes_of(batch: Prepared) -> list[Encode]:
     return [placed[place] for place in range(len(placed))]
 
 
-def indices_of(batch: Prepared) -> ContrastIndices:
+def indices_of(batch: Batch) -> ContrastIndices:
     assert isinstance(batch.indices, ContrastIndices)
     return batch.indices
 
 
-def batch_of(source: ContrastSource, task: str) -> Prepared:
+def batch_of(source: BatchSource, task: str) -> Batch:
     number = next(n for n in range(50) if source.batches[n].task == task)
     return source[number]
 
@@ -161,7 +163,7 @@ def test_without_in_batch_only_own_negatives_count(tmp_path):
         assert allowed == named - {texts[int(indices.positive[row])]}
 
 
-def test_without_in_batch_and_negatives_wrong_labels_are_drawn(tmp_path):
+def test_without_in_batch_and_negatives_random_labels_are_drawn(tmp_path):
     source = make_source(drawn_folder(tmp_path / "d", in_batch={"colour": False}), 8)
     indices = indices_of(batch_of(source, "colour"))
     assert indices.negatives.shape == (8, 5)
@@ -253,7 +255,7 @@ def test_every_family_passes_through(family, tmp_path):
     assert all(math.isfinite(line["soft_label"]) for line in lines if "loss" in line)
     trained = Embedder.load(ModelConfig(id=str(tmp_path / "out/model")), "cpu")
     before = Embedder.load(recipe.model, "cpu")
-    texts = [Encode("a red circle"), Encode("a green square")]
+    texts = [ModelInput("a red circle"), ModelInput("a green square")]
     assert not np.allclose(trained.encode(texts), before.encode(texts), atol=1e-6)
     assert not (tmp_path / "out/checkpoints").exists()
 
@@ -320,27 +322,27 @@ def test_an_out_of_memory_error_halves_the_chunks_and_repeats_the_step(tmp_path,
         return [json.loads(line)["loss"] for line in lines]
 
     expected = losses(3, "small")
-    plain = DataParallel.forward
+    plain = DataParallelRunner.forward
 
     def limited(self, features):
         if len(features["input_ids"]) > 3:
             raise torch.OutOfMemoryError("as on a small GPU")
         return plain(self, features)
 
-    monkeypatch.setattr(DataParallel, "forward", limited)
+    monkeypatch.setattr(DataParallelRunner, "forward", limited)
     assert losses(12, "large") == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_rows(tmp_path, monkeypatch):
     drawn_folder(tmp_path / "d")
     recipe = small_recipe(tmp_path, training={"global_batch_size": 6, "max_steps": 2})
-    plain = DataParallel.forward
+    plain = DataParallelRunner.forward
 
     def broken(self, features):
         out = plain(self, features)
         return {**out, "sentence_embedding": out["sentence_embedding"] * float("nan")}
 
-    monkeypatch.setattr(DataParallel, "forward", broken)
+    monkeypatch.setattr(DataParallelRunner, "forward", broken)
     with pytest.raises(ModelError, match="the loss is nan at step 1; its rows are in"):
         contrast.run(recipe, open_output(recipe, {}))
     saved = json.loads((tmp_path / "out/bad_batch.json").read_text())

@@ -14,10 +14,10 @@ import pytest
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
+from unime.models.model_config import ModelConfig
 from unime.train import distill
 from unime.train.distill import DistillRecipe, agreement
 from unime.train.teacher import TeacherSection, teach

@@ -8,15 +8,16 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
-from unime.models.adapters import LoraSection, apply_lora, parts_of
-from unime.models.embedder import Embedder, renderer_of
-from unime.models.rendering import Encode
+from unime.models.adapters import LoraSection, parts_of, train_parts
+from unime.models.backbones import renderer_of
+from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train.estimate import (
     ChunkWork,
     Machine,
-    Part,
+    ModelPart,
     chunk_work,
     estimate,
     mean_work,
@@ -31,7 +32,7 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
     tune = LoraSection(parts=["language", "projector"], r=4)
     language, vision = model_parts(folder, tune)
     embedder = Embedder.load(ModelConfig(id=folder), "cpu")
-    apply_lora(embedder, tune)
+    train_parts(embedder.backbone, tune)
     parts = parts_of(embedder.backbone)
     for part, names in ((language, ("language",)), (vision, ("vision", "projector"))):
         named = [(n, p) for n, p in embedder.backbone.named_parameters() if parts.get(n) in names]
@@ -40,9 +41,9 @@ def test_weights_are_counted_without_loading_them(family, tmp_path):
 
 
 def test_work_of_a_step():
-    language, vision = Part(1000, 0, 0, 8, 0), Part(500, 0, 1, 8, 0)
+    language, vision = ModelPart(1000, 0, 0, 8, 0), ModelPart(500, 0, 1, 8, 0)
     chunk = ChunkWork(
-        encodes=8, tokens=80, padded=88, computed=80, patches=0, image_tokens=0, square_tokens=800
+        inputs=8, tokens=80, padded=88, computed=80, patches=0, image_tokens=0, square_tokens=800
     )
     whole = mean_work([([[chunk]], 1)])
     assert (whole.tokens, whole.kept_share) == (80, 1.0)
@@ -63,7 +64,8 @@ def test_tokens_and_patches_are_the_models_own(family, tmp_path):
     config = ModelConfig(id=str(build_family(family, tmp_path)))
     embedder = Embedder.load(config, "cpu")
     encodes = [
-        Encode(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find") for n in range(3)
+        ModelInput(f"thing {n}", Image.new("RGB", (56, 56), "red"), "query", "find")
+        for n in range(3)
     ]
     features = embedder.features(encodes)
     renderer, model = renderer_of(config)
@@ -98,7 +100,7 @@ def test_the_page_says_what_fits_and_that_it_is_an_estimate(tmp_path):
         f"data: {tmp_path}/d\ntraining: {{max_steps: 1, global_batch_size: 8}}\n"
     )
     page = estimate(recipe, [], Machine(gpus=1, memory_gb=2.0))
-    for words in ("an estimate", "distinct encodes", "optimizer", "of 2: fits", "s a step at 35%"):
+    for words in ("an estimate", "distinct inputs", "optimizer", "of 2: fits", "s a step at 35%"):
         assert words in page
     small = estimate(recipe, [], Machine(gpus=1, memory_gb=0.001))
     assert "to make it fit: halve budget.tokens" in small

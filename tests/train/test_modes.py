@@ -14,21 +14,20 @@ from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.towers import build_batchnorm
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
 from unime.core.errors import ModelError
 from unime.core.provenance import open_output
 from unime.export.folder_checks import damage, settings
 from unime.export.stage import ExportRecipe, export_embedder
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.models.modes import evaluating, refuse_batch_statistics, train_mode
-from unime.models.rendering import Encode
 from unime.rerank import RerankModel
 from unime.rerank import stage as rerank
-from unime.train import contrast
+from unime.train import contrast, loop
 from unime.train.contrast import ContrastRecipe
-from unime.train.fit import fit
-from unime.train.trainer import CachedTrainer
+from unime.train.loop import CachedTrainer
 
 HEADS = {"method": "full", "parts": ["language", "projector"]}
 
@@ -69,9 +68,11 @@ def test_a_frozen_batchnorm_tower_stays_bit_equal_and_cached_is_direct(
 ):
     """Eight steps, two evaluations between them; the tower has drop path too."""
     trained: list[Embedder] = []
-    plain = CachedTrainer.run
+    plain = CachedTrainer.find_checkpoint
     monkeypatch.setattr(
-        CachedTrainer, "run", lambda self: (trained.append(self._embedder), plain(self))[1]
+        CachedTrainer,
+        "find_checkpoint",
+        lambda self: (trained.append(self._trained), plain(self))[1],
     )
     direct = losses(recipe_of(folder, tmp_path / "direct", HEADS, items=100))
     cached = losses(recipe_of(folder, tmp_path / "cached", HEADS, items=5))
@@ -122,7 +123,7 @@ def test_a_reranker_is_refused_alike(folder, tmp_path, monkeypatch):
 
 def test_batch_statistics_without_memory_are_refused_even_where_frozen(folder):
     embedder = Embedder.load(ModelConfig(id=str(folder / "base")), "cpu")
-    apply_lora(embedder, LoraSection())
+    train_parts(embedder.backbone, LoraSection())
     refuse_batch_statistics(embedder.backbone)
     embedder.backbone.vision_tower.last = torch.nn.BatchNorm2d(4, track_running_stats=False)
     embedder.backbone.vision_tower.requires_grad_(False)
@@ -140,15 +141,17 @@ def test_a_buffer_that_training_writes_to_is_an_error(tmp_path, monkeypatch):
     drawn_folder(tmp_path / "d")
     recipe = recipe_of(tmp_path, tmp_path / "out", {}, items=100)
 
-    def fit_counting(*, embedder, **rest):
-        norm = embedder.backbone.language_model.norm
+    plain = loop.train
+
+    def train_counting(*, model, **rest):
+        norm = model.backbone.language_model.norm
         norm.register_buffer("calls", torch.zeros(()))
         norm.requires_grad_(True)
-        monkeypatch.setattr("unime.train.fit.train_parts", lambda *_: None)
+        monkeypatch.setattr("unime.train.loop.train_parts", lambda *_: None)
         norm.register_forward_hook(count)
-        return fit(embedder=embedder, **rest)
+        return plain(model=model, **rest)
 
-    monkeypatch.setattr(contrast, "fit", fit_counting)
+    monkeypatch.setattr(loop, "train", train_counting)
     with pytest.raises(ModelError, match=r"changed the buffer .*norm.calls"):
         contrast.run(recipe, open_output(recipe, {}))
 
@@ -160,7 +163,7 @@ def test_modes_follow_what_is_trained_and_come_back(tmp_path):
     tower.encoder.layers[0].mlp.dropout = torch.nn.Dropout(0.5)
     language.layers[0].dropout = torch.nn.Dropout(0.5)
     language.layers[0].mlp.dropout = torch.nn.Dropout(0.5)
-    apply_lora(embedder, LoraSection(target_modules=["q_proj"], lora_dropout=0.3))
+    train_parts(embedder.backbone, LoraSection(target_modules=["q_proj"], lora_dropout=0.3))
     train_mode(embedder.network)
     adapted = language.layers[0].self_attn.q_proj
     assert embedder.network.training and language.layers[0].self_attn.training
@@ -168,7 +171,7 @@ def test_modes_follow_what_is_trained_and_come_back(tmp_path):
     assert not any(module.training for module in tower.modules())
     assert not language.layers[0].mlp.dropout.training
     before = [module.training for module in embedder.network.modules()]
-    embedder.encode([Encode("a red circle")])
+    embedder.encode([ModelInput("a red circle")])
     with pytest.raises(ZeroDivisionError), evaluating(embedder.network):
         assert not any(module.training for module in embedder.network.modules())
         raise ZeroDivisionError

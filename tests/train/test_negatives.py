@@ -12,10 +12,14 @@ from tests.mine.folders import write_data
 from tests.train.folder import drawn_folder
 from unime.core.errors import DataError
 from unime.core.stage import execute
+from unime.data.data_folder import DataFolder
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.training_rows import PairColumns
 from unime.losses import LossTerm
 from unime.train import negatives
-from unime.train.contrast import ContrastRecipe, training_source
-from unime.train.negatives import can_contrast, check_negatives
+from unime.train.contrast import ContrastRecipe, layout_of, rows_of
+from unime.train.contrast_batches import ContrastLayout
+from unime.train.negatives import check_negatives
 
 
 def recipe(folder: Path, out: Path, **values: Any) -> ContrastRecipe:
@@ -25,6 +29,13 @@ def recipe(folder: Path, out: Path, **values: Any) -> ContrastRecipe:
         "model": {"id": str(ROOT / "assets/student"), "dtype": "float32"},
         "training": training, **values,
     })  # fmt: skip
+
+
+def layout(values: ContrastRecipe) -> ContrastLayout:
+    data = DataFolder.open(values.data)
+    columns, rows = PairColumns.of(data), rows_of(values, data)
+    known = KnownPositives(data, content_numbers(data.items))
+    return layout_of(values, data, columns, rows, rows.by_task(columns), known)
 
 
 def run(values: ContrastRecipe, folder: Path) -> None:
@@ -69,10 +80,6 @@ def test_a_task_that_teaches_nothing_among_others_is_named(
     pairs += [{"query": i, "positives": [8], "task": "dead"} for i in range(4)]
     write_data(tmp_path, list("abcdefghi"), pairs)
     values = recipe(tmp_path, tmp_path / "out")
-    source = training_source(values, lambda encodes: {})
-    check_negatives(
-        source.batches, 99,
-        lambda number: can_contrast(source.layout(number).indices, values.losses), "data",
-    )  # fmt: skip
+    check_negatives(layout(values), values.losses, 99, "data")
     (line,) = said
     assert "no batch of task dead has a negative in the first epoch" in line

@@ -22,7 +22,7 @@ def test_batches_are_of_one_task_and_distinct_rows():
         assert set(draw.rows.tolist()) <= set(ROWS[draw.task].tolist())
 
 
-def test_a_turn_uses_every_row_at_most_once_and_leaves_fewer_than_a_batch():
+def test_a_round_uses_every_row_at_most_once_and_leaves_fewer_than_a_batch():
     batches = TaskBatches(ROWS, 8, seed=3)
     assert batches.epoch_length == 2 + 1 + 5
     for epoch in range(4):
@@ -30,7 +30,7 @@ def test_a_turn_uses_every_row_at_most_once_and_leaves_fewer_than_a_batch():
         draws = [batches[number] for number in numbers]
         used = Counter((d.task, row) for d in draws for row in d.rows.tolist())
         assert set(used.values()) == {1}
-        assert all(d.turn == epoch for d in draws)
+        assert all(d.round == epoch for d in draws)
         assert sum(task == "a" for task, _ in used) == 16
 
 

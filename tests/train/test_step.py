@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
@@ -10,25 +11,23 @@ from PIL import Image
 from torch import Tensor
 
 from tests.families import build_family
-from tests.train.toy import ToyEncoder, toy_chunks, toy_loss, toy_rows
-from unime.core.config import ModelConfig
+from tests.train.toy import ToyEncoder, ToyRunner, toy_batch, toy_chunks, toy_loss, toy_rows
 from unime.losses import LOSSES
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.step import Chunk, cached_step
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.train.batch import Chunk
+from unime.train.step import cached_step
 
 COUNT = 17
-
-
-def model_of(model: ToyEncoder) -> Callable[[Chunk], Tensor]:
-    return lambda chunk: model(chunk.features)
 
 
 def gradient_of(
     model: ToyEncoder, chunks: list[Chunk], kept: int, name: str
 ) -> tuple[float, Tensor]:
     model.zero_grad()
-    combined = cached_step(chunks, kept, model_of(model), lambda e: toy_loss(name, e))
+    batch, runner = toy_batch(chunks, kept), ToyRunner(model)
+    combined = cached_step(batch, runner, lambda e: toy_loss(name, e)).combined
     return combined.total.item(), flat_gradient(model)
 
 
@@ -36,11 +35,10 @@ def direct_gradient_of(model: ToyEncoder, chunks: list[Chunk], name: str) -> tup
     """One graph through the whole batch; the same chunks, so that dropout draws the same."""
     model.zero_grad()
     order = torch.cat([chunk.places for chunk in chunks]).argsort()
-    forward = model_of(model)
     blocks = []
     for chunk in chunks:
         torch.manual_seed(chunk.seed)
-        blocks.append(forward(chunk))
+        blocks.append(model(chunk.features))
     total = toy_loss(name, torch.cat(blocks)[order]).total
     total.backward()
     return total.item(), flat_gradient(model)
@@ -97,25 +95,27 @@ def test_every_chunk_is_encoded_twice_but_the_kept_ones():
     calls: list[int] = []
     model = ToyEncoder()
 
-    def forward(chunk: Chunk) -> Tensor:
-        calls.append(len(chunk.features["rows"]))
-        return model(chunk.features)
+    def forward(features: Mapping[str, Any]) -> Tensor:
+        calls.append(len(features["rows"]))
+        return model(features)
 
-    cached_step(toy_chunks(toy_rows(COUNT), 5), 2, forward, lambda e: toy_loss("info_nce", e))
+    batch = toy_batch(toy_chunks(toy_rows(COUNT), 5), 2)
+    cached_step(batch, ToyRunner(forward), lambda e: toy_loss("info_nce", e))
     assert sum(calls) == COUNT + 10
 
 
-def test_backward_hook_sees_scalars_whose_gradients_add_up():
+def test_a_runner_sees_scalars_whose_gradients_add_up():
     model, chunks = ToyEncoder(), toy_chunks(toy_rows(COUNT), 5)
     _, expected = gradient_of(model, chunks, 1, "info_nce")
     model.zero_grad()
     told: list[bool] = []
 
-    def backward(surrogate: Tensor, is_last: bool) -> None:
-        told.append(is_last)
-        (surrogate * 4).backward()
+    class Fourfold(ToyRunner):
+        def backward(self, scalar: Tensor, is_last: bool) -> None:
+            told.append(is_last)
+            (scalar * 4).backward()
 
-    cached_step(chunks, 1, model_of(model), lambda e: toy_loss("info_nce", e), backward=backward)
+    cached_step(toy_batch(chunks, 1), Fourfold(model), lambda e: toy_loss("info_nce", e))
     assert told == [False] * (len(chunks) - 1) + [True]
     assert torch.allclose(flat_gradient(model), 4 * expected, atol=1e-12)
 
@@ -124,9 +124,9 @@ def test_in_bfloat16_the_gradient_points_the_same_way(tmp_path):
     """Cached under autocast, in chunks, beside one fp32 graph through the whole batch."""
     colours = ("red", "green", "blue", "white", "black")
     encodes = [
-        Encode(f"a {colour} thing {number}", Image.new("RGB", (28, 28), colour), "target")
+        ModelInput(f"a {colour} thing {number}", Image.new("RGB", (28, 28), colour), "target")
         if number % 2
-        else Encode(f"a {colour} thing {number}", None, "query", "find it")
+        else ModelInput(f"a {colour} thing {number}", None, "query", "find it")
         for number in range(3)
         for colour in colours
     ]
@@ -138,11 +138,12 @@ def test_in_bfloat16_the_gradient_points_the_same_way(tmp_path):
         places = torch.arange(len(encodes)).split(size)
         chunks = [Chunk(p, embedder.features([encodes[i] for i in p.tolist()])) for p in places]
 
-        def forward(chunk: Chunk) -> Tensor:
+        def forward(features: Mapping[str, Any]) -> Tensor:
             with torch.autocast("cpu", torch.bfloat16, **autocast):
-                return embedder.module(dict(chunk.features))["sentence_embedding"]
+                return embedder.module(dict(features))["sentence_embedding"]
 
-        cached_step(chunks, 1, forward, lambda e: toy_loss("info_nce", e.double()))
+        batch = toy_batch(chunks, 1)
+        cached_step(batch, ToyRunner(forward), lambda e: toy_loss("info_nce", e.double()))
         return torch.cat(
             [p.grad.flatten() for p in embedder.module.parameters() if p.grad is not None]
         )

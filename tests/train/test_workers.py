@@ -16,21 +16,25 @@ import torch
 from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
-from unime.core.config import ModelConfig
+from unime.data.data_folder import DataFolder
+from unime.data.known_positives import KnownPositives, content_numbers
+from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
+from unime.models.model_config import ModelConfig
 from unime.rerank import RerankModel
-from unime.rerank.stage import rerank_source
-from unime.train.batch import Prepared
-from unime.train.chunking import Budget
-from unime.train.contrast import ContrastRecipe, training_source
-from unime.train.distill import TextBatches
-from unime.train.loader import Source, make_loader
+from unime.rerank import stage as rerank
+from unime.train import contrast
+from unime.train.batch import Batch
+from unime.train.chunking import ChunkBudget
+from unime.train.contrast import ContrastRecipe
+from unime.train.loader import BatchSource, make_loader
 from unime.train.sampler import TaskBatches
+from unime.train.texts import TextLayout
 
 LENGTH = 4
 
 
-def contrast_source(folder: Path) -> Source:
+def contrast_source(folder: Path) -> BatchSource:
     model = {"id": str(folder / "base"), "dtype": "float32", "max_pixels": 3136}
     recipe = ContrastRecipe.model_validate(
         {
@@ -39,26 +43,35 @@ def contrast_source(folder: Path) -> Source:
         }
     )  # fmt: skip
     embedder = Embedder.load(recipe.model, "cpu")
-    return training_source(recipe, embedder.renderer.packed)
+    data = DataFolder.open(recipe.data)
+    columns, rows = PairColumns.of(data), contrast.rows_of(recipe, data)
+    known = KnownPositives(data, content_numbers(data.items))
+    layout = contrast.layout_of(recipe, data, columns, rows, rows.by_task(columns), known)
+    return BatchSource(layout, embedder.renderer.packed, recipe.budget)
 
 
-def distill_source(folder: Path) -> Source:
+def distill_source(folder: Path) -> BatchSource:
     embedder = Embedder.load(ModelConfig(id=str(folder / "base")), "cpu")
     texts = [f"a picture of {number} red circles" for number in range(20)]
     teacher = np.random.default_rng(0).standard_normal((20, 6)).astype(np.float16)
     batches = TaskBatches({"texts": np.arange(20)}, 6, 0)
-    return TextBatches(texts, teacher, batches, embedder, "target", Budget(items=4))
+    layout = TextLayout(texts, teacher, batches, embedder.config, "target")
+    return BatchSource(layout, embedder.renderer.features, ChunkBudget(items=4))
 
 
-def questions_source(folder: Path) -> Source:
+def questions_source(folder: Path) -> BatchSource:
     recipe = rerank_recipe(
         folder, "out", ask={"hard": 0, "drawn": 3, "lists": {}},
         losses=[{"name": "yes_no"}, {"name": "choose"}],
     )  # fmt: skip
-    return rerank_source(recipe, RerankModel.load(recipe.model, "cpu"))
+    data = DataFolder.open(recipe.data)
+    columns, rows = PairColumns.of(data), rerank.rows_of(recipe, data)
+    known = KnownPositives(data, content_numbers(data.items))
+    layout = rerank.layout_of(recipe, data, columns, rows, known)
+    return BatchSource(layout, RerankModel.load(recipe.model, "cpu").inputs, recipe.budget)
 
 
-SOURCES: dict[str, Callable[[Path], Source]] = {
+SOURCES: dict[str, Callable[[Path], BatchSource]] = {
     "contrast": contrast_source,
     "distill": distill_source,
     "rerank": questions_source,
@@ -84,13 +97,13 @@ def test_a_source_is_sent_without_its_model_and_gives_the_same_batches(stage, fo
         assert_equal(again[number], source[number])
 
 
-class Three:
+class Three(BatchSource):
     """The sources in turns, for one worker process: starting one is what takes long."""
 
-    def __init__(self, sources: list[Source]) -> None:
+    def __init__(self, sources: list[BatchSource]) -> None:
         self.sources, self.budget = sources, sources[0].budget
 
-    def __getitem__(self, number: int) -> Prepared:
+    def __getitem__(self, number: int) -> Batch:
         return self.sources[number % 3][number // 3]
 
 
@@ -105,7 +118,7 @@ def test_a_spawned_worker_gives_the_batches_of_the_thread(folder):
         assert_equal(one, other)
 
 
-def assert_equal(one: Prepared, other: Prepared) -> None:
+def assert_equal(one: Batch, other: Batch) -> None:
     assert (one.name, one.kept, one.number) == (other.name, other.kept, other.number)
     assert one.counts == other.counts and len(one.chunks) == len(other.chunks)
     for chunk, expected in zip(one.chunks, other.chunks, strict=True):

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from unime.losses import LOSSES, Combined, ContrastBatch, RelationBatch, RerankBatch
-from unime.losses.table import record_of
-from unime.train.step import Chunk
+from unime.losses.combine import record_of
+from unime.train.backends import ChunkRunner
+from unime.train.batch import Batch, Chunk, Gather, Indices
 
 WIDTH = 5
 
@@ -24,6 +29,48 @@ class ToyEncoder(nn.Module):
 
     def forward(self, features: dict[str, Tensor]) -> Tensor:
         return nn.functional.normalize(self.layers(features["rows"]), dim=1)
+
+
+class ToyRunner(ChunkRunner):
+    """Any function of a chunk as a model in one process."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+
+    def encode(self, chunk: Chunk) -> Tensor:
+        return self.forward(chunk.features)  # type: ignore[return-value]
+
+    def forward(self, features: Mapping[str, Any]) -> Any:
+        return self.model(features)
+
+    def backward(self, scalar: Tensor, is_last: bool) -> None:
+        scalar.backward()
+
+    @contextmanager
+    def step(self, is_boundary: bool, accumulated: int = 1) -> Iterator[None]:
+        yield
+
+
+class Outputs(Indices):
+    """The loss is given the outputs themselves."""
+
+    def record(self, outputs: Tensor, /) -> Tensor:
+        return outputs
+
+
+def toy_batch(chunks: Sequence[Chunk], kept: int) -> Batch:
+    """A batch of one process, cut by hand."""
+    places = torch.cat([chunk.places for chunk in chunks])
+    return Batch(
+        chunks=list(chunks),
+        kept=kept,
+        gather=Gather([places]),
+        indices=Outputs(),
+        number=0,
+        name="toy",
+        images=torch.zeros(len(places), dtype=torch.bool),
+        counts={},
+    )
 
 
 def toy_rows(count: int, seed: int = 1) -> Tensor:
@@ -61,6 +108,7 @@ def toy_loss(name: str, embeddings: Tensor) -> Combined:
             ),
             scores=scores,
             allowed=allowed,
+            related=~allowed,
             query_id=torch.arange(6),
         )
         value = LOSSES[name](batch)

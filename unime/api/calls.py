@@ -30,7 +30,7 @@ from unime.api.results import (
 from unime.core import console
 from unime.core.errors import DataError, RecipeError
 from unime.core.stage import entry_of, execute_values
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.judge.judge import engine_values, outside_a_loop
 from unime.models.model_folder import ModelLike, ModelSettings, model_section
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 
 from unime.core import files
 from unime.core.errors import OutputError
-from unime.data.tables import DataFolder, read_table
+from unime.data.data_folder import DataFolder
+from unime.data.tables import read_table
 
 R = TypeVar("R", bound="StageResult")
 

@@ -12,10 +12,10 @@ from unime.api.given_rows import RowsFolder, as_rows
 from unime.api.options import DataOptions, SourceOptions
 from unime.core.errors import DataError, OutputError, RecipeError, UnimeError, did_you_mean
 from unime.core.provenance import check_ours, move_aside
+from unime.data.data_folder import DataFolder
 from unime.data.readers import folder as captioned
 from unime.data.readers import formats
-from unime.data.readers.hub import PREFIX
-from unime.data.tables import DataFolder
+from unime.data.readers.formats import HUB
 from unime.models.model_folder import ModelLike, model_section
 
 Direction = Literal["both", "i2t", "t2i"]
@@ -117,12 +117,12 @@ def _of_path(place: str, root: Folder | None) -> tuple[str, str, tuple[str, ...]
     Raises:
         DataError: when there is no such place.
     """
-    if place.startswith(PREFIX):
+    if place.startswith(HUB):
         return fspath(root or "."), place, ()
     path = Path(place)
     if not path.exists():
         raise DataError(
-            f"{place} is neither a folder nor a file nor {PREFIX}OWNER/NAME (working directory "
+            f"{place} is neither a folder nor a file nor {HUB}OWNER/NAME (working directory "
             f"{Path.cwd()})"
         )
     base = Path(fspath(root)) if root is not None else path if path.is_dir() else path.parent

@@ -11,12 +11,11 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
     ConfigDict,
-    Field,
     ValidationError,
     field_validator,
 )
@@ -67,31 +66,6 @@ class Recipe(Section):
     def upgraded(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Return the values of a manifest, written perhaps by an older version, in today's form."""
         return values
-
-
-class ModelConfig(Section):
-    """A vision-language model and how inputs are prepared for it."""
-
-    id: str
-    """A folder or a Hub id."""
-    revision: str | None = None
-    prompt: str = "embed/hierarchical.v1"
-    """Which prompt file renders instruction and content."""
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "nf4"] = "auto"
-    """"nf4" loads 4-bit weights for QLoRA, computes in bfloat16, and needs bitsandbytes."""
-    attn_implementation: str = "sdpa"
-    min_pixels: int = Field(default=56 * 56, gt=0)
-    max_pixels: int = Field(default=28 * 28 * 1280, gt=0)
-    max_length: int = Field(default=4096, gt=0)
-    """Tokens; longer user texts are cut, image block and assistant header are kept."""
-
-    @field_validator("prompt")
-    @classmethod
-    def _known_prompt(cls, prompt: str) -> str:
-        from unime.models.prompts import load_judge_prompt, load_prompt
-
-        (load_judge_prompt if prompt.startswith("judge/") else load_prompt)(prompt)
-        return prompt
 
 
 def load_recipe(path: Path | str, schema: type[R], overrides: Sequence[str] = ()) -> R:

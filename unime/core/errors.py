@@ -76,6 +76,34 @@ class Terminated(SystemExit):
         super().__init__(TERMINATED)
 
 
+EXTRAS = {
+    "aiohttp": ("judge", "eval"),
+    "deepspeed": ("train",),
+    "mteb": ("eval", "examples"),
+    "open_clip": ("eval",),
+    "starlette": ("search",),
+    "tenacity": ("judge", "eval"),
+    "uvicorn": ("search",),
+    "vl_convert": ("eval",),
+}
+"""Modules that a plain installation lacks, and the extras that bring each."""
+
+
+def extra_missing(error: ImportError, command: str = "") -> str | None:
+    """Return what to say when an optional package is missing; None for any other module.
+
+    Args:
+        error: what the import raised.
+        command: the command that ran; its own extra is named where several would do.
+    """
+    module = (error.name or "").partition(".")[0]
+    if module not in EXTRAS:
+        return None
+    names = EXTRAS[module]
+    extra = command if command in names else names[0]
+    return f"this needs the package {module}: pip install 'unime[{extra}]'"
+
+
 def sentence_of(error: UnimeError | OSError) -> str:
     """Return an error as one sentence; what the system refused is said with its file and a way on."""
     if isinstance(error, UnimeError):

@@ -22,7 +22,7 @@ class FileError(UnusableError):
     """A file that cannot be used."""
 
 
-class Found(NamedTuple):
+class OpenFile(NamedTuple):
     """A regular file inside a root."""
 
     path: Path
@@ -32,7 +32,7 @@ class Found(NamedTuple):
     """Differs after any change of the file: device, inode, times of change in nanoseconds."""
 
 
-def find(root: Path | str, name: str) -> Found:
+def find(root: Path | str, name: str) -> OpenFile:
     """Find a file inside a root.
 
     Args:
@@ -62,7 +62,7 @@ def find(root: Path | str, name: str) -> Found:
     if not stat.S_ISREG(status.st_mode):
         raise FileError("not a file", f"{name!r} is a folder, pipe, socket or device")
     version = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
-    return Found(path, status.st_size, "-".join(map(str, version)))
+    return OpenFile(path, status.st_size, "-".join(map(str, version)))
 
 
 def read(root: Path | str, name: str, most: int = MAX_TEXT) -> bytes:

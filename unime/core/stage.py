@@ -64,7 +64,7 @@ def stages() -> dict[str, StageEntry]:
 
 
 @runtime_checkable
-class Stage(Protocol):
+class StageModule(Protocol):
     """What a stage module offers."""
 
     RECIPE: type[Recipe]
@@ -112,7 +112,7 @@ def execute(
         echo: where the dry run's description goes.
     """
     _check_stage(module, recipe_path)
-    stage = cast("Stage", importlib.import_module(module))
+    stage = cast("StageModule", importlib.import_module(module))
     recipe = load_recipe(recipe_path, stage.RECIPE, overrides)
     inputs = stage.inputs(recipe)
     if dry_run:
@@ -136,13 +136,13 @@ def execute_values(module: str, values: Mapping[str, Any], *, restart: bool = Fa
         RecipeError: when the values are no recipe of the stage.
     """
     name = next(name for name, entry in stages().items() if entry.module == module)
-    stage = cast("Stage", importlib.import_module(module))
+    stage = cast("StageModule", importlib.import_module(module))
     recipe = checked({"stage": name, **values}, stage.RECIPE, f"what stage '{name}' was given")
     _fill(stage, recipe, stage.inputs(recipe), restart=restart)
     return Path(recipe.output)
 
 
-def _fill(stage: Stage, recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> None:
+def _fill(stage: StageModule, recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> None:
     """Open a recipe's output, run the stage if there is anything to do, mark it finished."""
     if processes.ranks().world > 1:
         _check_parallel(recipe.stage)

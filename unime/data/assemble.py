@@ -7,8 +7,6 @@ item slot.
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,31 +21,6 @@ from unime.data.dev_split import NEGATIVE, NONE, POSITIVE, QUERY, Slots, foreign
 from unime.data.items import ID_BYTES
 
 ROWS_PER_GROUP = 65536
-
-PART_ITEM = pa.struct(
-    [
-        pa.field("content_id", pa.binary(ID_BYTES), nullable=False),
-        pa.field("picture", pa.binary(ID_BYTES)),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("image", pa.string()),
-        pa.field("width", pa.int32()),
-        pa.field("height", pa.int32()),
-    ]
-)
-PART = pa.schema(
-    [
-        pa.field("file", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("within_row", pa.int32(), nullable=False),
-        pa.field("reason", pa.string()),
-        pa.field("task", pa.string()),
-        pa.field("query_instruction", pa.string()),
-        pa.field("target_instruction", pa.string()),
-        pa.field("positives", pa.int32(), nullable=False),
-        pa.field("scores", pa.list_(pa.float32()), nullable=False),
-        pa.field("items", pa.list_(PART_ITEM), nullable=False),
-    ]
-)
 
 
 class Contents(NamedTuple):
@@ -66,28 +39,8 @@ class Contents(NamedTuple):
     """For each task, the number of the source it first appears in."""
 
 
-def count_rows(parts: Sequence[Path]) -> tuple[int, Counter[str]]:
-    """Return the number of rows read, and of rejected rows by kind of reason."""
-    rows, rejected = 0, Counter[str]()
-    for part in parts:
-        table = pq.ParquetFile(part).read(columns=["within_row", "reason"])
-        rows += int((table["within_row"].to_numpy() == 0).sum())
-        reasons = table["reason"].drop_null().to_pylist()
-        rejected.update(reason.split(":")[0] for reason in reasons)
-    return rows, rejected
-
-
-def write_rejected(parts: Sequence[Path], path: Path) -> None:
-    """Write one JSON line {file, row, reason} for each rejected row, in reading order."""
-    with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for part in parts:
-            table = pq.ParquetFile(part).read(columns=["file", "row", "reason"])
-            for row in table.filter(table["reason"].is_valid()).to_pylist():
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
 def read_contents(parts: Sequence[Path], source_of: Callable[[Path], int]) -> Contents:
-    """Number items, pictures and tasks over all parts."""
+    """Number items, images and tasks over all parts."""
     ids, pictures, has_picture, lengths, positives, tasks = [], [], [], [], [], []
     numbers: dict[str, int] = {}
     sources: list[int] = []
@@ -127,7 +80,8 @@ def write_items(parts: Sequence[Path], contents: Contents, path: Path) -> None:
             items = _pairs_of(part, ["reason", "items"])["items"].combine_chunks().flatten()
             low, high = np.searchsorted(contents.first_slots, [start, start + len(items)])
             here = items.take(pa.array(contents.first_slots[low:high] - start))
-            columns = [here.field(name) for name in tables.ITEMS.names]
+            # Parts of a run that an older version began hold texts of the narrow type.
+            columns = [here.field(field.name).cast(field.type) for field in tables.ITEMS]
             yield pa.Table.from_arrays(columns, schema=tables.ITEMS)
             start += len(items)
 
@@ -221,7 +175,9 @@ def _pair_table(
 
 
 def _as(column: Any, kind: pa.DataType) -> Any:
-    return column.dictionary_encode() if pa.types.is_dictionary(kind) else column.cast(kind)
+    if not pa.types.is_dictionary(kind):
+        return column.cast(kind)
+    return column.cast(kind.value_type).dictionary_encode()
 
 
 def _lists(values: np.ndarray, pair: np.ndarray, chosen: np.ndarray, pairs: int) -> Any:

@@ -1,9 +1,9 @@
-"""Split pairs into train and dev so that no query and no picture is on both sides.
+"""Split pairs into train and dev so that no query and no image is on both sides.
 
-Pairs hang together when they share a query's content or a picture (of query or positive), over
-all tasks. Whole groups of pairs go to one side. A negative is no reason to hang together (each
+Pairs are connected when they share a query's content or an image (of query or positive), over
+all tasks. Whole groups of pairs go to one side. A negative is no connection (each
 pair of a mined set would then hang on every other); instead, negatives that show the other side's
-pictures are taken out.
+images are taken out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def groups_of_pairs(slots: Slots) -> np.ndarray:
     """Return a group number for each pair, int64 `(pairs,)`; numbers are not consecutive."""
     queries = slots.item[slots.role == QUERY].astype(np.int64)
     linking = (slots.picture != NONE) & (slots.role != NEGATIVE)
-    # Nodes are query contents (numbers of items) and, after them, pictures.
+    # Nodes are query contents (numbers of items) and, after them, images.
     first_picture = int(slots.item.max(initial=-1)) + 1
     a = queries[slots.pair[linking]]
     b = slots.picture[linking] + first_picture
@@ -71,8 +71,8 @@ def choose_dev(
 
 
 def foreign_negatives(slots: Slots, dev: np.ndarray) -> np.ndarray:
-    """Return which slots are negatives that show a picture of the other side, bool `(slots,)`."""
-    # One mark more than there are pictures: slots without one (NONE = -1) look up the last.
+    """Return which slots are negatives that show an image of the other side, bool `(slots,)`."""
+    # One mark more than there are images: slots without one (NONE = -1) look up the last.
     pictures = int(slots.picture.max(initial=-1)) + 2
     shows = slots.picture != NONE
     negative = slots.role == NEGATIVE

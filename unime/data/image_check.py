@@ -10,7 +10,7 @@ from pathlib import Path
 
 from unime.core import console
 from unime.core.processes import cores
-from unime.data.images import Checked, ImageError, Place, check, locate
+from unime.data.images import Checked, ImageError, ImageLocation, check, locate
 
 RULES = 3
 """Of what makes an image usable; what was found good under other rules is looked at again."""
@@ -35,7 +35,7 @@ class ImageChecker:
         root: the data root.
         max_pixels: cap on width x height.
         cache: the SQLite file that remembers good images.
-        refusal: says why a model does not take pictures of a (width, height); None where it does.
+        refusal: says why a model does not take images of a (width, height); None where it does.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ImageChecker:
     def check(self, locations: Iterable[str]) -> dict[str, Checked | ImageError]:
         """Return what is known of each image, or why it cannot be used."""
         found: dict[str, Checked | ImageError] = {}
-        todo: list[tuple[str, Place]] = []
+        todo: list[tuple[str, ImageLocation]] = []
         for location in dict.fromkeys(locations):
             try:
                 place = locate(self.root, location)
@@ -85,7 +85,7 @@ class ImageChecker:
         detail = f"{location!r} has {known.width} x {known.height} pixels: {reason}"
         return ImageError("refused by the model", detail)
 
-    def _decode(self, todo: Sequence[tuple[str, Place]]) -> dict[str, Checked | ImageError]:
+    def _decode(self, todo: Sequence[tuple[str, ImageLocation]]) -> dict[str, Checked | ImageError]:
         locations = [location for location, _ in todo]
         tasks = [
             locations[start : start + LOCATIONS_PER_TASK]
@@ -111,7 +111,7 @@ class ImageChecker:
         except ImageError as error:
             return error
 
-    def _look_up(self, place: Place) -> Checked | None:
+    def _look_up(self, place: ImageLocation) -> Checked | None:
         row = self.cache.execute(
             "SELECT hash, width, height FROM images "
             "WHERE path = ? AND member = ? AND size = ? AND version = ?",

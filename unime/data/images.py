@@ -3,7 +3,7 @@
 A location is relative to the data root: `a/b.png`, `f.tar#member`, `f.parquet#row` or
 `f.parquet#row/column`. Nothing outside the root is ever opened. `ImageChecker` (see
 `unime.data.image_check`) checks many in parallel; training and encoding call `load_rgb`. What pixels a
-picture has is decided by `to_rgb` alone (see `unime.data.pixels`).
+image has is decided by `to_rgb` alone (see `unime.data.pixels`).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from unime.data.items import content_id, hash_image
 from unime.data.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
 
 MAX_PIXELS = 64_000_000
-"""Default cap on width x height: a picture of 8000 x 8000 decodes to 192 MB."""
+"""Default cap on width x height: an image of 8000 x 8000 decodes to 192 MB."""
 
 # Pillow would hand EPS to Ghostscript and open many rare formats; user data gets the common ones.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
@@ -30,7 +30,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF
 _MEMBER = re.compile(r"(?P<file>.*?\.(?P<kind>parquet|tar))#(?P<member>.+)", re.DOTALL)
 
 
-class Place(NamedTuple):
+class ImageLocation(NamedTuple):
     """A file inside the data root and, for containers, the member in it."""
 
     path: Path
@@ -107,7 +107,7 @@ def check(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> Chec
     return Checked(hash_image(data), *decode(data, location, max_pixels).size)
 
 
-def locate(root: Path | str, location: str) -> Place:
+def locate(root: Path | str, location: str) -> ImageLocation:
     """Find the file of a location, inside the data root.
 
     Raises:
@@ -121,10 +121,10 @@ def locate(root: Path | str, location: str) -> Place:
         gone = error.kind in ("missing file", "not a file")
         kind = "missing image" if gone else error.kind
         raise ImageError(kind, error.detail.replace(repr(name), repr(location), 1)) from None
-    return Place(found.path, member, found.size, found.version)
+    return ImageLocation(found.path, member, found.size, found.version)
 
 
-def read_bytes(place: Place, location: str) -> bytes:
+def read_bytes(place: ImageLocation, location: str) -> bytes:
     """Return the bytes of an image file or member.
 
     Raises:
@@ -185,7 +185,7 @@ def _opened(data: bytes, location: str, max_pixels: int) -> Image.Image:
     except Image.DecompressionBombError:
         raise _too_large(location, "far more", max_pixels) from None
     # A decoder meeting damaged bytes may raise nearly anything (OSError, SyntaxError, ValueError,
-    # struct.error, ...); whatever it is, the picture is rejected with it as the reason.
+    # struct.error, ...); whatever it is, the image is rejected with it as the reason.
     except Exception as error:
         raise ImageError("not an image", f"{location!r}: {first_line(error)}") from None
 
@@ -201,7 +201,7 @@ def _too_large(location: str, size: str, max_pixels: int) -> ImageError:
     return ImageError("image too large", f"{location!r} has {size} pixels, cap {max_pixels}")
 
 
-def _read_tar(place: Place, location: str) -> bytes:
+def _read_tar(place: ImageLocation, location: str) -> bytes:
     members = _tar_members(place.path, place.size, place.version)
     if place.member not in members:
         raise ImageError("missing image", f"{location!r}: no such file in the archive")
@@ -223,7 +223,7 @@ def _tar_members(path: Path, size: int, version: str) -> dict[str, tuple[int, in
         raise ImageError("missing image", f"{path.name} is no plain tar archive: {error}") from None
 
 
-def _read_parquet(place: Place, location: str) -> bytes:
+def _read_parquet(place: ImageLocation, location: str) -> bytes:
     row_text, _, column = place.member.partition("/")
     if not row_text.isdecimal():
         raise ImageError("missing image", f"{location!r}: '{row_text}' is no row number")

@@ -4,7 +4,7 @@
 `encode_id` names one encoding of it: for encoding once and for embedding caches.
 `pair_key` names one judgement: for scoring a pair once.
 
-The same picture under two instructions is two encodings and one content.
+The same image under two instructions is two encodings and one content.
 """
 
 from __future__ import annotations
@@ -13,18 +13,72 @@ import hashlib
 import unicodedata
 from dataclasses import dataclass
 
+from unime.core.errors import DataError
+
 ID_BYTES = 16
 """All identities are 128-bit hashes."""
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A text, an image, or both."""
+class TextPart:
+    """A text."""
 
-    text: str = ""
-    """The content alone; the task instruction is a field of the pair, not part of the text."""
-    image: str | None = None
-    """Where the image is, relative to the data root: "a/b.png", "f.parquet#row", "f.tar#member"."""
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePart:
+    """An image."""
+
+    location: str
+    """Relative to the data root: "a/b.png", "f.parquet#row", "f.tar#member"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A sequence of texts and images.
+
+    Today's tables and models take at most one image and then at most one text: `Item.of` makes such
+    items, `text` and `image` read them. The task instruction is a field of the pair, not part of a text.
+    """
+
+    parts: tuple[TextPart | ImagePart, ...] = ()
+
+    @classmethod
+    def of(cls, text: str = "", image: str | None = None) -> Item:
+        """Return a text, an image, or an image with a text; neither is an empty item."""
+        parts: list[TextPart | ImagePart] = [] if image is None else [ImagePart(image)]
+        return cls((*parts, TextPart(text)) if text else tuple(parts))
+
+    @property
+    def text(self) -> str:
+        """The one text; empty when there is none.
+
+        Raises:
+            DataError: when the item is more than an image and a text, in this order.
+        """
+        return self._one_of_each()[0]
+
+    @property
+    def image(self) -> str | None:
+        """Where the one image is; None when there is none. Errors as `text`."""
+        return self._one_of_each()[1]
+
+    def _one_of_each(self) -> tuple[str, str | None]:
+        match self.parts:
+            case ():
+                return "", None
+            case (TextPart(text),):
+                return text, None
+            case (ImagePart(location),):
+                return "", location
+            case (ImagePart(location), TextPart(text)):
+                return text, location
+        kinds = ", ".join("text" if isinstance(p, TextPart) else "image" for p in self.parts)
+        raise DataError(
+            f"an item has the parts {kinds}; the tables and models hold at most one image and then one "
+            "text: put the texts into one behind the image, and the images into one"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,36 +94,6 @@ class Pair:
     """The user's own negatives, if any."""
     scores: tuple[float, ...] = ()
     """The user's own judge scores, if any: the first positive's, then one per negative."""
-
-
-@dataclass(frozen=True, slots=True)
-class Mined:
-    """The candidates a miner found for one pair; rows of the item table, best first."""
-
-    pair: int
-    candidates: tuple[int, ...]
-    similarities: tuple[float, ...]
-    positive_similarity: float
-    positive_rank: int
-    """Rank of the first positive among the corpus without its other positives; 1 is best."""
-
-
-@dataclass(frozen=True, slots=True)
-class Judged:
-    """A judge's probabilities of relevance for one mined row; NaN means unscored, never zero."""
-
-    pair: int
-    positive_score: float
-    scores: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
-
-    key: bytes
-    value: float
-    reason: str = ""
 
 
 def content_id(text: str, image_bytes: bytes | None) -> bytes:

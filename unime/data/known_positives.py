@@ -1,7 +1,7 @@
 """Which candidates are no negatives of a query: identity decides, not similarity.
 
 A candidate is no negative of a query if it is any known positive of that query's content within
-the task, or the query's own content. Five captions of one picture are then no negatives of each
+the task, or the query's own content. Five captions of one image are then no negatives of each
 other, and neither are two rows with the same class name.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from unime.data.tables import DataFolder, Items
+from unime.data.data_folder import DataFolder, Items
 
 
 def content_numbers(items: Items) -> np.ndarray:

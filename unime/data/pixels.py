@@ -1,6 +1,6 @@
 """One function makes pixels: upright RGB, transparent parts over white.
 
-Whatever is hashed, cached or shown to a model went through `to_rgb` before, so that a picture is the
+Whatever is hashed, cached or shown to a model went through `to_rgb` before, so that an image is the
 same whether it comes from a data folder, from a caller's PIL image, from an upload or from a benchmark.
 Colour profiles (ICC) are not applied; the libraries that load an export do not apply them either.
 """
@@ -20,7 +20,7 @@ from unime.core.errors import UnusableError
 
 ORIENTATION = 0x0112
 SOURCE = "unime_source"
-"""The key of a picture's `info` that says where it is from, for messages."""
+"""The key of an image's `info` that says where it is from, for messages."""
 
 # What each EXIF orientation needs; as PIL.ImageOps.exif_transpose, which also writes the EXIF block
 # anew and fails where one of its other fields is damaged.
@@ -44,7 +44,7 @@ def to_rgb(image: object) -> Image.Image:
 
     Applied twice it changes nothing. Transparency is an alpha channel (premultiplied or not), a
     transparent palette entry or a PNG's transparent colour. EXIF (or XMP) orientation is followed; one
-    that cannot be read leaves the picture as stored. Of an animation it is the frame that is shown,
+    that cannot be read leaves the image as stored. Of an animation it is the frame that is shown,
     the first one of a file. Greys of more than 8 bits: see `_deep_grey`.
 
     Raises:
@@ -67,16 +67,16 @@ def to_rgb(image: object) -> Image.Image:
     except ImageError:
         raise
     # A decoder meeting damaged bytes may raise nearly anything (OSError, SyntaxError, ValueError,
-    # struct.error, ...); whatever it is, the picture is refused with it as the reason.
+    # struct.error, ...); whatever it is, the image is refused with it as the reason.
     except Exception as error:
         raise ImageError("truncated image", f"{name}: {first_line(error)}") from None
-    # Nothing stays that would turn the picture again, or make a part of it transparent.
+    # Nothing stays that would turn the image again, or make a part of it transparent.
     made.info = {SOURCE: image.info[SOURCE]} if SOURCE in image.info else {}
     return made
 
 
 def pixels_hash(image: Image.Image) -> bytes:
-    """Return the 128-bit identity of a picture: of its size and its pixels as a model sees them."""
+    """Return the 128-bit identity of an image: of its size and its pixels as a model sees them."""
     made = to_rgb(image)
     hasher = hashlib.blake2b(f"RGB {made.width} {made.height} ".encode(), digest_size=16)
     hasher.update(made.tobytes())
@@ -93,7 +93,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def name_of(image: Image.Image) -> str:
-    """Return where a picture is from, or nothing where that is not known."""
+    """Return where an image is from, or nothing where that is not known."""
     return str(image.info.get(SOURCE) or getattr(image, "filename", "") or "")
 
 
@@ -159,7 +159,7 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 
 def _range(mode: str, values: np.ndarray) -> tuple[float, float]:
-    """Return which values of a grey picture are black and white."""
+    """Return which values of a grey image are black and white."""
     if mode.startswith("I;16"):
         return 0.0, 65535.0
     low, high = (float(values.min()), float(values.max())) if values.size else (0.0, 0.0)

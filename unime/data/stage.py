@@ -9,40 +9,28 @@ import glob
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from pydantic import Field, model_validator
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
-from unime.data import tables
-from unime.data.assemble import (
-    PART,
-    Contents,
-    count_rows,
-    read_contents,
-    write_items,
-    write_pairs,
-    write_rejected,
-)
+from unime.data.assemble import Contents, read_contents, write_items, write_pairs
 from unime.data.dev_split import choose_dev, groups_of_pairs
 from unime.data.image_check import ImageChecker
-from unime.data.images import MAX_PIXELS, Checked, ImageError
-from unime.data.items import Item, Pair, content_id_from_hash
-from unime.data.readers import READERS, Job, Row, Source, folder, read
+from unime.data.image_processor import ModelSection, image_processor_of, refusal
+from unime.data.images import MAX_PIXELS
+from unime.data.parts import count_rows, write_parts, write_rejected
+from unime.data.readers import READERS, DataSource, ResolvedSource, folder
 from unime.data.readers import formats as rows
-from unime.data.readers.hub import PREFIX, hub_to_parquet
+from unime.data.readers.formats import HUB, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
-
-ROWS_PER_PART = 4096
 
 
 class DataRecipe(Recipe):
@@ -51,7 +39,7 @@ class DataRecipe(Recipe):
     stage: str = "data"
     root: str
     """The data root; images are only ever opened below it, sources are relative to it."""
-    sources: list[Source] = Field(min_length=1)
+    sources: list[DataSource] = Field(min_length=1)
     dev_share: float = Field(default=0.0, ge=0, lt=1)
     """Share of each task's pairs that is held out for dev."""
     dev_count: int | None = Field(default=None, ge=0)
@@ -60,8 +48,8 @@ class DataRecipe(Recipe):
     """The command fails when more of the rows read than this are rejected."""
     max_pixels: int = Field(default=MAX_PIXELS, gt=0, le=170_000_000)
     """Images with more pixels are rejected before they are unpacked."""
-    model: ModelConfig | None = None
-    """The model that is to be trained on the data: pictures of a size that its image processor does
+    model: ModelSection | None = None
+    """The model that is to be trained on the data: images of a size that its image processor does
     not take are rejected. Without it, the first stage with a model refuses the data instead."""
 
     @model_validator(mode="after")
@@ -84,7 +72,7 @@ def inputs(recipe: DataRecipe) -> dict[str, Path]:
         found["model"] = Path(recipe.model.id)
     for source in recipe.sources:
         lookup(READERS, source.reader, "reader")
-        if source.path.startswith(PREFIX):
+        if source.path.startswith(HUB):
             found[source.path] = Path(source.path)
             continue
         paths = _matches(source, root)
@@ -111,7 +99,7 @@ def run(recipe: DataRecipe, out: Output) -> None:
         parts = [
             part
             for number, job in enumerate(jobs)
-            for part in _write_parts(job, number, checker, out)
+            for part in write_parts(job, number, checker, out)
         ]
     finally:
         checker.close()
@@ -126,15 +114,13 @@ def run(recipe: DataRecipe, out: Output) -> None:
     files.remove_folder(out.file("parts"))
 
 
-def _refusal(model: ModelConfig | None) -> Callable[[tuple[int, int]], str | None] | None:
+def _refusal(model: ModelSection | None) -> Callable[[tuple[int, int]], str | None] | None:
     if model is None:
         return None
-    from unime.models.usable import image_processor_of, refusal
-
     return partial(refusal, image_processor_of(model))
 
 
-def open_sources(recipe: DataRecipe) -> list[Job]:
+def open_sources(recipe: DataRecipe) -> list[ResolvedSource]:
     """Return the recipe's sources made concrete, `*` and Hub names followed.
 
     Raises:
@@ -145,8 +131,8 @@ def open_sources(recipe: DataRecipe) -> list[Job]:
         raise DataError(f"the data root {root} is no folder (working directory {Path.cwd()})")
     jobs = []
     for source in recipe.sources:
-        if source.path.startswith(PREFIX):
-            repo = source.path.removeprefix(PREFIX)
+        if source.path.startswith(HUB):
+            repo = source.path.removeprefix(HUB)
             paths = [hub_to_parquet(repo, source.name, source.split, root)]
             task = source.name or repo.split("/")[-1]
         else:
@@ -158,9 +144,9 @@ def open_sources(recipe: DataRecipe) -> list[Job]:
     return jobs
 
 
-def _check_same_task(jobs: Sequence[Job]) -> None:
+def _check_same_task(jobs: Sequence[ResolvedSource]) -> None:
     """Check that sources of one task agree on what holds for the task."""
-    first: dict[str, Job] = {}
+    first: dict[str, ResolvedSource] = {}
     for job in jobs:
         other = first.setdefault(job.task, job)
         known, known_there = (j.instructions.of(job.task) for j in (job, other))
@@ -173,15 +159,17 @@ def _check_same_task(jobs: Sequence[Job]) -> None:
                 )
 
 
-def _job(source: Source, root: Path, path: Path, task: str) -> Job:
+def _job(source: DataSource, root: Path, path: Path, task: str) -> ResolvedSource:
     places = [path, *path.parents]
     below = [place for place in places if place == root or place.is_relative_to(root)]
     given = as_known(source.model_dump())
     instructions = Instructions(known_tasks(below or places[:2]), given)
-    return Job(source, root, path, task, source.image_root.replace("{task}", task), instructions)
+    return ResolvedSource(
+        source, root, path, task, source.image_root.replace("{task}", task), instructions
+    )
 
 
-def _matches(source: Source, root: Path) -> list[Path]:
+def _matches(source: DataSource, root: Path) -> list[Path]:
     pattern = Path(source.path)
     if pattern.is_absolute() and pattern.is_relative_to(root.absolute()):
         pattern = pattern.relative_to(root.absolute())
@@ -192,7 +180,7 @@ def _matches(source: Source, root: Path) -> list[Path]:
     return [path for path in paths if path.name != FILE_NAME]
 
 
-def _files_of(source: Source, path: Path, root: Path) -> list[Path]:
+def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
     """Return the files that identify a source; a folder stands for its listing."""
     notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
     job = _job(source, root, path, "")
@@ -205,94 +193,6 @@ def _files_of(source: Source, path: Path, root: Path) -> list[Path]:
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)
-
-
-def _write_parts(job: Job, number: int, checker: ImageChecker, out: Output) -> Iterator[Path]:
-    """Read a source part by part; parts that a run before this one wrote are kept."""
-    found = console.progress(read(job), label=f"data: {job.task}", unit="rows")
-    count = 0
-    while chunk := list(islice(found, ROWS_PER_PART)):
-        path = out.file("parts") / f"{number:04}-{count:06}.parquet"
-        if not path.exists():
-            tables.write_table(path, _part(chunk, checker))
-        yield path
-        count += 1
-    job.instructions.report()
-
-
-def _part(chunk: Sequence[Row], checker: ImageChecker) -> pa.Table:
-    locations = [
-        item.image
-        for row in chunk
-        for pair in row.pairs
-        for item in _items(pair)
-        if item.image is not None
-    ]
-    images = checker.check(locations)
-    values = [value for row in chunk for value in _part_rows(row, images)]
-    return pa.Table.from_pylist(values, schema=PART)
-
-
-def _part_rows(row: Row, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
-    """Return one part row for each pair of a row, or one with the reason it is rejected for."""
-    place = {"file": row.file, "row": row.number, "within_row": 0}
-    reason = str(row.error) if row.error else _image_problem(row.pairs, images)
-    if reason is not None:
-        return [{**place, "reason": reason, "positives": 0, "scores": [], "items": []}]
-    return [
-        {**place, "within_row": i, **_part_pair(pair, images)} for i, pair in enumerate(row.pairs)
-    ]
-
-
-def _image_problem(pairs: Sequence[Pair], images: dict[str, Checked | ImageError]) -> str | None:
-    for pair in pairs:
-        for place, item in enumerate(_items(pair)):
-            problem = images.get(item.image or "")
-            if isinstance(problem, ImageError):
-                return f"{problem.kind}: {_role(place, pair)}: {problem.detail}"
-    return None
-
-
-def _role(place: int, pair: Pair) -> str:
-    if place == 0:
-        return "query"
-    if place <= len(pair.positives):
-        return f"positive {place - 1}"
-    return f"negative {place - 1 - len(pair.positives)}"
-
-
-def _part_pair(pair: Pair, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
-    query, *others = [_part_item(item, images) for item in _items(pair)]
-    # A caption given twice is one positive.
-    positives = {item["content_id"]: item for item in reversed(others[: len(pair.positives)])}
-    kept = list(reversed(positives.values()))
-    return {
-        "task": pair.task,
-        "query_instruction": pair.query_instruction,
-        "target_instruction": pair.target_instruction,
-        "positives": len(kept),
-        "scores": list(pair.scores),
-        "items": [query, *kept, *others[len(pair.positives) :]],
-    }
-
-
-def _part_item(item: Item, images: dict[str, Checked | ImageError]) -> dict[str, Any]:
-    if item.image is None:
-        return {"content_id": content_id_from_hash(item.text, None), "text": item.text}
-    known = images[item.image]
-    assert isinstance(known, Checked), known
-    return {
-        "content_id": content_id_from_hash(item.text, known.hash),
-        "picture": known.hash,
-        "text": item.text,
-        "image": item.image,
-        "width": known.width,
-        "height": known.height,
-    }
-
-
-def _items(pair: Pair) -> tuple[Item, ...]:
-    return (pair.query, *pair.positives, *pair.negatives)
 
 
 def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:
@@ -315,7 +215,7 @@ def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:
         raise DataError(
             f"{rejected} of {read_rows} rows were rejected, more than max_reject_share "
             f"{recipe.max_reject_share:g} allows; most frequent: {reasons}; all are listed in "
-            f"{path}. Mend the data or raise max_reject_share, then run this again with --restart"
+            f"{path}. Fix the data or raise max_reject_share, then run this again with --restart"
         )
 
 
@@ -333,20 +233,20 @@ def _choose_dev(recipe: DataRecipe, contents: Contents) -> np.ndarray:
     dev = choose_dev(groups_of_pairs(contents.slots), contents.tasks, contents.query_ids, targets)
     if any(targets) and not dev.any():
         raise DataError(
-            f"no dev pairs can be held out of {len(dev)} pairs: all hang together by shared "
+            f"no dev pairs can be held out of {len(dev)} pairs: all are connected by shared "
             "queries or pictures; set dev_share: 0, or bring dev data of its own"
         )
     found = np.bincount(contents.tasks[dev], minlength=len(targets)).tolist()
     for name, count, target in zip(contents.names, found, targets, strict=True):
         if count < target:
             console.log(
-                f"task {name}: {count} of {target} dev pairs; larger groups of pairs hang "
-                "together by shared queries or pictures and stay in train"
+                f"task {name}: {count} of {target} dev pairs; larger groups of pairs are "
+                "connected by shared queries or pictures and stay in train"
             )
     return dev
 
 
-def _tasks(contents: Contents, jobs: Sequence[Job]) -> list[dict[str, Any]]:
+def _tasks(contents: Contents, jobs: Sequence[ResolvedSource]) -> list[dict[str, Any]]:
     counts = np.bincount(contents.tasks, minlength=len(contents.names)).tolist()
     found = []
     for name, count, source in zip(contents.names, counts, contents.sources, strict=True):
@@ -359,7 +259,7 @@ def _tasks(contents: Contents, jobs: Sequence[Job]) -> list[dict[str, Any]]:
 
 
 def _report(
-    jobs: Sequence[Job],
+    jobs: Sequence[ResolvedSource],
     contents: Contents,
     dev: np.ndarray,
     removed: int,

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from unime.core.errors import DataError
-from unime.data.tables import JUDGED, MINED, PAIRS, ROWS, DataFolder, read_table
+from unime.data.tables import PAIRS
 
 COSINE = 1.01
 """Rounded to half precision, a similarity of unit vectors may lie a little beyond 1."""
@@ -47,37 +47,6 @@ RANGES = {
 }
 
 
-def read_mined(folder: Path, data: DataFolder | None = None) -> pa.Table:
-    """Read what `unime mine` wrote.
-
-    Args:
-        folder: its output.
-        data: what it was mined from, where that is known; then only pairs and candidates are read.
-
-    Raises:
-        DataError: naming file, row and value.
-    """
-    path = folder / "mined.parquet"
-    if data is not None:
-        return _checked(path, pa.schema([MINED.field("pair"), MINED.field("candidates")]), data)
-    table = _checked(path, MINED)
-    _same_lengths(path, table, "candidates", "similarities", 0)
-    return table
-
-
-def read_judged(folder: Path) -> pa.Table:
-    """Read what the judge wrote; errors as `read_mined`."""
-    return _checked(folder / "judged.parquet", JUDGED)
-
-
-def read_rows(folder: Path, data: DataFolder) -> pa.Table:
-    """Read what `unime select` wrote of a data folder; errors as `read_mined`."""
-    path = folder / "rows.parquet"
-    table = _checked(path, ROWS, data)
-    _same_lengths(path, table, "negatives", "scores", 1)
-    return table
-
-
 def check_pairs(path: Path, table: pa.Table, items: int | None) -> None:
     """Check the pair table of a data folder.
 
@@ -89,7 +58,7 @@ def check_pairs(path: Path, table: pa.Table, items: int | None) -> None:
     Raises:
         DataError: naming file, row and value.
     """
-    _check_columns(path, table, PAIRS)
+    check_columns(path, table, PAIRS)
     for name in ("query", "positives", "negatives"):
         check_numbers(path, name, table[name], Range(0, np.inf if items is None else items - 1))
     check_numbers(path, "scores", table["scores"], SCORE)
@@ -131,28 +100,12 @@ def _said(allowed: Range) -> str:
     return bounds + (", or NaN for unscored" if allowed.unknown else "")
 
 
-def _checked(path: Path, schema: pa.Schema, data: DataFolder | None = None) -> pa.Table:
-    table = read_table(path, schema.names)
-    _check_columns(path, table, schema)
-    for field in schema:
-        check_numbers(path, field.name, table[field.name], RANGES[field.name])
-    if data is not None:
-        for name, rows in (("pair", data.pairs.num_rows), (schema.names[1], len(data.items))):
-            largest = max((_largest(chunk) for chunk in table[name].chunks), default=-1)
-            if largest >= rows:
-                raise DataError(
-                    f"{path} names {name} {largest}, there are {rows}: it was selected or mined "
-                    f"from other data than {data.path}"
-                )
-    return table
+def check_columns(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    """Check the kinds of a table's columns, and that no value is missing.
 
-
-def _largest(chunk: pa.Array) -> int:
-    values = chunk.flatten() if pa.types.is_list(chunk.type) else chunk
-    return int(values.to_numpy(zero_copy_only=False).max(initial=-1))
-
-
-def _check_columns(path: Path, table: pa.Table, schema: pa.Schema) -> None:
+    Raises:
+        DataError: naming file and column.
+    """
     for field in schema:
         found = table.schema.field(field.name).type
         if _kind(found) != _kind(field.type):
@@ -164,17 +117,23 @@ def _check_columns(path: Path, table: pa.Table, schema: pa.Schema) -> None:
 
 
 def _kind(kind: pa.DataType) -> tuple[bool, str]:
-    """Tell lists from single values and numbers from texts; widths of numbers may differ."""
+    """Tell lists from single values and numbers from texts; widths of both may differ."""
     is_list = pa.types.is_list(kind)
     inner = kind.value_type if is_list or pa.types.is_dictionary(kind) else kind  # type: ignore[attr-defined]
     names: Sequence[tuple[str, bool]] = (
         ("integer", pa.types.is_integer(inner)),
         ("float", pa.types.is_floating(inner)),
+        ("text", pa.types.is_string(inner) or pa.types.is_large_string(inner)),
     )
     return is_list, next((name for name, holds in names if holds), str(inner))
 
 
-def _same_lengths(path: Path, table: pa.Table, one: str, other: str, more: int) -> None:
+def check_same_lengths(path: Path, table: pa.Table, one: str, other: str, more: int) -> None:
+    """Check that each list of one column has `more` values more in the other.
+
+    Raises:
+        DataError: naming file and row.
+    """
     fine = _lengths(table, one) + more == _lengths(table, other)
     _all(path, fine, f"{other} do not fit its {one}")
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from unime.data.table_checks import read_rows
-from unime.data.tables import DataFolder, list_matrix
+from unime.data.data_folder import DataFolder
+from unime.data.stage_tables import read_rows
+from unime.data.tables import list_matrix
 
 
 @dataclass(frozen=True)

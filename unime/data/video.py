@@ -1,7 +1,7 @@
-"""Videos as pictures: frames at even distances, side by side in one sheet.
+"""Videos as images: frames at even distances, side by side in one grid.
 
 A location that ends like a video is decoded by torchcodec; a folder is one of frames, in the order
-of their names, as MMEB-V2 publishes moment retrieval. The models here take one picture, so the
+of their names, as MMEB-V2 publishes moment retrieval. The models here take one image, so the
 frames become the tiles of one, read line by line.
 """
 
@@ -34,13 +34,13 @@ def is_video(root: Path, location: str) -> bool:
     return location.lower().endswith(VIDEOS) or (root / location).is_dir()
 
 
-def load_sheet(root: Path, location: str, count: int = FRAMES) -> Image.Image:
-    """Return a video's frames as one picture.
+def load_frame_grid(root: Path, location: str, count: int = FRAMES) -> Image.Image:
+    """Return a video's frames as one image.
 
     Raises:
         DataError: when it cannot be read, or torchcodec is missing for a video file.
     """
-    return sheet(frames(root, location, count))
+    return frame_grid(frames(root, location, count))
 
 
 def frames(root: Path, location: str, count: int = FRAMES) -> list[Image.Image]:
@@ -56,28 +56,28 @@ def frames(root: Path, location: str, count: int = FRAMES) -> list[Image.Image]:
         found = sorted(p.name for p in place.iterdir() if p.suffix.lower() in PICTURES)
         if not found:
             raise DataError(f"{place} holds no frames ({', '.join(PICTURES)})")
-        return [load_rgb(place, found[index]) for index in spread(len(found), count)]
+        return [load_rgb(place, found[index]) for index in evenly_spaced(len(found), count)]
     return _decode(place, count)
 
 
-def spread(total: int, count: int) -> list[int]:
+def evenly_spaced(total: int, count: int) -> list[int]:
     """Return `count` indices below `total` at even distances, or all of them if there are fewer."""
     if total <= count:
         return list(range(total))
     return [int((part + 0.5) * total / count) for part in range(count)]
 
 
-def sheet(pictures: Sequence[Image.Image]) -> Image.Image:
-    """Return pictures as tiles of one, as near to a square as their number allows."""
-    columns = math.ceil(math.sqrt(len(pictures)))
-    scale = min(1.0, TILE / max(max(p.size) for p in pictures))
-    width = max(1, round(max(p.width for p in pictures) * scale))
-    height = max(1, round(max(p.height for p in pictures) * scale))
-    page = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
-    for number, picture in enumerate(pictures):
+def frame_grid(images: Sequence[Image.Image]) -> Image.Image:
+    """Return images as tiles of one, as near to a square as their number allows."""
+    columns = math.ceil(math.sqrt(len(images)))
+    scale = min(1.0, TILE / max(max(p.size) for p in images))
+    width = max(1, round(max(p.width for p in images) * scale))
+    height = max(1, round(max(p.height for p in images) * scale))
+    grid = Image.new("RGB", (columns * width, -(-len(images) // columns) * height))
+    for number, image in enumerate(images):
         line, column = divmod(number, columns)
-        page.paste(picture.resize((width, height)), (column * width, line * height))
-    return page
+        grid.paste(image.resize((width, height)), (column * width, line * height))
+    return grid
 
 
 def hash_video(root: Path, location: str) -> bytes:
@@ -113,7 +113,7 @@ def _decode(path: Path, count: int) -> list[Image.Image]:
         ) from None
     try:
         decoder = VideoDecoder(str(path), dimension_order="NHWC")
-        indices = spread(len(decoder), count)
+        indices = evenly_spaced(len(decoder), count)
         batch = decoder.get_frames_at(indices=indices).data
     except (RuntimeError, ValueError) as error:
         raise DataError(f"{path} cannot be decoded: {' '.join(str(error).split())}") from None

@@ -47,6 +47,27 @@ class TaskDefinition(Section):
     """Macro accuracy: groups with fewer items are left out (ARO attribution: 25)."""
 
 
+class FetchStep(Section):
+    """One download of `unime eval fetch`: a Hub data set, or files at an address."""
+
+    hub: str | None = None
+    """A data set of the Hub."""
+    revision: str | None = None
+    files: tuple[str, ...] = ()
+    """Patterns of the data set's files; all by default."""
+    url: str | None = None
+    """An address in place of `hub`; `{name}` stands for each of `names`."""
+    names: tuple[str, ...] = ()
+    into: str = ""
+    """The folder below the root where the files go."""
+    unpack: str | None = None
+    """A pattern of zip archives below `into`, which are unpacked there and removed."""
+    flatten: bool = False
+    """Leave out the one folder that everything in an archive lies in."""
+    tasks: tuple[str, ...] = ()
+    """The tasks that are complete with it; all by default."""
+
+
 class Benchmark(Section):
     """What a benchmark file says."""
 
@@ -86,6 +107,8 @@ class Benchmark(Section):
     """Its `files`, likewise."""
     revision: str | None = None
     """The Hub data set's commit."""
+    fetch: tuple[FetchStep, ...] = ()
+    """How `unime eval fetch` gets the data, where `hub` alone does not say it."""
     licence: str
     citation: str
 

@@ -1,4 +1,4 @@
-"""The command `python -m eval`."""
+"""The commands of `unime eval`."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Evaluate a recipe's models on its benchmarks, or one model on mteb's own tasks."""
     if recipe.startswith(MTEB):
-        from unime.eval.mteb_tasks import run_mteb
+        from unime.eval.mteb import run_mteb
 
         if model is None:
             raise RecipeError(f"{recipe} needs a model: --model FOLDER")
@@ -63,16 +63,27 @@ app.command("rerank", help="Measure a reranker on an embedder's first candidates
 def list_benchmarks(
     name: Annotated[str | None, typer.Argument(help="One benchmark, with its tasks.")] = None,
 ) -> None:
-    """List the benchmarks, or one benchmark's tasks."""
-    from unime.eval.listing import all_benchmarks, one_benchmark
+    """List the benchmarks; or one benchmark's tasks and published numbers."""
+    from unime.eval.inspect_benchmarks import all_benchmarks, one_benchmark
 
     typer.echo(all_benchmarks() if name is None else one_benchmark(name))
 
 
 @app.command()
+def fetch(
+    name: Annotated[str, typer.Argument(help="A benchmark, as `unime eval list` names it.")],
+    to: Annotated[Path, typer.Option(help="The folder its data goes to; a new one.")],
+) -> None:
+    """Download a benchmark's data, lay it out as its definition expects, check it."""
+    from unime.eval.fetch import fetch as fetch_data
+
+    typer.echo(fetch_data(name, to, typer.echo))
+
+
+@app.command()
 def check(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Verify all data of a recipe's benchmarks, every picture decoded, before any compute."""
-    from unime.eval.check import check_recipe
+    from unime.eval.inspect_benchmarks import check_recipe
 
     typer.echo(check_recipe(recipe, overrides or []))
 
@@ -123,6 +134,6 @@ def table(
     results: Annotated[Path, typer.Argument(help="A results.json.")],
 ) -> None:
     """Print a result file as the Markdown table that README shows."""
-    from unime.eval.markdown import markdown_table
+    from unime.eval.result_table import markdown_table
 
     typer.echo(markdown_table(results), nl=False)

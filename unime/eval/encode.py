@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import multiprocessing
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,16 +10,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 import numpy as np
 
-from unime.core import console
+from unime.core import console, files
 from unime.core.errors import ModelError, UnimeError
-from unime.data.items import encode_id
-from unime.eval.embedding_cache import EmbeddingStore
+from unime.data.items import ID_BYTES, encode_id
 from unime.eval.pool import Pool
 from unime.eval.similarity import check_embeddings
 
 if TYPE_CHECKING:
     from unime.eval.encoders.registry import Encoder, ModelEntry
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 BLOCK = 2048
 """Encodes a block: what a killed run has to do again at most, and how many pictures lie decoded."""
@@ -90,7 +90,7 @@ def _encode_blocks(work: _Work, blocks: Sequence[np.ndarray], device: str | None
     total, done = sum(map(len, blocks)), 0
     for rows in blocks:
         label = f"{name}: encodes {done + 1} to {done + len(rows)} of {total}"
-        lazy = LazyEncodes(work.pool, rows)
+        lazy = LazyInputs(work.pool, rows)
         values = encoder.encode(lazy, batch_size=work.batch_size, label=label)
         values = np.asarray(values, dtype=np.float32)
         assert len(values) == len(rows), (values.shape, len(rows))
@@ -152,7 +152,7 @@ def _worker(
         failures.put(str(error))
 
 
-class LazyEncodes(Sequence["Encode"]):
+class LazyInputs(Sequence["ModelInput"]):
     """Encodes whose pictures are decoded when they are asked for."""
 
     def __init__(self, pool: Pool, rows: np.ndarray) -> None:
@@ -163,12 +163,12 @@ class LazyEncodes(Sequence["Encode"]):
         return len(self._rows)
 
     @overload
-    def __getitem__(self, place: int) -> Encode: ...
+    def __getitem__(self, place: int) -> ModelInput: ...
 
     @overload
-    def __getitem__(self, place: slice) -> Sequence[Encode]: ...
+    def __getitem__(self, place: slice) -> Sequence[ModelInput]: ...
 
-    def __getitem__(self, place: int | slice) -> Encode | Sequence[Encode]:
+    def __getitem__(self, place: int | slice) -> ModelInput | Sequence[ModelInput]:
         if isinstance(place, slice):
             return [self[index] for index in range(len(self))[place]]
         return self._pool.encode(int(self._rows[place]))
@@ -181,3 +181,52 @@ def by_kind_and_length(pool: Pool) -> np.ndarray:
         for row, entry in enumerate(pool.entries)
     ]
     return np.array([row for _, _, row in sorted(keys)], dtype=np.int64)
+
+
+class EmbeddingStore:
+    """What is known of one model."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def add(self, ids: Sequence[bytes], values: np.ndarray) -> None:
+        """Write a block of embeddings, float32 `(ids, dim)`."""
+        assert len(ids) == len(values), (len(ids), values.shape)
+        name = hashlib.blake2b(b"".join(ids), digest_size=12).hexdigest()
+        table = np.frombuffer(b"".join(ids), dtype=np.uint8).reshape(-1, ID_BYTES)
+        with files.atomic_path(self.folder / f"{name}.npz") as temporary:
+            np.savez(temporary, ids=table, values=np.asarray(values, dtype=np.float32))
+
+    def known(self) -> set[bytes]:
+        """Return the ids that have an embedding."""
+        return {key for path in self._blocks() for key in self._ids(path)}
+
+    def fill(self, ids: Sequence[bytes], path: Path) -> np.ndarray:
+        """Return embeddings `(ids, dim)` in this order, memory-mapped from a file written here.
+
+        Memory stays bounded by one block. Every id must be known.
+        """
+        places = {key: row for row, key in enumerate(ids)}
+        matrix: np.ndarray | None = None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for block in self._blocks():
+            pairs = [(places[k], row) for row, k in enumerate(self._ids(block)) if k in places]
+            if not pairs:
+                continue
+            with np.load(block) as content:
+                values = content["values"]
+            if matrix is None:
+                shape = (len(ids), values.shape[1])
+                matrix = np.lib.format.open_memmap(path, "w+", dtype=np.float32, shape=shape)
+            to, of = np.array(pairs).T
+            matrix[to] = values[of]
+        assert matrix is not None, f"no embeddings in {self.folder}"
+        return matrix
+
+    def _blocks(self) -> list[Path]:
+        return sorted(p for p in self.folder.glob("*.npz") if not p.name.startswith("."))
+
+    def _ids(self, path: Path) -> list[bytes]:
+        with np.load(path) as content:
+            table = content["ids"].tobytes()
+        return [table[at : at + ID_BYTES] for at in range(0, len(table), ID_BYTES)]

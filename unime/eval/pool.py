@@ -14,10 +14,10 @@ from PIL import Image
 from unime.core.errors import DataError
 from unime.data.images import ImageError, load_rgb, locate, read_bytes, shown_size
 from unime.data.items import content_id_from_hash, hash_image
-from unime.data.video import hash_video, is_video, load_sheet
+from unime.data.video import hash_video, is_video, load_frame_grid
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 Side = Literal["query", "target"]
 
@@ -35,7 +35,7 @@ class Region(NamedTuple):
     height: int
 
 
-class Picture(NamedTuple):
+class PoolImage(NamedTuple):
     """Where a picture is."""
 
     root: Path
@@ -57,7 +57,7 @@ class Picture(NamedTuple):
             DataError: when it cannot be used, or the region has no pixels.
         """
         if is_video(self.root, self.location):
-            return load_sheet(self.root, self.location)
+            return load_frame_grid(self.root, self.location)
         whole = load_rgb(self.root, self.location)
         if self.region is None:
             return whole
@@ -76,7 +76,7 @@ class PoolEntry:
     """One distinct encode: a content, its side and its instruction."""
 
     text: str
-    image: Picture | None
+    image: PoolImage | None
     side: Side
     instruction: str
     content: bytes
@@ -102,7 +102,7 @@ class Pool:
         self._hashes: dict[tuple[Path, str], bytes] = {}
         self._sizes: dict[tuple[Path, str], tuple[int, int]] = {}
         self._first_place: dict[bytes, tuple[Path, str]] = {}
-        self._decoded: dict[Picture, Image.Image] = {}
+        self._decoded: dict[PoolImage, Image.Image] = {}
         self._free_bytes = int(cache_gb * 1e9)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -154,18 +154,18 @@ class Pool:
                 self._decoded[entry.image] = picture
         return picture
 
-    def encode(self, row: int) -> Encode:
+    def encode(self, row: int) -> ModelInput:
         """Return an entry as a model's input, its picture decoded."""
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         entry = self.entries[row]
-        return Encode(entry.text, self.image(entry), entry.side, entry.instruction)
+        return ModelInput(entry.text, self.image(entry), entry.side, entry.instruction)
 
-    def pictures(self) -> list[Picture]:
+    def pictures(self) -> list[PoolImage]:
         """Return the distinct pictures."""
         return list(dict.fromkeys(e.image for e in self.entries if e.image is not None))
 
-    def size(self, picture: Picture) -> tuple[int, int] | None:
+    def size(self, picture: PoolImage) -> tuple[int, int] | None:
         """Return a picture's width and height as shown; None for a video or what is no picture."""
         whole = self._sizes.get((picture.root, picture.location))
         if whole is None:
@@ -191,7 +191,7 @@ class Pool:
             row = self._rows[key] = len(self.entries)
             # Equal files at two places are decoded once.
             place = None if file_hash is None else self._first_place[file_hash]
-            picture = None if place is None else Picture(*place, region)
+            picture = None if place is None else PoolImage(*place, region)
             self.entries.append(PoolEntry(text, picture, side, instruction, content))
         return row
 

@@ -17,12 +17,14 @@ import typer
 from pydantic import Field
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
+from unime.data.training_rows import PairColumns
 from unime.eval.intervals import RESAMPLES, bootstrap_means, interval
+from unime.models.model_config import ModelConfig
 from unime.rerank.dev import DevList, RerankDev
 from unime.rerank.reranker import Reranker, fuse, shuffled
 
@@ -64,11 +66,11 @@ def inputs(recipe: RerankEvalRecipe) -> dict[str, Path]:
 def run(recipe: RerankEvalRecipe, out: Output) -> None:
     """Measure, and write `reranking.json`."""
     data = DataFolder.open(recipe.data)
-    contents = content_numbers(data.items)
-    known = KnownPositives(data, contents)
+    columns = PairColumns.of(data)
+    known = KnownPositives(data, content_numbers(data.items))
     depth, slot_queries = max(recipe.depths), recipe.slot_queries or recipe.queries
     most = max(recipe.queries, slot_queries)
-    dev = RerankDev(data, known, contents, most, depth, recipe.retriever)
+    dev = RerankDev(data, columns, known, most, depth, recipe.retriever)
     lists, slot_lists = (
         [one for some in dev.lists.values() for one in some[:count]]
         for count in (recipe.queries, slot_queries)

@@ -32,16 +32,14 @@ from unime.eval.benchmark import (
     specify,
 )
 from unime.eval.encoders.registry import ModelEntry, expand
-from unime.eval.geometry import geometry
-from unime.eval.image_check_of_pools import unusable
+from unime.eval.metrics import geometry
 from unime.eval.pool import Pool
 from unime.eval.result_table import results_table
 from unime.eval.runners import RUNNERS
-from unime.eval.scores import ParsedTask, TaskScores
-from unime.eval.shares import shares
+from unime.eval.scores import ParsedTask, TaskScores, load_task, save_task
 from unime.eval.similarity import Similarities, Vectors
-from unime.eval.summary import result_row, summarise
-from unime.eval.task_file import load_task, save_task
+from unime.eval.summary import result_row, shares, summarise
+from unime.eval.unusable_images import unusable
 
 SCORES = "scores.json"
 CACHE = "embeddings"
@@ -205,8 +203,8 @@ def _evaluate(
     out: Output,
 ) -> None:
     """Encode, score, and write one model's files; `scores.json` comes last and marks it done."""
-    from unime.eval.compression import compress
     from unime.eval.encode import encode_pool
+    from unime.eval.similarity import compress
 
     folder, start = _folder(out, entry), time.monotonic()
     cache = Path(recipe.embedding_cache) if recipe.embedding_cache else out.file(CACHE)

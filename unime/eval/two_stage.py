@@ -19,9 +19,10 @@ from unime.core.errors import ModelError
 from unime.data.pixels import to_rgb
 from unime.eval.pool import Pool
 from unime.eval.similarity import Similarities
+from unime.models.inputs import ModelInput
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 BELOW = 4.0
 """Taken off similarities that were not reranked: more than cosine and probability can differ by."""
@@ -43,15 +44,15 @@ class RerankerChoice(Section):
 
 
 @runtime_checkable
-class PairScorer(Protocol):
+class SecondStage(Protocol):
     """What a loaded reranker offers."""
 
-    def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
+    def score(self, pairs: Sequence[tuple[ModelInput, ModelInput]]) -> np.ndarray:
         """Return (pairs,) probabilities of relevance in [0, 1]."""
         ...
 
 
-def load_reranker(choice: RerankerChoice) -> PairScorer:
+def load_reranker(choice: RerankerChoice) -> SecondStage:
     """Load a reranker.
 
     Raises:
@@ -63,7 +64,7 @@ def load_reranker(choice: RerankerChoice) -> PairScorer:
         from unime.rerank import Reranker
 
         return TrainedScorer(Reranker.load(choice.id, batch_size=choice.batch_size))
-    from unime.models.loading import load_cross_encoder
+    from unime.core.loading import load_cross_encoder
 
     return CrossEncoderScorer(load_cross_encoder(choice.id), choice.batch_size)
 
@@ -74,12 +75,13 @@ class TrainedScorer:
     def __init__(self, reranker: Any) -> None:
         self._reranker = reranker
 
-    def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
+    def score(self, pairs: Sequence[tuple[ModelInput, ModelInput]]) -> np.ndarray:
         """Return (pairs,) probabilities of relevance."""
-        from unime.models.questions import Question
+        from unime.models.questions import RerankQuestion
 
         questions = [
-            Question(query.instruction, _side(query), (_side(target),)) for query, target in pairs
+            RerankQuestion(query.instruction, _side(query), (_side(target),))
+            for query, target in pairs
         ]
         return self._reranker.probabilities(questions).astype(np.float32)
 
@@ -90,7 +92,7 @@ class CrossEncoderScorer:
     def __init__(self, module: Any, batch_size: int) -> None:
         self._module, self._batch_size = module, batch_size
 
-    def score(self, pairs: Sequence[tuple[Encode, Encode]]) -> np.ndarray:
+    def score(self, pairs: Sequence[tuple[ModelInput, ModelInput]]) -> np.ndarray:
         """Return (pairs,) probabilities of relevance."""
         import torch
 
@@ -108,7 +110,7 @@ class Reranked:
     """The similarities of an embedder, its first candidates scored by a reranker."""
 
     def __init__(
-        self, base: Similarities, scorer: PairScorer, pool: Pool, choice: RerankerChoice
+        self, base: Similarities, scorer: SecondStage, pool: Pool, choice: RerankerChoice
     ) -> None:
         self._base, self._scorer, self._pool, self._choice = base, scorer, pool, choice
 
@@ -174,13 +176,13 @@ def _cuts(block: np.ndarray, k: int) -> np.ndarray:
     return -np.partition(-block, k - 1, axis=1)[:, k - 1]
 
 
-def _side(encode: Encode) -> Any:
-    from unime.rerank.content import as_side
+def _side(encode: ModelInput) -> Any:
+    from unime.rerank.reranker import as_side
 
     return as_side({"text": encode.text, "image": encode.image})
 
 
-def _input(encode: Encode, instruction: str) -> Any:
+def _input(encode: ModelInput, instruction: str) -> Any:
     text = "\n".join(part for part in (instruction, encode.text) if part)
     if encode.image is None:
         return text

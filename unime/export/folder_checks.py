@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unime.core import files
-from unime.core.errors import ModelError
+from unime.models.exported import read_export_file
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -25,21 +24,6 @@ MAX_HEADER = 100_000_000
 """Bytes; safetensors' own limit."""
 
 
-def read(folder: Path, name: str) -> Any:
-    """Read one of an export's JSON files.
-
-    Raises:
-        ModelError: when it is missing or damaged.
-    """
-    path = folder / name
-    if not path.is_file():
-        raise ModelError(f"{path} is missing; expected a folder written by 'unime export'")
-    try:
-        return files.read_json(path)
-    except ValueError as error:
-        raise ModelError(f"{path} is damaged: {error}; export the model again") from None
-
-
 def damage(folder: Path) -> list[str]:
     """Return which files are missing, cut off or unsafe: nothing of the folder is loaded."""
     problems = []
@@ -51,14 +35,14 @@ def damage(folder: Path) -> list[str]:
             problems.append(f"{name} is code; an export has stock modules only")
         elif path.suffix == ".safetensors":
             problems += [f"{name} {problem}" for problem in _tensor_file(path)]
-    if "auto_map" in read(folder, "config.json"):
+    if "auto_map" in read_export_file(folder, "config.json"):
         problems.append("config.json: auto_map asks for code from elsewhere; expected none")
     return problems + _missing_tensors(folder)
 
 
 def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
     """Return which settings are not what was exported."""
-    config = read(folder, "config_sentence_transformers.json")
+    config = read_export_file(folder, "config_sentence_transformers.json")
     problems = [
         *_prompts(config.get("prompts") or {}, facts["rendered"]),
         *_expect(
@@ -68,18 +52,24 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
         ),
         *_expect(
             "tokenizer_config.json",
-            read(folder, "tokenizer_config.json"),
+            read_export_file(folder, "tokenizer_config.json"),
             {"padding_side": "right"},
         ),
-        *_expect("1_Pooling", read(folder, "1_Pooling/config.json"), {"pooling_mode": "lasttoken"}),
+        *_expect(
+            "1_Pooling",
+            read_export_file(folder, "1_Pooling/config.json"),
+            {"pooling_mode": "lasttoken"},
+        ),
     ]
-    length = read(folder, "sentence_bert_config.json").get("processing_kwargs", {})
+    length = read_export_file(folder, "sentence_bert_config.json").get("processing_kwargs", {})
     found, expected = length.get("text", {}).get("max_length"), facts["model"]["max_length"]
     if found != expected:
         problems.append(
             f"sentence_bert_config.json: texts are cut at {found} tokens, expected {expected}"
         )
-    modules = [module["type"].rpartition(".")[2] for module in read(folder, "modules.json")]
+    modules = [
+        module["type"].rpartition(".")[2] for module in read_export_file(folder, "modules.json")
+    ]
     names = [module.rpartition(".")[2] for module in MODULES]
     if modules != names:
         problems.append(f"modules.json: {modules}, expected {', '.join(names)}")
@@ -94,10 +84,10 @@ def settings(folder: Path, facts: Mapping[str, Any]) -> list[str]:
 
 def rendering(embedder: Embedder, facts: Mapping[str, Any]) -> list[str]:
     """Return what is wrong with the exported chat template and preprocessing."""
+    from unime.core.loading import load_processor
     from unime.core.provenance import differences
-    from unime.models.loading import load_processor
+    from unime.models.inputs import chat_messages
     from unime.models.processor import preprocessing_of
-    from unime.models.rendering import chat_messages
 
     processor = load_processor(embedder.config.id)
     problems = []
@@ -119,7 +109,7 @@ def final_norm(embedder: Embedder) -> list[str]:
     """Return a problem when the embedding is not read behind the model's final norm."""
     import torch
 
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
     backbone = embedder.backbone
     language_model = getattr(backbone, "language_model", None) or backbone.text_model
@@ -127,7 +117,7 @@ def final_norm(embedder: Embedder) -> list[str]:
     hook = language_model.norm.register_forward_hook(lambda *args: behind.append(args[2]))
     try:
         with torch.inference_mode():
-            features = embedder.features([Encode("hello", None, "query", "")])
+            features = embedder.features([ModelInput("hello", None, "query", "")])
             pooled = embedder.forward(features)[0]
     finally:
         hook.remove()
@@ -207,7 +197,7 @@ def _missing_tensors(folder: Path) -> list[str]:
         return ["model.safetensors is missing, and there is no index of shards"]
     problems = []
     by_shard: dict[str, set[str]] = {}
-    for tensor, shard in read(folder, index.name)["weight_map"].items():
+    for tensor, shard in read_export_file(folder, index.name)["weight_map"].items():
         by_shard.setdefault(shard, set()).add(tensor)
     for shard, tensors in sorted(by_shard.items()):
         if not (folder / shard).is_file():

@@ -71,9 +71,9 @@ def write_kinds(folder: Path) -> dict[str, Path]:
 def ours(embedder: Embedder, files: Mapping[str, Path]) -> dict[str, np.ndarray]:
     """Return this package's embeddings of picture files, by kind."""
     from unime.data.images import load_file
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
-    encodes = [Encode("", load_file(path), "target", "") for path in files.values()]
+    encodes = [ModelInput("", load_file(path), "target", "") for path in files.values()]
     return dict(zip(files, embedder.encode(encodes, label="kinds of pictures"), strict=True))
 
 

@@ -19,11 +19,10 @@ from unime.core.errors import ModelError
 from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.data.pixels import to_rgb
 from unime.export import image_kinds as kinds
-from unime.export.plain_loader import SCRIPT
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 KINDS = "kinds"
 Vectors = dict[str, list[float]]
@@ -31,7 +30,7 @@ Vectors = dict[str, list[float]]
 
 
 def in_clean_process(
-    embedder: Embedder, folder: Path, named: Mapping[str, Encode], python: str = sys.executable
+    embedder: Embedder, folder: Path, named: Mapping[str, ModelInput], python: str = sys.executable
 ) -> dict[str, Any]:
     """Embed the probes by sentence-transformers and by transformers in a process without us.
 
@@ -46,13 +45,13 @@ def in_clean_process(
         result[KINDS] = kinds.compared(kinds.ours(embedder, files), result[KINDS])
     for name, encode in named.items():
         # transformers does not cut long texts: such a probe has no counterpart there.
-        if embedder.is_cut(encode):
+        if embedder.is_truncated(encode):
             result["transformers"].pop(name)
     return result
 
 
 def job_of(
-    embedder: Embedder, folder: Path, named: Mapping[str, Encode], temporary: Path
+    embedder: Embedder, folder: Path, named: Mapping[str, ModelInput], temporary: Path
 ) -> dict[str, Any]:
     """Return what the clean process is told; pictures go into `temporary`."""
     jobs = []
@@ -95,7 +94,7 @@ def run_elsewhere(
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> Vectors:
+def on_server(embedder: Embedder, named: Mapping[str, ModelInput], server: str) -> Vectors:
     """Embed the probes by a running `vllm serve FOLDER --runner pooling`.
 
     Texts that need cutting are left out: a server cuts, or refuses, by its own rules.
@@ -115,7 +114,7 @@ def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> V
         raise ModelError(f"{server} lists no models; is it a vLLM server?") from None
     found = {}
     for name, encode in named.items():
-        if embedder.is_cut(encode):
+        if embedder.is_truncated(encode):
             continue
         body = {"model": model, "messages": messages_of(embedder, encode)}
         try:
@@ -125,7 +124,7 @@ def on_server(embedder: Embedder, named: Mapping[str, Encode], server: str) -> V
     return found
 
 
-def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
+def messages_of(embedder: Embedder, encode: ModelInput) -> list[dict[str, Any]]:
     """Return one input as OpenAI chat messages, its picture as a data address."""
     content: list[dict[str, Any]] = []
     if encode.image is not None:
@@ -141,7 +140,7 @@ def messages_of(embedder: Embedder, encode: Encode) -> list[dict[str, Any]]:
     return messages
 
 
-def user_text(embedder: Embedder, encode: Encode) -> str:
+def user_text(embedder: Embedder, encode: ModelInput) -> str:
     """Return the user turn's text: instruction and content, joined by the prompt."""
     from unime.models.prompts import kind_of
 
@@ -149,7 +148,7 @@ def user_text(embedder: Embedder, encode: Encode) -> str:
     return embedder.prompt.render(encode.side, kind, encode.text, encode.instruction).user
 
 
-def side_name(encode: Encode) -> str:
+def side_name(encode: ModelInput) -> str:
     """Return sentence-transformers' name of an input's side."""
     return "document" if encode.side == "target" else encode.side
 
@@ -172,3 +171,96 @@ def _ask(address: str, body: Any = None) -> Any:
             f"{address} cannot be reached ({error}); start one with "
             "`vllm serve FOLDER --runner pooling`, or leave --server out"
         ) from None
+
+
+SCRIPT = """
+import json
+import socket
+import sys
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+
+def refuse(*_, **__):
+    raise OSError("this process may not use the network")
+
+
+def content(probe):
+    image = Image.open(probe["image"]).convert("RGB") if probe["image"] else None
+    parts = {"image": image, "text": probe["text"] or None}
+    return {kind: value for kind, value in parts.items() if value is not None}
+
+
+def by_transformers(job):
+    from transformers import AutoModel, AutoProcessor
+
+    folder = Path(job["folder"])
+    prompts = json.loads((folder / "config_sentence_transformers.json").read_text())["prompts"]
+    processor = AutoProcessor.from_pretrained(folder, trust_remote_code=False)
+    model = AutoModel.from_pretrained(
+        folder, dtype="auto", trust_remote_code=False, use_safetensors=True
+    )
+    model = model.to(job["device"]).eval()
+    found = {}
+    for probe in job["probes"]:
+        parts = [{"type": kind, kind: value} for kind, value in content(probe).items()]
+        messages = [{"role": "user", "content": parts}]
+        system = prompts[probe["prompt_name"]]
+        if system:
+            text = [{"type": "text", "text": system}]
+            messages.insert(0, {"role": "system", "content": text})
+        inputs = processor.apply_chat_template(
+            messages, tokenize=True, return_dict=True, return_tensors="pt"
+        ).to(job["device"])
+        with torch.inference_mode():
+            last = model(**inputs).last_hidden_state[0, -1].float()
+        found[probe["name"]] = (last / last.norm()).tolist()
+    return found
+
+
+def by_sentence_transformers(job):
+    from sentence_transformers import SentenceTransformer
+
+    model = SentenceTransformer(
+        job["folder"],
+        device=job["device"],
+        local_files_only=True,
+        trust_remote_code=False,
+        model_kwargs={"use_safetensors": True},
+    )
+    # One call for each side, so that probes share batches and padding is at work.
+    found = {}
+    for side in ("query", "document"):
+        probes = [probe for probe in job["probes"] if probe["prompt_name"] == side]
+        if not probes:
+            continue
+        vectors = model.encode([content(p) for p in probes], prompt_name=side, batch_size=4)
+        found |= {p["name"]: v.tolist() for p, v in zip(probes, vectors)}
+    return found, {kind: kinds_of(model, path) for kind, path in job["kinds"].items()}
+
+
+def kinds_of(model, path):
+    side = "document" if "document" in model.prompts else None
+    found = {}
+    for way, image in (("path", path), ("PIL", Image.open(path))):
+        try:
+            found[way] = model.encode([{"image": image}], prompt_name=side)[0].tolist()
+        except Exception as error:
+            found[way] = f"refused: {' '.join(str(error).split())[:80]}"
+    return found
+
+
+socket.socket.connect = refuse
+jobs = json.load(sys.stdin)
+sys.modules["sentence_transformers"] = None
+plain = [by_transformers(job) for job in jobs]
+del sys.modules["sentence_transformers"]
+stock = [by_sentence_transformers(job) for job in jobs]
+assert "unime" not in sys.modules, "unime was imported"
+print(json.dumps([
+    {"transformers": p, "sentence-transformers": s, "kinds": k}
+    for p, (s, k) in zip(plain, stock)
+]))
+"""

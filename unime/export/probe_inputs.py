@@ -10,15 +10,15 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from unime.models.embedder import Embedder
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 _MANY_SCRIPTS = "\u6d77\u8fb9\u6709\u4e24\u53ea\u72d7 \u0434\u0432\u0435 \u0441\u043e\u0431\u0430\u043a\u0438 \u0643\u0644\u0628\u0627\u0646 \U0001f415"
 
 
-def probes(embedder: Embedder) -> dict[str, Encode]:
+def probes(embedder: Embedder) -> dict[str, ModelInput]:
     """Return the fixed inputs, by name."""
+    from unime.models.inputs import ModelInput
     from unime.models.processor import registered_tokens
-    from unime.models.rendering import Encode
 
     instruction = "Find a picture that matches the description."
     sentence = "Two brown dogs run along a beach while a boat passes behind them. "
@@ -29,18 +29,18 @@ def probes(embedder: Embedder) -> dict[str, Encode]:
     # Few, so that text and image fit into a short max_length together.
     dangerous = [str(embedder.processor.image_token), str(embedder.tokenizer.eos_token)]
     return {
-        "text": Encode(sentence, None, "target", ""),
-        "text with instruction": Encode(sentence, None, "query", instruction),
-        "image": Encode("", probe_image(64, 48), "target", ""),
-        "wide image with instruction": Encode("", probe_image(120, 40), "query", instruction),
-        "extremely wide image": Encode("", probe_image(420, 6), "target", ""),
-        "extremely tall image": Encode("", probe_image(6, 420), "target", ""),
-        "image and text": Encode(sentence, probe_image(48, 64), "query", instruction),
-        "long text": Encode(long, None, "query", instruction),
-        "almost empty": Encode(".", None, "target", ""),
-        "non-Latin": Encode(_MANY_SCRIPTS, None, "query", ""),
-        "special tokens": Encode(f"a {''.join(special)} b", None, "query", ""),
-        "special tokens beside an image": Encode(
+        "text": ModelInput(sentence, None, "target", ""),
+        "text with instruction": ModelInput(sentence, None, "query", instruction),
+        "image": ModelInput("", probe_image(64, 48), "target", ""),
+        "wide image with instruction": ModelInput("", probe_image(120, 40), "query", instruction),
+        "extremely wide image": ModelInput("", probe_image(420, 6), "target", ""),
+        "extremely tall image": ModelInput("", probe_image(6, 420), "target", ""),
+        "image and text": ModelInput(sentence, probe_image(48, 64), "query", instruction),
+        "long text": ModelInput(long, None, "query", instruction),
+        "almost empty": ModelInput(".", None, "target", ""),
+        "non-Latin": ModelInput(_MANY_SCRIPTS, None, "query", ""),
+        "special tokens": ModelInput(f"a {''.join(special)} b", None, "query", ""),
+        "special tokens beside an image": ModelInput(
             " ".join(dangerous), probe_image(48, 48), "target", ""
         ),
     }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 MARKS = {"new": "+", "changed": "~", "same": "=", "removed": "-", "kept": " "}
 
 
-class Change(NamedTuple):
+class FileChange(NamedTuple):
     """What an upload does to one file."""
 
     kind: str
@@ -39,7 +39,7 @@ def push(
     confirm: Callable[[str], bool] = lambda _: True,
     echo: Callable[[str], None] = print,
     api: HfApi | None = None,
-) -> list[Change]:
+) -> list[FileChange]:
     """Show what an upload would change, ask, upload; return the changes.
 
     Args:
@@ -98,7 +98,7 @@ def check_verified(folder: Path) -> None:
         )
 
 
-def compare(folder: Path, repo: str, api: HfApi) -> list[Change]:
+def compare(folder: Path, repo: str, api: HfApi) -> list[FileChange]:
     """Return what an upload would do to every file, here or there."""
     from huggingface_hub.errors import RepositoryNotFoundError
     from huggingface_hub.hf_api import RepoFile
@@ -112,15 +112,15 @@ def compare(folder: Path, repo: str, api: HfApi) -> list[Change]:
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = path.relative_to(folder).as_posix()
         kind = "new" if name not in remote else "same" if _same(path, remote[name]) else "changed"
-        changes.append(Change(kind, name, path.stat().st_size))
+        changes.append(FileChange(kind, name, path.stat().st_size))
     for name in sorted(remote.keys() - {change.name for change in changes}):
         # Weights of an older export would be loaded beside, or instead of, the new ones.
         kind = "removed" if name.startswith("model") and ".safetensors" in name else "kept"
-        changes.append(Change(kind, name, remote[name].size))
+        changes.append(FileChange(kind, name, remote[name].size))
     return changes
 
 
-def report(folder: Path, repo: str, changes: list[Change]) -> str:
+def report(folder: Path, repo: str, changes: list[FileChange]) -> str:
     """Return the changes as lines of text, one a file, and their sum."""
     lines = [f"{folder} -> {repo}"]
     lines += [f"  {MARKS[c.kind]} {_readable(c.size):>9}  {c.name}  ({c.kind})" for c in changes]
@@ -139,7 +139,7 @@ def _same(path: Path, entry: object) -> bool:
     return blob.hexdigest() == getattr(entry, "blob_id", None)
 
 
-def _commit(folder: Path, repo: str, todo: list[Change], api: HfApi) -> None:
+def _commit(folder: Path, repo: str, todo: list[FileChange], api: HfApi) -> None:
     """Change everything in one commit: nobody can load half of a model."""
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 

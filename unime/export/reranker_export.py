@@ -16,10 +16,10 @@ import numpy as np
 
 from unime.core import files
 from unime.core.errors import ModelError
+from unime.core.loading import load_cross_encoder, load_transformer
 from unime.export.pair_template import pair_template
-from unime.models.loading import load_cross_encoder, load_transformer
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
 from unime.models.rerank_model import RerankModel, facts_of
 from unime.rerank.reranker import Reranker
 
@@ -124,21 +124,24 @@ def compare(folder: Path) -> float:
     return worst
 
 
-def probes() -> dict[str, tuple[Side, Side]]:
+def probes() -> dict[str, tuple[PairSide, PairSide]]:
     """Return the fixed pairs, by name."""
     from unime.export.probe_inputs import probe_image
 
     pictures = {
-        name: Picture(name.encode(), lambda size=size: probe_image(*size))
+        name: KeyedImage(name.encode(), lambda size=size: probe_image(*size))
         for name, size in {"wide": (120, 40), "tall": (48, 64)}.items()
     }
     sentence = "Two brown dogs run along a beach."
     return {
-        "text, text": (Side(sentence), Side("dogs at the sea")),
-        "text, image": (Side(sentence), Side("", pictures["wide"])),
-        "image, text": (Side("", pictures["tall"]), Side(sentence)),
-        "image, image": (Side("", pictures["tall"]), Side("", pictures["wide"])),
-        "both, both": (Side("at night", pictures["wide"]), Side(sentence, pictures["tall"])),
+        "text, text": (PairSide(sentence), PairSide("dogs at the sea")),
+        "text, image": (PairSide(sentence), PairSide("", pictures["wide"])),
+        "image, text": (PairSide("", pictures["tall"]), PairSide(sentence)),
+        "image, image": (PairSide("", pictures["tall"]), PairSide("", pictures["wide"])),
+        "both, both": (
+            PairSide("at night", pictures["wide"]),
+            PairSide(sentence, pictures["tall"]),
+        ),
     }
 
 
@@ -195,7 +198,7 @@ def _card(model: RerankModel, title: str, front: str) -> str:
     )
 
 
-def _plain(side: Side) -> Any:
+def _plain(side: PairSide) -> Any:
     """Return a side as sentence-transformers takes it."""
     parts = {"image": side.picture.open()} if side.picture is not None else {}
     return {**parts, "text": side.text} if side.text else parts

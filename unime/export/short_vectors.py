@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from unime.core.errors import ModelError, lookup
 
 if TYPE_CHECKING:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.models.embedder import Embedder
 
 FILE = "short_vectors.safetensors"
@@ -27,7 +27,7 @@ QUERIES = 200
 """At most so many queries in the probe."""
 
 
-class Probe(NamedTuple):
+class CalibrationSet(NamedTuple):
     """Embedded queries and targets, and which target answers which query."""
 
     queries: Float[np.ndarray, "queries dim"]
@@ -60,7 +60,7 @@ def truncate(vectors: Float[np.ndarray, "rows dim"], dim: int) -> Float[np.ndarr
     return short / np.linalg.norm(short, axis=1, keepdims=True).clip(1e-12)
 
 
-def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
+def make_probe(embedder: Embedder, data: DataFolder, count: int) -> CalibrationSet:
     """Embed held-out pairs (training pairs where there are none): a fixed choice of rows.
 
     Args:
@@ -68,15 +68,15 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
         data: an output of `unime data`.
         count: about so many targets.
     """
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
     split = data.split("dev")
     rows = split if len(split) else data.split("train")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     pairs = [data.pair(int(row)) for row in rows]
 
-    def encode(item: int, side: str, instruction: str) -> Encode:
-        return Encode(data.items.item(item).text, data.load_image(item), side, instruction)
+    def encode(item: int, side: str, instruction: str) -> ModelInput:
+        return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)
 
     # A target under two instructions is two vectors; the first of a pair's positives is in.
     targets = dict.fromkeys((pair.positives[0], pair.target_instruction) for pair in pairs)
@@ -84,14 +84,14 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> Probe:
     queries = [encode(pair.query, "query", pair.query_instruction) for pair in asked]
     documents = [encode(item, "target", instruction) for item, instruction in targets]
     relevant = np.array([[item in pair.positives for item, _ in targets] for pair in asked])
-    return Probe(
+    return CalibrationSet(
         embedder.encode(queries, label="calibration, queries"),
         embedder.encode(documents, label="calibration, targets"),
         relevant,
     )
 
 
-def save(probe: Probe, dims: Sequence[int], folder: Path) -> None:
+def save(probe: CalibrationSet, dims: Sequence[int], folder: Path) -> None:
     """Write ranges and probe into an export.
 
     Args:

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, model_validator
 
 from unime.core import files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import ModelError
 from unime.core.provenance import Output, differences
 from unime.core.yaml_files import quoted
 from unime.export.lineage import data_folder, made_from, manifest_chain, matryoshka_dims
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -92,16 +93,16 @@ def run(recipe: ExportRecipe, out: Output) -> None:
         ModelError: when the recipe's preprocessing is not the one the model was trained with, or
             an adapter is asked for that the training did not leave.
     """
-    from unime.models.adapter_files import NAME, combine_adapters
+    from unime.models.adapters import ADAPTER_FOLDER, combine_adapters
     from unime.models.embedder import Embedder
 
     embedder = Embedder.load(recipe.model)
     check_as_trained(embedder)
     chain = manifest_chain(Path(recipe.model.id))
-    if recipe.adapter and not out.file(NAME).is_dir():
+    if recipe.adapter and not out.file(ADAPTER_FOLDER).is_dir():
         models = [Path(link["recipe"]["output"]) / "model" for link in reversed(chain)]
         base = recipe.base_model or made_from(chain)["base"]
-        with files.atomic_folder(out.file(NAME)) as folder:
+        with files.atomic_folder(out.file(ADAPTER_FOLDER)) as folder:
             combine_adapters(models, base, folder)
     with files.atomic_folder(out.file("embedder")) as folder:
         export_embedder(embedder, folder, recipe)
@@ -147,7 +148,6 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
     from unime.export.card import licence_chain, warnings, write_card
     from unime.export.image_kinds import measure_here
     from unime.export.probe_inputs import reference_embeddings
-    from unime.models.saving import description
 
     chain = manifest_chain(Path(embedder.config.id))
     dims = _dims(recipe, chain, embedder.dim)
@@ -166,7 +166,7 @@ def export_embedder(embedder: Embedder, folder: Path, recipe: ExportRecipe) -> N
         files.write_json(folder / "config.json", config)
     about = ("title", "repo", "license", "licenses", "base_model", "datasets", "benchmark")
     facts = {
-        **description(embedder),
+        **embedder.description,
         "rendered": rendered,
         "chain": chain,
         "made": made_from(chain),
@@ -194,7 +194,7 @@ def _save_modules(embedder: Embedder, folder: Path, max_shard_size: str) -> dict
     module.default_prompt_name = "document" if prompts["document"] else None
     module.similarity_fn_name = "cosine"
     backbone = embedder.backbone
-    with whole_model(embedder) as model:
+    with whole_model(backbone, embedder.config) as model:
         module[0].model = model
         # sentence-transformers passes no shard size on.
         model.save_pretrained = functools.partial(
@@ -220,7 +220,7 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
 
 
 def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.export import short_vectors
 
     data = _data(recipe)

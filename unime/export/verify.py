@@ -24,7 +24,7 @@ from unime.export import image_kinds as kinds
 from unime.export import other_loaders as elsewhere
 from unime.export import short_vectors
 from unime.export.probe_inputs import probes
-from unime.models.exported import load_exported
+from unime.models.exported import load_exported, read_export_file
 
 if TYPE_CHECKING:
     from unime.models.embedder import Embedder
@@ -34,7 +34,7 @@ SEAL = "unime_verified.json"
 """Written into a folder that passed: the hashes of its files, and the worst cosine of each path."""
 
 
-class Comparison(NamedTuple):
+class EmbeddingComparison(NamedTuple):
     """How one probe came out over one way of loading."""
 
     cosine: float
@@ -60,7 +60,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
     if (folder / "embedder").is_dir():
         folder = folder / "embedder"
     (folder / SEAL).unlink(missing_ok=True)
-    facts = checks.read(folder, "unime.json")
+    facts = read_export_file(folder, "unime.json")
     _fail(folder, checks.damage(folder))
     embedder = load_exported(folder)
     # First, because other libraries would say the same in worse words.
@@ -81,7 +81,7 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
 
 def compare(
     embedder: Embedder, folder: Path, server: str | None = None, python: str = sys.executable
-) -> list[Comparison]:
+) -> list[EmbeddingComparison]:
     """Embed the probes over every path; worst first."""
     return _everywhere(embedder, folder, server, python)[0]
 
@@ -96,10 +96,10 @@ def pictures_report(folder: Path | str) -> str:
 
 def _everywhere(
     embedder: Embedder, folder: Path, server: str | None, python: str
-) -> tuple[list[Comparison], kinds.Measured]:
+) -> tuple[list[EmbeddingComparison], kinds.Measured]:
     """Return the probes' comparisons, worst first, and what was found of other kinds of pictures."""
     named = probes(embedder)
-    reference = checks.read(folder, "unime_probes.json")
+    reference = read_export_file(folder, "unime_probes.json")
     vectors: dict[str, Mapping[str, Any]] = {
         "unime": dict(zip(named, embedder.encode(list(named.values())), strict=True))
     }
@@ -108,7 +108,7 @@ def _everywhere(
     if server is not None:
         vectors["vLLM"] = elsewhere.on_server(embedder, named, server)
     comparisons = [
-        Comparison(_cosine(vector, reference[name]), name, path)
+        EmbeddingComparison(_cosine(vector, reference[name]), name, path)
         for path, found in vectors.items()
         for name, vector in found.items()
     ]
@@ -117,7 +117,7 @@ def _everywhere(
 
 
 def seal(
-    folder: Path, comparisons: Sequence[Comparison], pictures: kinds.Measured | None = None
+    folder: Path, comparisons: Sequence[EmbeddingComparison], pictures: kinds.Measured | None = None
 ) -> dict[str, Any]:
     """Return what a verified folder says about itself."""
     paths = sorted({c.path for c in comparisons})
@@ -141,7 +141,7 @@ def hashes(folder: Path) -> dict[str, str]:
     }
 
 
-def _report(folder: Path, comparisons: Sequence[Comparison], server: str | None) -> str:
+def _report(folder: Path, comparisons: Sequence[EmbeddingComparison], server: str | None) -> str:
     lines = [f"{c.cosine:9.6f}  {c.path:<22}{c.probe}" for c in comparisons]
     if server is None:
         lines.append(

@@ -41,7 +41,7 @@ class Prices(Section):
 FREE = Prices()
 
 
-class Budget(NamedTuple):
+class SpendingLimit(NamedTuple):
     """A limit on one of these; infinite where there is none."""
 
     calls: float = float("inf")
@@ -49,7 +49,7 @@ class Budget(NamedTuple):
     money: float = float("inf")
 
     @classmethod
-    def parse(cls, text: str, prices: Prices) -> Budget:
+    def parse(cls, text: str, prices: Prices) -> SpendingLimit:
         """Read "1000 calls", "2.5h" or "20 EUR".
 
         Raises:
@@ -68,14 +68,14 @@ class Budget(NamedTuple):
         return cls(money=amount)
 
 
-UNLIMITED = Budget()
+UNLIMITED = SpendingLimit()
 
 
 @dataclass
 class Meter:
     """Counts what a job asks for, and says when the budget is spent."""
 
-    budget: Budget
+    budget: SpendingLimit
     prices: Prices
     usage: Usage
     """The engine's own count."""

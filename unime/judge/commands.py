@@ -36,7 +36,7 @@ def score(
 ) -> None:
     """Score a mined table's pairs; what is scored is kept, whatever happens."""
     from unime.core.stage import execute
-    from unime.judge.partial import score_part
+    from unime.judge.stage import score_part
 
     words = overrides or []
     if not dry_run and (budget or shard or retry):
@@ -76,7 +76,7 @@ def status(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def compact(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Merge the shards of a recipe's score store."""
-    from unime.judge.partial import compact_store
+    from unime.judge.stage import compact_store
 
     typer.echo(compact_store(recipe, overrides or []))
 
@@ -107,12 +107,25 @@ def serve(
     host: Annotated[str, typer.Option(help="The address to listen on.")] = "127.0.0.1",
     no_key: Annotated[bool, typer.Option("--no-key", help="Let everybody in.")] = False,
     data_parallel: Annotated[int, typer.Option(help="Copies of the model.")] = 1,
+    python: Annotated[
+        Path | None,
+        typer.Option(
+            envvar="UNIME_JUDGE_PYTHON",
+            help="The interpreter of vLLM's environment; .venv-judge/bin/python by default.",
+        ),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Start a vLLM server for the recipe's judge, until it is interrupted."""
     from unime.judge.serve import Service, serve_recipe
 
-    service = Service(host=host, port=port, with_key=not no_key, data_parallel=data_parallel)
+    service = Service(
+        host=host,
+        port=port,
+        with_key=not no_key,
+        data_parallel=data_parallel,
+        python=python,
+    )
     serve_recipe(recipe, overrides or [], service, dry_run=dry_run, echo=typer.echo)
 
 

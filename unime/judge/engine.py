@@ -9,19 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool
 
 from unime.core.errors import UnimeError
-from unime.data.items import Score
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from unime.data.tables import DataFolder
-    from unime.judge.images_of_pairs import Picture
+    from unime.data.data_folder import DataFolder
 
 
 class EngineError(UnimeError):
@@ -29,7 +27,16 @@ class EngineError(UnimeError):
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
+class Score:
+    """One judgement; `value` is P(yes | yes or no) in [0, 1], or NaN with a reason."""
+
+    key: bytes
+    value: float
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeInput:
     """One side of a pair, as a judge sees it."""
 
     id: bytes
@@ -39,7 +46,7 @@ class Content:
     """Opens the image, RGB."""
     pixels: int = 0
     """Size of the image, to sort by without opening it."""
-    picture: Callable[[], Picture] | None = None
+    picture: Callable[[], ImageBytes] | None = None
     """Reads the image as it can be sent to a server."""
 
 
@@ -51,12 +58,12 @@ class Request:
     """The pair key (see `unime.data.items.pair_key`)."""
     task: str
     instruction: str
-    query: Content
-    candidate: Content
+    query: JudgeInput
+    candidate: JudgeInput
 
 
 @runtime_checkable
-class Truth(Protocol):
+class KnownTruth(Protocol):
     """True relevance, as a generated world knows it; contents go by their ids."""
 
     def relevant(
@@ -141,6 +148,13 @@ class EngineOptions(Protocol):
     pairs of the mined table only, and not about texts made up for an audit, `KNOWS_TABLE_ONLY = True`.
     """
 
-    def engine(self, truth: Truth | None) -> Engine | StreamingEngine:
+    def engine(self, truth: KnownTruth | None) -> Engine | StreamingEngine:
         """Return the engine; only one that sets `NEEDS_TRUTH` may count on the truth."""
         ...
+
+
+class ImageBytes(NamedTuple):
+    """An encoded image."""
+
+    media_type: str
+    data: bytes

@@ -15,13 +15,13 @@ from unime.core import files
 from unime.core.config import load_recipe
 from unime.core.errors import DataError, lookup
 from unime.core.overwrite import check_replaceable, never
+from unime.data.data_folder import DataFolder, PairRow
 from unime.data.items import Item
-from unime.data.table_checks import read_judged, read_mined, read_rows
-from unime.data.tables import DataFolder, PairRow
+from unime.data.stage_tables import read_judged, read_mined, read_rows
 from unime.judge.stage import ScoreRecipe
 
 
-class Row(NamedTuple):
+class ExportRow(NamedTuple):
     """A query, its positive and its negatives with scores."""
 
     pair: PairRow
@@ -67,7 +67,7 @@ def export_judged(
     )
 
 
-def write_unime_v2(path: Path, rows: Sequence[Row]) -> None:
+def write_unime_v2(path: Path, rows: Sequence[ExportRow]) -> None:
     """Write UniME-V2's JSON list; instruction and image placeholder stand in the text, as there."""
     values = [
         {
@@ -87,7 +87,7 @@ def write_unime_v2(path: Path, rows: Sequence[Row]) -> None:
     files.write_text(path, json.dumps(values, ensure_ascii=False, indent=1) + "\n")
 
 
-def write_sentence_transformers(path: Path, rows: Sequence[Row]) -> None:
+def write_sentence_transformers(path: Path, rows: Sequence[ExportRow]) -> None:
     """Write n-tuples: anchor, positive, negative_1..n and scores.
 
     Every tuple has the smallest number of negatives any query has, its first ones.
@@ -106,13 +106,13 @@ def write_sentence_transformers(path: Path, rows: Sequence[Row]) -> None:
         pq.write_table(pa.table(columns), temporary)
 
 
-FORMATS: dict[str, Callable[[Path, Sequence[Row]], None]] = {
+FORMATS: dict[str, Callable[[Path, Sequence[ExportRow]], None]] = {
     "unime_v2": write_unime_v2,
     "sentence_transformers": write_sentence_transformers,
 }
 
 
-def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
+def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[ExportRow]:
     data = DataFolder.open(recipe.data)
     if selected is not None:
         table = read_rows(selected, data)
@@ -138,7 +138,7 @@ def _rows(recipe: ScoreRecipe, selected: Path | None) -> Iterator[Row]:
                     f"the score {value} of pair {pair_row} is outside 0..1; the table is damaged, "
                     "write it again with --restart"
                 )
-        yield Row(
+        yield ExportRow(
             pair,
             data.items.item(pair.query),
             data.items.item(pair.positives[0]),
@@ -169,5 +169,5 @@ def _with_instruction(instruction: str, item: Item) -> str:
 
 
 def _cell(item: Item, instruction: str) -> dict[str, str | None]:
-    text = _with_instruction(instruction, Item(item.text))
+    text = _with_instruction(instruction, Item.of(item.text))
     return {"text": text or None, "image": item.image}

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Int64
+from PIL import Image
 
 from unime.core.errors import RecipeError
+from unime.data import images
+from unime.data.data_folder import DataFolder
 from unime.data.items import pair_key
-from unime.data.tables import JUDGED, DataFolder
-from unime.judge.engine import Content, Request
-from unime.judge.images_of_pairs import Picture, as_sent
+from unime.data.pixels import ORIENTATION
+from unime.data.tables import JUDGED
+from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.judge.store import ScoreStore
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 class Shard(NamedTuple):
@@ -51,7 +52,7 @@ class MinedRow(NamedTuple):
     candidates: list[int]
 
 
-class Job:
+class JudgeJob:
     """The pairs to be scored: for each mined row its positive, then its candidates."""
 
     def __init__(
@@ -175,13 +176,13 @@ class Job:
         )
         return any((~np.isnan(store.find(one).values)).any() for one in keys)
 
-    def content(self, row: int) -> Content:
+    def content(self, row: int) -> JudgeInput:
         """Return an item as a judge sees it."""
         items = self.data.items
         item = items.item(row)
         if item.image is None:
-            return Content(items.content_id(row), item.text)
-        return Content(
+            return JudgeInput(items.content_id(row), item.text)
+        return JudgeInput(
             items.content_id(row),
             item.text,
             partial(self._image, row),
@@ -189,12 +190,12 @@ class Job:
             partial(self._picture, row),
         )
 
-    def _image(self, row: int) -> Image:
+    def _image(self, row: int) -> Image.Image:
         image = self.data.load_image(row)
         assert image is not None, row
         return image
 
-    def _picture(self, row: int) -> Picture:
+    def _picture(self, row: int) -> ImageBytes:
         data = self.data.image_bytes(row)
         assert data is not None, row
         return as_sent(data, str(self.data.items.item(row).image))
@@ -210,3 +211,35 @@ class Job:
     @cached_property
     def _candidates(self) -> pa.Array:
         return self.mined["candidates"].combine_chunks()
+
+
+PLAIN = {"PNG": "image/png", "JPEG": "image/jpeg", "WEBP": "image/webp"}
+
+
+def as_sent(data: bytes, location: str) -> ImageBytes:
+    """Return an image file's bytes as a server gets them.
+
+    Raises:
+        ImageError: when it is damaged or too large.
+    """
+    media_type = _plain_type(data)
+    if media_type is not None:
+        return ImageBytes(media_type, data)
+    buffer = io.BytesIO()
+    images.decode(data, location).save(buffer, "PNG", compress_level=1)
+    return ImageBytes("image/png", buffer.getvalue())
+
+
+def _plain_type(data: bytes) -> str | None:
+    """Return the media type of an upright RGB file of moderate size, else None; reads its head."""
+    try:
+        image = Image.open(io.BytesIO(data), formats=tuple(PLAIN))
+        # Any value but 1, a damaged one too, is one that a server may take in its own way.
+        upright = image.getexif().get(ORIENTATION, 1) == 1
+        moves = getattr(image, "is_animated", False)
+    except Exception:
+        return None  # whatever is wrong with it, decoding says so
+    plain = image.mode in ("RGB", "L") and "transparency" not in image.info and not moves
+    small = image.width * image.height <= images.MAX_PIXELS
+    # A JPEG may hold several pictures (MPO, as phones write it): no type of PLAIN.
+    return PLAIN.get(str(image.format)) if plain and upright and small else None

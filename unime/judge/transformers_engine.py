@@ -22,18 +22,18 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import Field
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.contents import fingerprint
-from unime.data.items import Score
-from unime.judge.engine import Content, Request, Truth
+from unime.judge.engine import JudgeInput, KnownTruth, Request, Score
+from unime.models.model_config import ModelConfig
 from unime.models.prompts import load_judge_prompt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from unime.data.tables import DataFolder
+    from unime.data.data_folder import DataFolder
     from unime.models.next_token import Prompt
-    from unime.models.pair_scorer import PairInput, Side
+    from unime.models.pair_scorer import PairInput, PairSide
 
 
 class JudgeModel(ModelConfig):
@@ -50,7 +50,7 @@ class TransformersOptions(Section):
     min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
     """Below this probability of yes and no together, a pair is unscored."""
 
-    def engine(self, truth: Truth | None) -> TransformersEngine:
+    def engine(self, truth: KnownTruth | None) -> TransformersEngine:
         """Return the engine; the truth stays unseen."""
         del truth
         return TransformersEngine(self)
@@ -60,9 +60,8 @@ class TransformersEngine:
     """Scores pairs with a model in this process."""
 
     def __init__(self, options: TransformersOptions) -> None:
-        from unime.models.answers import single_token_spellings
-        from unime.models.generative import load_generative
-        from unime.models.pair_scorer import PairScorer
+        from unime.models.backbones import load_generative
+        from unime.models.pair_scorer import PairScorer, single_token_spellings
         from unime.models.rerank_model import RerankModel, facts_of
         from unime.models.self_check import check_next_token
 
@@ -103,7 +102,7 @@ class TransformersEngine:
 
     def check_data(self, data: DataFolder, listed: Path) -> None:
         """Refuse a data folder with pictures that the model's image processor does not take."""
-        from unime.models.usable import check_items
+        from unime.data.image_processor import check_items
 
         check_items(data, self._options.model, listed)
 
@@ -117,13 +116,13 @@ class TransformersEngine:
             )
         ]
 
-    def _prompted(self, query: Side, candidate: Side) -> Prompt:
+    def _prompted(self, query: PairSide, candidate: PairSide) -> Prompt:
         from unime.models.pair_scorer import PairInput
 
         return self.scorer.prompted(PairInput("", query, candidate))
 
     def _masses(self, logits: Tensor) -> Tensor:
-        from unime.models.answers import answer_masses
+        from unime.models.pair_scorer import answer_masses
 
         return answer_masses(logits, (self._yes, self._no))
 
@@ -145,12 +144,12 @@ def as_pair(request: Request) -> PairInput:
     return PairInput(request.instruction, _side(request.query), _side(request.candidate))
 
 
-def _side(content: Content) -> Side:
-    from unime.models.pair_scorer import Side
-    from unime.models.pictures import Picture
+def _side(content: JudgeInput) -> PairSide:
+    from unime.models.image_blocks import KeyedImage
+    from unime.models.pair_scorer import PairSide
 
-    picture = None if content.image is None else Picture(content.id, content.image)
-    return Side(content.text, picture)
+    picture = None if content.image is None else KeyedImage(content.id, content.image)
+    return PairSide(content.text, picture)
 
 
 class Served(NamedTuple):
@@ -163,7 +162,7 @@ class Served(NamedTuple):
 
 def served(config: ModelConfig) -> Served:
     """Return template and image sizes of a model; its weights are not loaded."""
-    from unime.models.loading import load_processor
+    from unime.core.loading import load_processor
     from unime.models.processor import prepare_processor
 
     processor = load_processor(config.id, config.revision)

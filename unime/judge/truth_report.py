@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 
 from unime.core import console
 from unime.core.provenance import Output
-from unime.data.tables import DataFolder, write_table
-from unime.judge.engine import Truth
+from unime.data.data_folder import DataFolder
+from unime.data.tables import write_table
+from unime.judge.engine import KnownTruth
 
 TRUTH = pa.schema(
     [
@@ -38,7 +39,7 @@ class Verdicts(NamedTuple):
 
 
 def report_truth(
-    data: DataFolder, mined: pa.Table, judged: pa.Table, truth: Truth, out: Output
+    data: DataFolder, mined: pa.Table, judged: pa.Table, truth: KnownTruth, out: Output
 ) -> None:
     """Write `truth.parquet`; say how good candidates and judge are."""
     verdicts = look_up(data, mined, truth)
@@ -73,7 +74,7 @@ def report_truth(
         console.log(f"judge: {line}")
 
 
-def look_up(data: DataFolder, mined: pa.Table, truth: Truth) -> Verdicts:
+def look_up(data: DataFolder, mined: pa.Table, truth: KnownTruth) -> Verdicts:
     """Return what is true of every mined candidate."""
     pairs = mined["pair"].to_pylist()
     candidates = mined["candidates"].combine_chunks()

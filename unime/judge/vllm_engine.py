@@ -23,7 +23,6 @@ from unime.core import console
 from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import DataError
-from unime.data.items import Score
 from unime.judge import handshake, signals
 from unime.judge import protocol as wire
 from unime.judge.endpoint import (
@@ -34,7 +33,7 @@ from unime.judge.endpoint import (
     RejectedError,
     UnavailableError,
 )
-from unime.judge.engine import EngineError, Request, Truth, Usage
+from unime.judge.engine import EngineError, KnownTruth, Request, Score, Usage
 from unime.judge.transformers_engine import JudgeModel
 from unime.models.prompts import load_judge_prompt
 
@@ -72,7 +71,7 @@ class VllmOptions(Section):
             raise ValueError("expected one endpoint at least")
         return value
 
-    def engine(self, truth: Truth | None) -> VllmEngine:
+    def engine(self, truth: KnownTruth | None) -> VllmEngine:
         """Return the engine; the truth stays unseen."""
         del truth
         return VllmEngine(self)

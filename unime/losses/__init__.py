@@ -1,16 +1,15 @@
-"""Losses: pure functions of tensors, one file each, one line each in LOSSES.
+"""Losses: pure functions of tensors, one line each in LOSSES.
 
 A loss takes one record (`ContrastBatch`, `RelationBatch` or `RerankBatch`) and keyword options, and returns a
 scalar. It knows no model, rank or chunk: the step computes it once on all outputs of a global
 batch and back-propagates the gradient chunk by chunk.
 """
 
-from unime.losses.combine import Combined, LossFunction, LossTerm, combine
+from unime.losses.combine import LOSSES, Combined, LossFunction, LossTerm, combine
 from unime.losses.info_nce import info_nce
 from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 from unime.losses.relational_kl import relational_kl
 from unime.losses.soft_label import soft_label
-from unime.losses.table import LOSSES
 
 __all__ = [
     "LOSSES",

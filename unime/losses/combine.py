@@ -1,4 +1,4 @@
-"""A recipe's list of losses as one function: checked by name and option, summed by weight."""
+"""The table of losses; a recipe's list of them as one function, checked and summed by weight."""
 
 from __future__ import annotations
 
@@ -12,9 +12,25 @@ from torch import Tensor
 
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean, lookup
+from unime.losses.info_nce import info_nce
 from unime.losses.matryoshka import at_lengths
 from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
-from unime.losses.table import LOSSES, Loss, record_of
+from unime.losses.relational_kl import relational_kl
+from unime.losses.reranking import choose, listwise, yes_contrast, yes_no
+from unime.losses.soft_label import soft_label
+
+Loss = Callable[..., Tensor]
+
+LOSSES: dict[str, Loss] = {
+    "info_nce": info_nce,
+    "soft_label": soft_label,
+    "relational_kl": relational_kl,
+    "yes_no": yes_no,
+    "yes_contrast": yes_contrast,
+    "choose": choose,
+    "listwise": listwise,
+}
+"""Name in a recipe -> function."""
 
 Record = ContrastBatch | RelationBatch | RerankBatch
 
@@ -67,6 +83,11 @@ def combine(terms: Sequence[LossTerm], record: type[Record]) -> LossFunction:
         return Combined(sum(weighted[1:], start=weighted[0]), parts)
 
     return total
+
+
+def record_of(loss: Loss) -> str:
+    """Return the name of the record a loss takes, read off its first parameter."""
+    return next(iter(get_type_hints(loss).values())).__name__
 
 
 def _checked_options(term: LossTerm, record: str) -> dict[str, Any]:

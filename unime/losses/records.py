@@ -10,9 +10,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class ContrastBatch:
-    """Queries, and the distinct target encodes of the batch that they choose among.
+    """Queries, and the distinct target inputs of the batch that they choose among.
 
-    Every candidate is one distinct encode, so however many rows name it, it counts once in a
+    Every candidate is one distinct input, so however many rows name it, it counts once in a
     denominator. All embeddings are L2-normalised; a similarity is a cosine.
     """
 
@@ -28,8 +28,13 @@ class ContrastBatch:
     """Judge scores in [0, 1], the positive's first; NaN = unscored."""
     allowed: Bool[Tensor, "batch cands"]
     """Whether a candidate may be a negative of a query: no known positive, not its own content."""
+    related: Bool[Tensor, "batch cands"]
+    """Candidates that are further known positives of a query: those that an objective with several
+    positives may pull towards it. Not among them are the query's own content and the content of its
+    own positive, under whatever instruction. `allowed` cannot tell these apart, as it leaves all of
+    them out; nor does `related` depend on it: it is the same where the recipe masks nothing."""
     query_id: Int[Tensor, " batch"]
-    """Number of the distinct query encode of each row; rows with one query share it."""
+    """Number of the distinct query input of each row; rows with one query share it."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class RelationBatch:
 
 @dataclass(frozen=True)
 class RerankBatch:
-    """What a reranker said about the candidates of each query, and about lists of them.
+    """A reranker's answers about the candidates of each query, and about lists of them.
 
     A score is a log-odds: s = z_yes - z_no, the probability of yes is sigmoid(s).
     """

@@ -2,7 +2,7 @@
 
 A row and its cluster mates are each other's hard negatives: the mates' targets look right to the
 model as it starts ("self-aware"), but belong to queries that ask for something else. k + 1 rows
-cost k + 1 encodes of each side; no negative is encoded for one row alone (arXiv 2508.00955).
+cost k + 1 inputs of each side; no negative is encoded for one row alone (arXiv 2508.00955).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pydantic import Field
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean
 from unime.core.processes import wait
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.mine.exact_search import exact_topk
-from unime.mine.stage import ItemEncode, StoredEmbeddings
+from unime.mine.task_plan import ItemInput, StoredEmbeddings
 from unime.models.embedder import Embedder
 
 BATCH = 64
@@ -98,13 +98,19 @@ def make_clusters(
 
 
 def cluster_tasks(
-    section: ClusterSection, data: DataFolder, rows: TrainingRows, embedder: Embedder, folder: Path
+    section: ClusterSection,
+    data: DataFolder,
+    columns: PairColumns,
+    rows: TrainingRows,
+    embedder: Embedder,
+    folder: Path,
 ) -> dict[str, Int[np.ndarray, "clusters size"]]:
     """Return each task's rows in clusters, by the embeddings of the model as it is now.
 
     Args:
         section: how.
         data: the data folder.
+        columns: its pairs.
         rows: what is trained on; of several positives a row has, the first counts.
         embedder: not trained yet.
         folder: keeps the embeddings, so that a resumed run does not compute them again.
@@ -112,7 +118,6 @@ def cluster_tasks(
     Raises:
         RecipeError: when `keep_order` names no task.
     """
-    columns = PairColumns.of(data)
     tasks = rows.by_task(columns)
     for name in section.keep_order:
         if name not in tasks:
@@ -123,19 +128,19 @@ def cluster_tasks(
         ("query", columns.query[pair], columns.query_instruction, columns.query_instructions),
         ("target", first, columns.target_instruction, columns.target_instructions),
     )
-    encodes = [
+    inputs = [
         [
-            ItemEncode(item, side, names[code])
+            ItemInput(item, side, names[code])
             for item, code in zip(items.tolist(), codes[pair].tolist(), strict=True)
         ]
         for side, items, codes, names in sides
     ]
-    stored = StoredEmbeddings(folder, list(dict.fromkeys(encodes[0] + encodes[1])))
+    stored = StoredEmbeddings(folder, list(dict.fromkeys(inputs[0] + inputs[1])))
     stored.fill(data, embedder, BATCH)
     wait()
     clusters = {}
     for name, places in tasks.items():
-        queries, targets = (stored.read([side[i] for i in places.tolist()]) for side in encodes)
+        queries, targets = (stored.read([side[i] for i in places.tolist()]) for side in inputs)
         found = make_clusters(
             queries.astype(np.float32),
             targets.astype(np.float32),

@@ -4,37 +4,29 @@ The corpus of a task are the distinct targets of its pairs. A candidate is never
 of the query's content within the task, nor the query's own content. The miner must already be a
 contrastively trained embedder: the warm-up checkpoint, or any other.
 
-Every distinct encode is computed once, in parts of `PART` that are saved as they come: a killed
+Every distinct input is encoded once, in parts of `PART` that are saved as they come: a killed
 run continues with the first missing part, in the same batches, so the bytes are the same. Several
 processes (accelerate launch) share the parts, and then the queries of each task.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 from pydantic import Field
 
-from unime.core import console, files, processes
-from unime.core.config import ModelConfig, Recipe
+from unime.core import console, processes
+from unime.core.config import Recipe
 from unime.core.errors import DataError
 from unime.core.provenance import Output
-from unime.data.tables import MINED, DataFolder, write_table
-
-if TYPE_CHECKING:
-    from unime.models.embedder import Embedder
-    from unime.models.rendering import Encode
-
-PART = 1024
-"""Encodes in one saved part; also how many decoded images are in memory at once."""
+from unime.data.data_folder import DataFolder
+from unime.data.tables import MINED, write_table
+from unime.mine.task_plan import StoredEmbeddings, TaskPlan, TaskResult, plan_task
+from unime.models.model_config import ModelConfig
 
 RECALL_AT = (1, 5, 10, 50)
 
@@ -69,8 +61,8 @@ def inputs(recipe: MineRecipe) -> dict[str, Path]:
 
 def run(recipe: MineRecipe, out: Output) -> None:
     """Mine every task and write `mined.parquet`."""
+    from unime.data.image_processor import check_items
     from unime.models.embedder import Embedder
-    from unime.models.usable import check_items
 
     data = DataFolder.open(recipe.data)
     plans = [
@@ -89,8 +81,8 @@ def run(recipe: MineRecipe, out: Output) -> None:
     results = []
     for number, plan in enumerate(plans, start=1):
         queries, targets = stored.read(plan.queries), stored.read(plan.corpus)
-        share = search(plan.share(), queries, targets, recipe)
-        results.append(TaskResult.joined(processes.gather(share)))
+        found = search(plan.own_part(), queries, targets, recipe)
+        results.append(TaskResult.joined(processes.gather(found)))
         console.log(
             f"mine {number}/{len(plans)} {plan.task}: {len(plan.pairs)} pairs, "
             f"{len(plan.corpus)} targets, {_sentence(results[-1].ranks)}"
@@ -103,109 +95,6 @@ def run(recipe: MineRecipe, out: Output) -> None:
         encodes=len(distinct),
         fingerprint=embedder.fingerprint,
         preprocessing=embedder.preprocessing,
-    )
-
-
-class ItemEncode(NamedTuple):
-    """One distinct encode: an item on one side, under an instruction."""
-
-    item: int
-    side: str
-    instruction: str
-
-
-@dataclass(frozen=True)
-class TaskPlan:
-    """What is to be encoded and searched for one task."""
-
-    task: str
-    pairs: Int[np.ndarray, " pairs"]
-    """Rows of the pair table."""
-    queries: list[ItemEncode]
-    """The distinct query encodes."""
-    query_of: Int[np.ndarray, " pairs"]
-    """Which query encode a pair has."""
-    corpus: list[ItemEncode]
-    """The distinct targets; each with the instruction of the first pair that names it."""
-    positive_of: Int[np.ndarray, " pairs"]
-    """Where in the corpus a pair's first positive is."""
-    excluded: list[list[int]]
-    """Per pair, where in the corpus its query's known positives and its own content are."""
-
-    def share(self) -> TaskPlan:
-        """Return the pairs that this process searches for, in the whole corpus."""
-        rank, world = processes.ranks()
-        part = slice(len(self.pairs) * rank // world, len(self.pairs) * (rank + 1) // world)
-        return replace(
-            self,
-            pairs=self.pairs[part],
-            query_of=self.query_of[part],
-            positive_of=self.positive_of[part],
-            excluded=self.excluded[part],
-        )
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """What was found for one task; rows of the item table."""
-
-    candidates: Int[np.ndarray, "pairs k"]
-    """-1 where the corpus has fewer."""
-    similarities: Float[np.ndarray, "pairs k"]
-    positive_similarities: Float[np.ndarray, " pairs"]
-    ranks: Int[np.ndarray, " pairs"]
-
-    @classmethod
-    def joined(cls, shares: Sequence[TaskResult]) -> TaskResult:
-        """Put the processes' shares together."""
-        return cls(
-            np.concatenate([share.candidates for share in shares]),
-            np.concatenate([share.similarities for share in shares]),
-            np.concatenate([share.positive_similarities for share in shares]),
-            np.concatenate([share.ranks for share in shares]),
-        )
-
-
-def plan_task(
-    data: DataFolder, task: str, splits: Sequence[str], limit: int | None = None
-) -> TaskPlan:
-    """Return what to encode and search for one task, for all queries or a sample of `limit`.
-
-    Known positives count from every split, so that a dev answer is no negative either. Rows of
-    the item table are distinct contents: equal row and equal content are the same.
-    """
-    known: defaultdict[int, set[int]] = defaultdict(set)
-    corpus: dict[int, ItemEncode] = {}
-    found: list[tuple[int, ItemEncode, int]] = []
-    for row, name in enumerate(data.pairs["task"].to_pylist()):
-        if name != task:
-            continue
-        pair = data.pair(row)
-        known[pair.query].update(pair.positives)
-        if pair.split not in splits:
-            continue
-        query = ItemEncode(pair.query, "query", pair.query_instruction)
-        for item in (*pair.positives, *pair.negatives):
-            target = ItemEncode(item, "target", pair.target_instruction)
-            corpus.setdefault(item, target)
-        found.append((row, query, pair.positives[0]))
-    # Content ids are hashes: their order is a random one that depends on nothing else.
-    distinct = dict.fromkeys(query.item for _, query, _ in found)
-    asking = set(sorted(distinct, key=data.items.content_id)[:limit])
-    chosen = [one for one in found if one[1].item in asking]
-    queries = {query: number for number, query in enumerate(dict.fromkeys(q for _, q, _ in chosen))}
-    place = {item: number for number, item in enumerate(corpus)}
-    return TaskPlan(
-        task,
-        np.array([row for row, *_ in chosen], dtype=np.int32),
-        list(queries),
-        np.array([queries[query] for _, query, _ in chosen], dtype=np.int64),
-        list(corpus.values()),
-        np.array([place[positive] for *_, positive in chosen], dtype=np.int64),
-        [
-            sorted(place[item] for item in known[query.item] | {query.item} if item in place)
-            for _, query, _ in chosen
-        ],
     )
 
 
@@ -228,58 +117,9 @@ def search(
     places, similarities = exact_topk(
         of_pairs, targets, recipe.candidates, plan.excluded, ceilings, device=device
     )
-    items = np.array([encode.item for encode in plan.corpus], dtype=np.int32)
+    items = np.array([one.item for one in plan.corpus], dtype=np.int32)
     candidates = np.where(places >= 0, items[places], np.int32(-1))
     return TaskResult(candidates, similarities, own, ranks)
-
-
-class StoredEmbeddings:
-    """The embeddings of a list of distinct encodes: fp16, on disk, in parts of `PART`."""
-
-    def __init__(self, folder: Path, encodes: Sequence[ItemEncode]) -> None:
-        self._folder = folder
-        self._encodes = encodes
-        self._number = {encode: number for number, encode in enumerate(encodes)}
-
-    def fill(self, data: DataFolder, embedder: Embedder, batch_size: int) -> None:
-        """Compute the parts that are missing, each process its own."""
-        rank, world = processes.ranks()
-        starts = range(0, len(self._encodes), PART)
-        label = f"mine: encoding {len(self._encodes)} distinct inputs"
-        with ThreadPoolExecutor() as pool:
-            for part, start in enumerate(console.progress(starts, label=label, unit="parts")):
-                path = self._path(part)
-                if part % world != rank or path.exists():
-                    continue
-                chosen = self._encodes[start : start + PART]
-                inputs = list(pool.map(lambda encode: _load(data, encode), chosen))
-                label_part = f"mine: encoding part {part + 1}/{len(starts)}"
-                values = embedder.encode(inputs, batch_size=batch_size, label=label_part)
-                with files.atomic_path(path) as temporary:
-                    np.save(temporary, values.astype(np.float16))
-
-    def read(self, encodes: Sequence[ItemEncode]) -> Float[np.ndarray, "encodes dim"]:
-        """Return the embeddings of some of the encodes, as they are on disk."""
-        numbers = np.array([self._number[encode] for encode in encodes], dtype=np.int64)
-        parts, rows = np.divmod(numbers, PART)
-        pieces = {
-            part: np.load(self._path(part), mmap_mode="r") for part in np.unique(parts).tolist()
-        }
-        dim = next(iter(pieces.values())).shape[1]
-        values = np.empty((len(numbers), dim), dtype=np.float16)
-        for part, piece in pieces.items():
-            values[parts == part] = piece[rows[parts == part]]
-        return values
-
-    def _path(self, part: int) -> Path:
-        return self._folder / f"{part:05d}.npy"
-
-
-def _load(data: DataFolder, encode: ItemEncode) -> Encode:
-    from unime.models.rendering import Encode
-
-    text = data.items.item(encode.item).text
-    return Encode(text, data.load_image(encode.item), encode.side, encode.instruction)
 
 
 def _mined_table(plans: Sequence[TaskPlan], results: Sequence[TaskResult]) -> pa.Table:

@@ -3,24 +3,27 @@
 Parts are found by looking at the model's modules, so the same recipe serves every family. What
 matched is logged; a part or a name that matches nothing is an error, because a silently skipped
 vision tower has cost others whole runs.
+
+Each training stage merges its adapter, so the next one starts from merged weights. An adapter is also
+written as a file of its own, in peft's layout. Those of all stages, laid side by side, are one adapter of
+the checkpoint that the first stage started from: W + B1 A1 + B2 A2 = W + [B1 B2] [A1; A2].
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from unime.core import files
 from unime.core.config import Section
 from unime.core.console import log
 from unime.core.errors import ModelError, did_you_mean
-
-if TYPE_CHECKING:
-    from unime.models.embedder import Embedder
 
 Part = Literal["language", "vision", "projector"]
 
@@ -40,6 +43,12 @@ _ROOTS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+ADAPTER_FOLDER = "adapter"
+ADAPTER_WEIGHTS = "adapter_model.safetensors"
+_PREFIX = "base_model.model."
+Layers = dict[str, tuple[Tensor, Tensor]]
+"""Name of a linear layer -> (A `(r, in)`, B `(out, r)`), scaling multiplied into B."""
+
 
 class LoraSection(Section):
     """How the model is adapted."""
@@ -54,21 +63,16 @@ class LoraSection(Section):
     lora_dropout: float = Field(default=0.0, ge=0, lt=1)
 
 
-def apply_lora(embedder: Embedder, section: LoraSection) -> None:
-    """Freeze the model but for what the section names.
+def train_parts(model: nn.Module, section: LoraSection) -> None:
+    """Freeze a transformers model, with or without language-model head, but for what is named.
 
     Args:
-        embedder: changed in place; its weights keep their values.
+        model: changed in place; its weights keep their values.
         section: adapters or full training, of which parts.
 
     Raises:
         ModelError: when a part or a target name matches nothing.
     """
-    train_parts(embedder.backbone, section)
-
-
-def train_parts(model: nn.Module, section: LoraSection) -> None:
-    """Do `apply_lora` on a bare transformers model, with or without language-model head."""
     parts = parts_of(model)
     for part in section.parts:
         if not any(found == part for found in parts.values()):
@@ -86,14 +90,14 @@ def train_parts(model: nn.Module, section: LoraSection) -> None:
     _report(model, section, targets)
 
 
-def merge_lora(embedder: Embedder) -> None:
+def merge_lora(model: nn.Module) -> None:
     """Add the adapters to the weights they adapt, in float32, and remove them."""
-    for parent, name, layer in adapted_layers(embedder.backbone):
+    for parent, name, layer in adapted_layers(model):
         base = layer.get_base_layer()
         base.weight.data = _merged_weight(layer)
         setattr(parent, name, base)
-    if hasattr(embedder.backbone, "peft_config"):
-        del embedder.backbone.peft_config
+    if hasattr(model, "peft_config"):
+        del model.peft_config
 
 
 @contextmanager
@@ -206,3 +210,92 @@ def _report(model: nn.Module, section: LoraSection, names: list[str]) -> None:
         f"{'layers' if section.method == 'lora' else 'weights'} ({', '.join(kinds)}), "
         f"{trainable:,} of {total:,} parameters trained"
     )
+
+
+def save_adapter(model: nn.Module, base: str, folder: Path) -> bool:
+    """Write a model's adapter, if it has one, into `folder`; tell whether it has.
+
+    Args:
+        model: the backbone.
+        base: the checkpoint that it adapts.
+        folder: created when missing.
+    """
+    names = {module: name for name, module in model.named_modules()}
+    layers: Layers = {}
+    for _, _, layer in adapted_layers(model):
+        down = layer.lora_A[ADAPTER].weight.detach().float().cpu()
+        up = layer.lora_B[ADAPTER].weight.detach().float().cpu() * layer.scaling[ADAPTER]
+        layers[names[layer]] = (down, up)
+    if layers:
+        write_layers(layers, base, folder)
+    return bool(layers)
+
+
+def combine_adapters(folders: Sequence[Path], base: str, target: Path) -> None:
+    """Write the adapters of several stages as one adapter of the first stage's start.
+
+    Args:
+        folders: model folders in the order they were trained, each with its `adapter/`.
+        base: what the first stage started from.
+        target: the folder to fill.
+
+    Raises:
+        ModelError: when a stage left no adapter (it trained all weights).
+    """
+    layers: Layers = {}
+    for folder in folders:
+        if not (folder / ADAPTER_FOLDER / ADAPTER_WEIGHTS).is_file():
+            raise ModelError(
+                f"{folder} has no {ADAPTER_FOLDER}/: its stage trained weights themselves (method: full), so "
+                "there is no adapter to export; set adapter: false"
+            )
+        for name, added in read_layers(folder / ADAPTER_FOLDER).items():
+            downs, ups = zip(*(pair for pair in (layers.get(name), added) if pair), strict=True)
+            layers[name] = (torch.cat(downs), torch.cat(ups, dim=1))
+    write_layers(layers, base, target)
+
+
+def write_layers(layers: Layers, base: str, folder: Path) -> None:
+    """Write layers as a peft adapter whose scaling is 1."""
+    from peft import LoraConfig, TaskType
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ranks = {name: down.shape[0] for name, (down, _) in layers.items()}
+    rank = max(ranks.values())
+    other = {name: r for name, r in ranks.items() if r != rank}
+    settings: dict[str, Any] = {"rank_pattern": other, "alpha_pattern": dict(other)}
+    LoraConfig(
+        task_type=TaskType.FEATURE_EXTRACTION,
+        base_model_name_or_path=base,
+        r=rank,
+        lora_alpha=rank,
+        target_modules=sorted(layers),
+        bias="none",
+        inference_mode=True,
+        **settings,
+    ).save_pretrained(str(folder))
+    # peft keeps the names in a set, whose order differs from process to process.
+    config = files.read_json(folder / "adapter_config.json")
+    config["target_modules"] = sorted(config["target_modules"])
+    files.write_json(folder / "adapter_config.json", config)
+    tensors = {}
+    for name, (down, up) in layers.items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = down.contiguous()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = up.contiguous()
+    save_file(tensors, folder / ADAPTER_WEIGHTS, {"format": "pt"})
+
+
+def read_layers(folder: Path) -> Layers:
+    """Read what `write_layers` wrote."""
+    from safetensors.torch import load_file
+
+    tensors = load_file(folder / ADAPTER_WEIGHTS)
+    names = {key.removeprefix(_PREFIX).rpartition(".lora_")[0] for key in tensors}
+    return {
+        name: (
+            tensors[f"{_PREFIX}{name}.lora_A.weight"],
+            tensors[f"{_PREFIX}{name}.lora_B.weight"],
+        )
+        for name in sorted(names)
+    }

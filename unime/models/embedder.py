@@ -19,22 +19,22 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.core.config import ModelConfig
 from unime.core.console import log, progress
 from unime.core.errors import DataError
 from unime.core.files import read_json
+from unime.data.image_processor import PictureError
 from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.user_input import UserInput, read_input
 from unime.models import self_check
-from unime.models.embedder_modules import plain_modules, stock_modules
-from unime.models.loading import load_config, load_processor
+from unime.models.backbones import load_modules, load_plain
+from unime.models.inputs import ModelInput, Renderer
+from unime.models.model_config import ModelConfig
 from unime.models.model_folder import ModelSettings, embedder_config
 from unime.models.modes import evaluating
 from unime.models.prefix import SharedPrefix
-from unime.models.processor import follow_grids, prepare_processor, preprocessing_of
+from unime.models.processor import preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
-from unime.models.rendering import Encode, Renderer
-from unime.models.usable import PictureError
+from unime.models.saving import save_backbone
 from unime.models.vision_input import VisionInput
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ class Embedder:
             config: model, prompt, dtype, pixel limits and length.
             device: "cpu", "cuda:0", ...; by default a GPU if there is one.
             prompt: in place of the prompt file that `config` names.
-            plain: stand on transformers alone (see `unime.models.plain`).
+            plain: stand on transformers alone (see `unime.models.backbones`).
             check: run the self-check (`unime.models.self_check`).
 
         Raises:
@@ -122,7 +122,7 @@ class Embedder:
         check: bool = True,
     ) -> None:
         prompt = prompt or load_prompt(config.prompt)
-        module = plain_modules(config) if plain else stock_modules(config)
+        module = load_plain(config) if plain else load_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
         self._hold(module, config, prompt)
@@ -172,26 +172,26 @@ class Embedder:
         """Prepares inputs, without the weights: what a loader's worker processes are sent."""
         return self._renderer
 
-    def render(self, encode: Encode) -> str:
+    def render(self, one: ModelInput) -> str:
         """Return the text the tokenizer sees for one input, one placeholder for its image."""
-        return self._renderer.render(encode)
+        return self._renderer.render(one)
 
-    def features(self, encodes: Sequence[Encode], *, packed: bool = False) -> dict[str, Tensor]:
+    def features(self, inputs: Sequence[ModelInput], *, packed: bool = False) -> dict[str, Tensor]:
         """Return the model's inputs for one batch: right padded, on the CPU.
 
         Args:
-            encodes: the inputs.
-            packed: hand pictures over as bytes, for this embedder's own `network` and `forward`.
+            inputs: the inputs.
+            packed: hand images over as bytes, for this embedder's own `network` and `forward`.
 
         Raises:
             DataError: when an input is empty.
             ModelError: when prompt and image alone exceed `max_length`.
         """
-        return self._renderer.packed(encodes) if packed else self._renderer.features(encodes)
+        return self._renderer.packed(inputs) if packed else self._renderer.features(inputs)
 
-    def packed_features(self, encodes: Sequence[Encode]) -> dict[str, Tensor]:
-        """Return `features(encodes, packed=True)`."""
-        return self._renderer.packed(encodes)
+    def packed_features(self, inputs: Sequence[ModelInput]) -> dict[str, Tensor]:
+        """Return `features(inputs, packed=True)`."""
+        return self._renderer.packed(inputs)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
@@ -199,16 +199,16 @@ class Embedder:
 
         renderer = Renderer(self.processor, self.prompt, sys.maxsize, self.config.id)
         inputs = self_check.probe_inputs(
-            self.tokenizer, lambda text: renderer.render(Encode(text, Image.new("RGB", (8, 8))))
+            self.tokenizer, lambda text: renderer.render(ModelInput(text, Image.new("RGB", (8, 8))))
         )
         renderer.packs = self._renderer.packs
-        return renderer.packed([Encode(text, image) for text, image in inputs])
+        return renderer.packed([ModelInput(text, image) for text, image in inputs])
 
-    def is_cut(self, encode: Encode) -> bool:
+    def is_truncated(self, one: ModelInput) -> bool:
         """Tell whether an input is too long and loses the end of its text."""
-        before = self._renderer.cut
-        self.features([encode])
-        return self._renderer.cut > before
+        before = self._renderer.truncated
+        self.features([one])
+        return self._renderer.truncated > before
 
     def forward(self, features: Mapping[str, Any]) -> Float[Tensor, "batch dim"]:
         """Embed one batch of features, with gradient if enabled; rows have length 1."""
@@ -221,7 +221,7 @@ class Embedder:
 
     def encode(
         self,
-        encodes: Sequence[UserInput | Encode],
+        inputs: Sequence[UserInput | ModelInput],
         batch_size: int = 64,
         label: str = "encoding",
         *,
@@ -234,8 +234,8 @@ class Embedder:
         Equal inputs are encoded once; a batch holds inputs of like size.
 
         Args:
-            encodes: texts (a string is always a text), images, Paths of image files,
-                {"text": ..., "image": ...}, or `Encode`s, which say side and instruction themselves.
+            inputs: texts (a string is always a text), images, Paths of image files,
+                {"text": ..., "image": ...}, or `ModelInput`s, which say side and instruction themselves.
             batch_size: inputs in one forward pass, at most.
             label: what a progress line begins with.
             side: "query", or "target" for what is searched in.
@@ -247,32 +247,36 @@ class Embedder:
         Raises:
             DataError: for a single input instead of a list of them, or one that is no input.
         """
-        # An Encode is a tuple, a text a sequence of letters: both would be taken apart.
-        single = isinstance(encodes, str | bytes | Mapping | Encode) or not hasattr(
-            encodes, "__len__"
+        # A text is a sequence of letters, and would be taken apart.
+        single = isinstance(inputs, str | bytes | Mapping | ModelInput) or not hasattr(
+            inputs, "__len__"
         )
         if single or batch_size < 1 or side not in ("query", "target"):
             raise DataError(
                 "expected a list of inputs, a batch_size from 1 on and the side 'query' or "
-                f"'target'; got a {type(encodes).__name__}, {batch_size} and {side!r}"
+                f"'target'; got a {type(inputs).__name__}, {batch_size} and {side!r}"
             )
-        vectors = np.empty((len(encodes), self.dim), dtype=np.float32)
+        vectors = np.empty((len(inputs), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
-        twins: list[tuple[int, int]] = []
-        batches = self._batches(_Inputs(encodes, side, instruction), batch_size, first_row, twins)
-        cut_before = self._renderer.cut
+        duplicates: list[tuple[int, int]] = []
+        batches = self._batches(
+            _Inputs(inputs, side, instruction), batch_size, first_row, duplicates
+        )
+        before = self._renderer.truncated
         with evaluating(self.module), torch.inference_mode():
-            total = -(-len(encodes) // batch_size)
+            total = -(-len(inputs) // batch_size)
             for rows, batch in progress(batches, total, label, "batch"):
                 try:
                     features = self.packed_features(batch)
                 except PictureError as error:
                     raise error.at(rows[error.place]) from None
                 vectors[rows] = self.forward(features).cpu().numpy()
-        for row, twin in twins:
-            vectors[row] = vectors[twin]
-        if cut := self._renderer.cut - cut_before:
-            log(f"{label}: {cut} texts were cut at max_length {self.config.max_length} tokens")
+        for row, first in duplicates:
+            vectors[row] = vectors[first]
+        if truncated := self._renderer.truncated - before:
+            log(
+                f"{label}: {truncated} texts were truncated at max_length {self.config.max_length} tokens"
+            )
         return vectors
 
     def similarity(
@@ -300,34 +304,46 @@ class Embedder:
         text = json.dumps(self.preprocessing, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
+    @property
+    def description(self) -> dict[str, Any]:
+        """What a model folder says, in `unime.json`, about how its inputs are to be prepared."""
+        return {
+            "model": self.config.model_dump(mode="json", exclude={"id", "revision"}),
+            "preprocessing": self.preprocessing,
+            "fingerprint": self.fingerprint,
+            "prompt": {
+                "id": self.prompt.id,
+                "hash": self.prompt.hash,
+                "levels": dict(self.prompt.levels),
+            },
+        }
+
     def save(self, folder: Path | str) -> None:
         """Write merged weights, processor and template as a plain Hugging Face folder.
 
         Adapters are merged into what is written; the model itself stays as it is.
         """
-        from unime.models.saving import save_embedder
-
-        save_embedder(self, Path(folder))
+        save_backbone(self.backbone, self.processor, self.config, self.description, Path(folder))
 
     def _batches(
         self,
-        encodes: _Inputs,
+        inputs: _Inputs,
         batch_size: int,
         first_row: dict[bytes, int],
-        twins: list[tuple[int, int]],
-    ) -> Iterator[tuple[list[int], list[Encode]]]:
-        """Yield rows and inputs of one batch; note duplicates in `twins`."""
-        for start in range(0, len(encodes), batch_size * WINDOW):
-            window: dict[int, Encode] = {}
-            for row in range(start, min(start + batch_size * WINDOW, len(encodes))):
-                encode = encodes[row]
-                if encode.image is not None:
-                    encode = encode._replace(image=to_rgb(encode.image))
-                first = first_row.setdefault(_identity(encode), row)
+        duplicates: list[tuple[int, int]],
+    ) -> Iterator[tuple[list[int], list[ModelInput]]]:
+        """Yield rows and inputs of one batch; note duplicates."""
+        for start in range(0, len(inputs), batch_size * WINDOW):
+            window: dict[int, ModelInput] = {}
+            for row in range(start, min(start + batch_size * WINDOW, len(inputs))):
+                one = inputs[row]
+                if one.image is not None:
+                    one = one.with_image(to_rgb(one.image))
+                first = first_row.setdefault(_identity(one), row)
                 if first == row:
-                    window[row] = encode
+                    window[row] = one
                 else:
-                    twins.append((row, first))
+                    duplicates.append((row, first))
             rows = sorted(window, key=lambda row: _size(window[row]))
             for begin in range(0, len(rows), batch_size):
                 chosen = rows[begin : begin + batch_size]
@@ -343,22 +359,12 @@ class _Inputs:
     def __len__(self) -> int:
         return len(self._inputs)
 
-    def __getitem__(self, place: int) -> Encode:
+    def __getitem__(self, place: int) -> ModelInput:
         value = self._inputs[place]
-        if isinstance(value, Encode):
+        if isinstance(value, ModelInput):
             return value
         found = read_input(value, f"input {place}")
-        return Encode(found.text, found.open(), self._side, self._instruction)
-
-
-def renderer_of(config: ModelConfig) -> tuple[Renderer, Any]:
-    """Return what prepares a model's inputs, and its configuration; no weights are loaded."""
-    processor = load_processor(config.id, config.revision)
-    prepare_processor(processor, config, "right", images_first=True)
-    model = load_config(config.id, config.revision)
-    follow_grids(model, processor)
-    renderer = Renderer(processor, load_prompt(config.prompt), config.max_length, config.id)
-    return renderer, model
+        return ModelInput(found.text, found.open(), self._side, self._instruction)
 
 
 def _compare_with_training(embedder: Embedder) -> None:
@@ -374,17 +380,17 @@ def _compare_with_training(embedder: Embedder) -> None:
         log(f"{embedder.config.id} was trained with other preprocessing: {'; '.join(lines)}")
 
 
-def _identity(encode: Encode) -> bytes:
+def _identity(one: ModelInput) -> bytes:
     """Return a hash of everything that decides an input's embedding."""
     # With lengths, so that no text can end where another field begins.
-    text = "".join(f"{len(part)}:{part}" for part in (encode.text, encode.side, encode.instruction))
+    text = "".join(f"{len(part)}:{part}" for part in (one.text, one.side, one.instruction))
     hasher = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16)
-    if encode.image is not None:
-        hasher.update(b"\0" + pixels_hash(encode.image))
+    if one.image is not None:
+        hasher.update(b"\0" + pixels_hash(one.image))
     return hasher.digest()
 
 
-def _size(encode: Encode) -> tuple[int, int]:
+def _size(one: ModelInput) -> tuple[int, int]:
     """Return a sort key that brings inputs of like cost together."""
-    pixels = 0 if encode.image is None else encode.image.width * encode.image.height
-    return pixels, len(encode.text) + len(encode.instruction)
+    pixels = 0 if one.image is None else one.image.width * one.image.height
+    return pixels, len(one.text) + len(one.instruction)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from unime.core.config import ModelConfig
+from unime.core import files
 from unime.core.errors import ModelError
+from unime.models.model_config import ModelConfig
 from unime.models.prompts import EmbedPrompt
 
 if TYPE_CHECKING:
@@ -52,12 +53,26 @@ def load_exported(
     Raises:
         ModelError: when it is no export.
     """
-    from unime.export.folder_checks import read
     from unime.models.embedder import Embedder
 
     folder = exported_folder(model, revision)
-    facts = read(folder, "unime.json")
+    facts = read_export_file(folder, "unime.json")
     config = ModelConfig(id=str(folder), **facts["model"])
     prompt = EmbedPrompt(**facts["prompt"])
     # A search starts in a second; what it searches with was checked when it was exported.
     return Embedder.load(config, device, prompt, plain=plain, check=not plain)
+
+
+def read_export_file(folder: Path, name: str) -> Any:
+    """Read one of an export's JSON files.
+
+    Raises:
+        ModelError: when it is missing or damaged.
+    """
+    path = folder / name
+    if not path.is_file():
+        raise ModelError(f"{path} is missing; expected a folder written by 'unime export'")
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        raise ModelError(f"{path} is damaged: {error}; export the model again") from None

@@ -18,8 +18,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.core.console import log
-from unime.models.pictures import image_token_id
-from unime.models.vision_input import Layout, TowerOutput, VisionInput, handed_over, tower_output
+from unime.models.image_blocks import image_token_id
+from unime.models.vision_input import (
+    FeatureLayout,
+    TowerOutput,
+    VisionInput,
+    handed_over,
+    tower_output,
+)
 
 TEXT = ("input_ids", "attention_mask", "mm_token_type_ids")
 """What a processor returns beside the vision tower's inputs."""
@@ -29,7 +35,7 @@ WORDS = "what is to be seen on this picture here, and what is not"
 class Hooks(NamedTuple):
     """What works with one model."""
 
-    layout: Layout | None
+    layout: FeatureLayout | None
     """How it takes the vision tower's output in place of pixels; None where it does not."""
     cache: str | None
     """The argument that takes keys and values; None where they cannot be shared."""
@@ -103,8 +109,8 @@ def position_ids(
         backbone: the model without its head.
         ids: tokens.
         mask: 1 at tokens that are no padding.
-        is_image: 1 at image tokens; only where positions depend on pictures (Qwen).
-        grids: of all pictures in their order, likewise.
+        is_image: 1 at image tokens; only where positions depend on images (Qwen).
+        grids: of all images in their order, likewise.
     """
     get_rope_index = getattr(backbone, "get_rope_index", None)
     if get_rope_index is None:
@@ -115,7 +121,7 @@ def position_ids(
 
 
 class Trial(NamedTuple):
-    """One small prompt with a picture, and what the model makes of it."""
+    """One small prompt with an image, and what the model makes of it."""
 
     inputs: dict[str, Tensor]
     """Tokens, mask, and positions as we number them."""
@@ -195,9 +201,9 @@ def _called(backbone: Any, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor 
     return hidden, handed[0] if handed else None
 
 
-def _try_features(backbone: Any, trial: Trial) -> Layout:
+def _try_features(backbone: Any, trial: Trial) -> FeatureLayout:
     ours = trial.inputs["position_ids"]
-    # Hidden states would tell too little: a small picture has few positions of its own.
+    # Hidden states would tell too little: a small image has few positions of its own.
     if trial.positions is not None and not torch.equal(trial.positions, ours):
         raise ValueError("the model numbers positions in another way than its get_rope_index")
     output, layout = tower_output(backbone, trial.pixels)
@@ -207,7 +213,7 @@ def _try_features(backbone: Any, trial: Trial) -> Layout:
 
 
 def _try_sharing(backbone: Any, trial: Trial, hooks: Hooks) -> None:
-    """Let two prompts share a beginning, which holds the picture."""
+    """Let two prompts share a beginning, which holds the image."""
     ids, mask, positions = trial.inputs.values()
     length = max(trial.picture.stop, ids.shape[1] - 4)
     cache = new_cache(backbone.config)
@@ -234,7 +240,7 @@ def cache_argument(backbone: Any) -> str:
 
 
 def agree(ours: Tensor, stock: Tensor) -> None:
-    """Raise where outputs differ by more than rounding; an ignored picture makes it about 1."""
+    """Raise where outputs differ by more than rounding; an ignored image makes it about 1."""
     error = (ours.float() - stock.float()).norm(dim=-1) / stock.float().norm(dim=-1)
     if not float(error.mean()) < (1e-3 if stock.dtype == torch.float32 else 0.05):
         raise ValueError(f"the outputs differ by {float(error.mean()):.2g} of their length")

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypedDict
 
 from unime.core import files
-from unime.core.config import ModelConfig, checked
+from unime.core.config import checked
 from unime.core.errors import ModelError
+from unime.models.model_config import ModelConfig
 from unime.models.prompts import EmbedPrompt
 
 FACTS = "unime.json"

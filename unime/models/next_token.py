@@ -6,8 +6,8 @@ through the model once, its keys and values serve all of them, and each prompt p
 alone. The results are those of independent runs.
 
 Three traps, each silent: Qwen's positions must be computed on the whole prompt; a beginning must
-not end within different pictures' equal image tokens; LLaVA-OneVision's token block of a picture
-depends on how many pictures the prompt has.
+not end within different pictures' equal image tokens; LLaVA-OneVision's token block of an image
+depends on how many images the prompt has.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unime.models.hooks import hidden_states, hooks_of, new_cache, position_ids
-from unime.models.pictures import Picture, Pictures, Seen, vision_output
+from unime.models.image_blocks import ImageBlock, ImageFeatures, KeyedImage, vision_output
 from unime.models.processor import tokenizing
 
 SHORTEST = 8
@@ -34,19 +34,19 @@ class Prompt(NamedTuple):
     """A whole prompt, rendered by the wrapped chat template."""
 
     text: str
-    """One placeholder for each picture."""
-    pictures: tuple[Picture, ...] = ()
+    """One placeholder for each image."""
+    pictures: tuple[KeyedImage, ...] = ()
 
 
 @dataclass(frozen=True)
-class Tokens:
+class PromptTokens:
     """A prompt as the language model reads it."""
 
     ids: Int[Tensor, " length"]
     owner: Int[Tensor, " length"]
-    """At image tokens which picture they show, and at which of the prompt's places, as a number that
+    """At image tokens which image they show, and at which of the prompt's places, as a number that
     all prompts of a call share; 0 elsewhere."""
-    seen: tuple[Seen, ...]
+    seen: tuple[ImageBlock, ...]
     prompt: Prompt | None = None
     """What they were made of, for a model that is only given pixels."""
 
@@ -71,16 +71,16 @@ class NextToken:
         self.model, self.processor = model, processor
         self.batch_size = batch_size
         self._hooks = hooks_of(self._backbone, processor)
-        self._pictures = Pictures(model, processor, cache_gb)
+        self._pictures = ImageFeatures(model, processor, cache_gb)
 
-    def tokenize(self, prompts: Sequence[Prompt]) -> list[Tokens]:
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[PromptTokens]:
         """Return the tokens of prompts, each placeholder replaced by its picture's block."""
         if not prompts:
             return []
         if self._hooks.layout is None:
             rows = [plain_inputs(self.processor, [prompt])["input_ids"][0] for prompt in prompts]
             return [
-                Tokens(ids, torch.zeros_like(ids), (), prompt)
+                PromptTokens(ids, torch.zeros_like(ids), (), prompt)
                 for ids, prompt in zip(rows, prompts, strict=True)
             ]
         rows = token_ids(self.processor, prompts)
@@ -92,7 +92,7 @@ class NextToken:
         ]
 
     def logits(
-        self, prompts: Sequence[Tokens]
+        self, prompts: Sequence[PromptTokens]
     ) -> Iterator[tuple[list[int], Float[Tensor, "batch vocab"]]]:
         """Yield places of prompts and their next-token logits, until all prompts are done.
 
@@ -102,7 +102,7 @@ class NextToken:
         if self._hooks.layout is None:
             yield from self._plain(prompts)
             return
-        # A family that puts pictures first begins differently with every number of them.
+        # A family that puts images first begins differently with every number of them.
         places = sorted(range(len(prompts)), key=lambda p: (len(prompts[p].seen), len(prompts[p])))
         for _, group in itertools.groupby(places, key=lambda place: len(prompts[place].seen)):
             chosen = list(group)
@@ -116,7 +116,7 @@ class NextToken:
 
     @torch.inference_mode()
     def _plain(
-        self, prompts: Sequence[Tokens]
+        self, prompts: Sequence[PromptTokens]
     ) -> Iterator[tuple[list[int], Float[Tensor, "batch vocab"]]]:
         """Do the same with nothing shared and nothing remembered."""
         places = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
@@ -131,20 +131,20 @@ class NextToken:
         self,
         row: list[int],
         prompt: Prompt,
-        seen: list[Seen],
+        seen: list[ImageBlock],
         numbers: dict[tuple[bytes, int], int],
-    ) -> Tokens:
+    ) -> PromptTokens:
         marked = []
         for count, (picture, block) in enumerate(zip(prompt.pictures, seen, strict=True)):
-            # By place too: the same picture twice in a row is still two blocks.
+            # By place too: the same image twice in a row is still two blocks.
             number = numbers.setdefault((picture.key, count), len(numbers) + 1)
             is_image = block.tokens == self._pictures.token_id
             marked.append((block.tokens, is_image.long() * number))
         ids, owner = place_blocks(row, marked, self._pictures.token_id, outside=0)
-        return Tokens(ids, owner, tuple(seen))
+        return PromptTokens(ids, owner, tuple(seen))
 
     @torch.inference_mode()
-    def _prefill(self, tokens: Tokens, length: int) -> Any:
+    def _prefill(self, tokens: PromptTokens, length: int) -> Any:
         """Return the keys and values of a beginning."""
         cache = new_cache(self.model.config)
         self._forward([tokens], 0, length, cache)
@@ -152,7 +152,7 @@ class NextToken:
 
     @torch.inference_mode()
     def _continue(
-        self, rows: Sequence[Tokens], shared: int, cache: Any | None
+        self, rows: Sequence[PromptTokens], shared: int, cache: Any | None
     ) -> Float[Tensor, "batch vocab"]:
         if cache is not None:
             # The model appends to the cache it is given.
@@ -167,7 +167,7 @@ class NextToken:
         return self.model.get_output_embeddings()(ends)
 
     def _forward(
-        self, rows: Sequence[Tokens], start: int, stop: int, cache: Any | None
+        self, rows: Sequence[PromptTokens], start: int, stop: int, cache: Any | None
     ) -> Float[Tensor, "batch length dim"]:
         """Return the hidden states of positions `start` to `stop`, those before in the cache.
 
@@ -195,7 +195,7 @@ class NextToken:
     def _backbone(self) -> Any:
         return getattr(self.model, self.model.base_model_prefix)
 
-    def _positions(self, rows: Sequence[Tokens], ids: Tensor, mask: Tensor) -> Tensor:
+    def _positions(self, rows: Sequence[PromptTokens], ids: Tensor, mask: Tensor) -> Tensor:
         grids = [seen.grid for row in rows for seen in row.seen if seen.grid is not None]
         is_image = (ids == self._pictures.token_id).int()
         joined = torch.stack(grids).to(ids.device) if grids else None
@@ -203,7 +203,7 @@ class NextToken:
 
 
 def token_ids(processor: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return the tokens of prompts, one image token for each picture."""
+    """Return the tokens of prompts, one image token for each image."""
     with tokenizing():
         return processor.tokenizer(
             [prompt.text for prompt in prompts],
@@ -254,8 +254,8 @@ def place_blocks(
     are those of the whole text.
 
     Args:
-        ids: tokens with one image token for each picture.
-        blocks: of each picture its tokens, and a mark for each of them.
+        ids: tokens with one image token for each image.
+        blocks: of each image its tokens, and a mark for each of them.
         image_token: the placeholder.
         outside: the mark of text.
     """
@@ -272,11 +272,11 @@ def place_blocks(
     return torch.cat(tokens), torch.cat(marks)
 
 
-def shared_length(rows: Sequence[Tokens]) -> int:
+def shared_length(rows: Sequence[PromptTokens]) -> int:
     """Return how many tokens all rows begin with in common; at least one of each stays outside.
 
-    Image tokens are equal where they show the same picture. No picture is cut: where rows differ
-    in a picture, they differ from its first token on.
+    Image tokens are equal where they show the same image. No image is cut: where rows differ
+    in an image, they differ from its first token on.
     """
     most = min(map(len, rows)) - 1
     first = rows[0]
@@ -286,8 +286,8 @@ def shared_length(rows: Sequence[Tokens]) -> int:
     return int(same.long().cumprod(dim=0).sum())
 
 
-def _within(row: Tokens, start: int, stop: int) -> list[Seen]:
-    """Return the pictures whose tokens lie in a part of a prompt; none lies in two parts."""
+def _within(row: PromptTokens, start: int, stop: int) -> list[ImageBlock]:
+    """Return the images whose tokens lie in a part of a prompt; none lies in two parts."""
     counts = [len(seen.features) for seen in row.seen]
     before = int((row.owner[:start] > 0).sum())
     until = int((row.owner[:stop] > 0).sum())

@@ -1,4 +1,4 @@
-"""What a model answers about (query, candidate) pairs: for the in-process judge and the reranker."""
+"""What a model answers about (query, candidate) pairs, and the tokens that spell its answers."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unime.models.next_token import NextToken, Prompt, Tokens
-from unime.models.pictures import Picture
+from unime.core.errors import ModelError
+from unime.models.image_blocks import KeyedImage
+from unime.models.next_token import NextToken, Prompt, PromptTokens
 from unime.models.prompts import JudgePrompt, RenderedPair
 
 
-class Side(NamedTuple):
+class PairSide(NamedTuple):
     """One side of a pair."""
 
     text: str = ""
-    picture: Picture | None = None
+    picture: KeyedImage | None = None
 
 
 class PairInput(NamedTuple):
     """A query and one candidate."""
 
     instruction: str
-    query: Side
-    candidate: Side
+    query: PairSide
+    candidate: PairSide
 
     @property
     def query_key(self) -> tuple[str, str, bytes]:
@@ -40,7 +41,7 @@ class PairAnswers(NamedTuple):
     """What was read from the next token of every pair."""
 
     lengths: list[int]
-    """Tokens of each prompt."""
+    """PromptTokens of each prompt."""
     values: Float[Tensor, "pairs values"]
     """Float64 on the CPU; NaN where a prompt is longer than `max_length`."""
 
@@ -52,7 +53,7 @@ class PairScorer:
         model: a generative vision-language model, in evaluation mode.
         processor: with the wrapped chat template.
         prompt: what is asked about a pair.
-        max_length: longer prompts are not cut: cutting would judge another pair.
+        max_length: longer prompts are not truncated: that would judge another pair.
         batch_size: pairs in one forward pass; changes no score.
     """
 
@@ -83,8 +84,8 @@ class PairScorer:
             return PairAnswers(lengths, torch.full((len(pairs), 1), torch.nan).double())
         return PairAnswers(lengths, torch.stack([row for row in rows if row is not None]))
 
-    def tokens(self, pairs: Sequence[PairInput]) -> list[Tokens]:
-        """Return each pair's prompt as the model reads it, placeholders replaced by pictures."""
+    def tokens(self, pairs: Sequence[PairInput]) -> list[PromptTokens]:
+        """Return each pair's prompt as the model reads it, placeholders replaced by images."""
         return self._next_token.tokenize([self.prompted(pair) for pair in pairs])
 
     def prompted(self, pair: PairInput) -> Prompt:
@@ -114,3 +115,52 @@ def messages_of(rendered: RenderedPair) -> list[dict[str, Any]]:
     if not rendered.system:
         return [user]
     return [{"role": "system", "content": [{"type": "text", "text": rendered.system}]}, user]
+
+
+def single_token_spellings(tokenizer: Any, answers: Sequence[str]) -> list[int]:
+    """Return the ids of all single tokens that spell one of the answers, in any case.
+
+    Raises:
+        ModelError: when the tokenizer has none.
+    """
+    words = {word for answer in answers for word in (answer, answer.lower(), answer.capitalize())}
+    words |= {answer.upper() for answer in answers}
+    spellings = sorted(words | {f" {word}" for word in words})
+    found = {token for spelling in spellings if (token := _single(tokenizer, spelling)) is not None}
+    if not found:
+        raise ModelError(
+            f"the judge's tokenizer has no single token for any of the answers {sorted(words)}; "
+            "use a prompt file with answers it has"
+        )
+    return sorted(found)
+
+
+def single_token(tokenizer: Any, answers: Sequence[str]) -> int:
+    """Return the id of the first answer that is one token, as it is or else behind a space.
+
+    Raises:
+        ModelError: when none is.
+    """
+    for spelling in [*answers, *(f" {answer}" for answer in answers)]:
+        if (token := _single(tokenizer, spelling)) is not None:
+            return token
+    raise ModelError(
+        f"the tokenizer has no single token for any of the answers {list(answers)}; use a prompt "
+        "file with answers it has"
+    )
+
+
+def answer_masses(
+    logits: Float[Tensor, "batch vocab"], answers: Sequence[Sequence[int]]
+) -> Float[Tensor, "batch answers"]:
+    """Return the probability of each answer, all its spellings together, float64."""
+    probabilities = logits.double().softmax(dim=-1)
+    return torch.stack([probabilities[:, list(ids)].sum(dim=1) for ids in answers], dim=1)
+
+
+def _single(tokenizer: Any, spelling: str) -> int | None:
+    ids = tokenizer.encode(spelling, add_special_tokens=False)
+    # A word the vocabulary lacks may come back as one unknown token: read it back.
+    if len(ids) == 1 and tokenizer.decode(ids).strip() == spelling.strip():
+        return ids[0]
+    return None

@@ -13,9 +13,9 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from unime.models.backbones import pooled
 from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
 from unime.models.next_token import SHORTEST
-from unime.models.plain import pooled
 
 
 class SharesPrefix(nn.Module):
@@ -89,5 +89,5 @@ def _hidden_after_prefix(
 
 
 def image_token_of(config: Any) -> int | None:
-    """Return the token that stands for a part of a picture, by a model's configuration."""
+    """Return the token that stands for a part of an image, by a model's configuration."""
     return getattr(config, "image_token_id", getattr(config, "image_token_index", None))

@@ -16,10 +16,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from unime.core.config import ModelConfig
 from unime.core.console import log
 from unime.core.errors import ModelError
 from unime.models.look_alikes import look_alikes, normalize
+from unime.models.model_config import ModelConfig
 from unime.models.template import escaped_text, unwrap_template, wrap_template
 
 _PROBE = "unimeprobe"
@@ -155,7 +155,7 @@ def template_hash(processor: Any) -> str:
 def limit_pixels(image_processor: Any, config: ModelConfig) -> None:
     """Apply `min_pixels` and `max_pixels` in the way the family knows, in place.
 
-    Families with free resolution take both. Families that cut pictures into square tiles keep the
+    Families with free resolution take both. Families that cut images into square tiles keep the
     grids within `max_pixels`, at least one tile; `min_pixels` means nothing to them.
     """
     if config.min_pixels > config.max_pixels:
@@ -167,7 +167,7 @@ def limit_pixels(image_processor: Any, config: ModelConfig) -> None:
         image_processor.image_grid_pinpoints = fitting or [list(grids[0])]
     elif tile and getattr(image_processor, "do_image_splitting", None) is not None:
         edge = int(dict(tile)["longest_edge"])
-        # These families also enlarge small pictures: never above what the checkpoint asks for.
+        # These families also enlarge small images: never above what the checkpoint asks for.
         largest = min(math.isqrt(config.max_pixels), int(image_processor.size["longest_edge"]))
         image_processor.size = {"longest_edge": max(1, largest // edge) * edge}
     elif hasattr(image_processor, "merge_size"):
@@ -181,7 +181,7 @@ def limit_pixels(image_processor: Any, config: ModelConfig) -> None:
 
 
 def follow_grids(model_config: Any, processor: Any) -> None:
-    """Tell the model which grids its pictures are cut into, in place: it unpads by the same list."""
+    """Tell the model which grids its images are cut into, in place: it unpads by the same list."""
     grids = getattr(processor.image_processor, "image_grid_pinpoints", None)
     if grids and hasattr(model_config, "image_grid_pinpoints"):
         model_config.image_grid_pinpoints = [list(grid) for grid in grids]

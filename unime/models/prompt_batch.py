@@ -1,6 +1,6 @@
-"""Prompts as one batch of tensors: each distinct picture once, and what a group begins with once.
+"""Prompts as one batch of tensors: each distinct image once, and what a group begins with once.
 
-A reranker is trained on many questions about one query. The instruction, the query and its picture
+A reranker is trained on many questions about one query. The instruction, the query and its image
 come first and are the same in all of them: their keys and values are computed once for the group,
 forward and backward, and each question pays for its candidate alone. Attention is causal, so this
 is exact. `unime.models.next_token` does the same without gradient.
@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
+from unime.models.image_blocks import image_token_id, looks_alone, prepare_pictures
 from unime.models.next_token import (
     SHORTEST,
     Prompt,
@@ -25,7 +26,6 @@ from unime.models.next_token import (
     plain_inputs,
     token_ids,
 )
-from unime.models.pictures import image_token_id, looks_alone, prepare_pictures
 from unime.models.vision_input import TowerOutput, tower_output
 
 NOT_PIXELS = (
@@ -43,7 +43,7 @@ def prompt_batch(
     Args:
         prompts: rendered by the wrapped chat template.
         groups: equal where prompts begin alike.
-        processor: cuts pictures and texts.
+        processor: makes patches of images and tokens of texts.
         backbone: numbers the positions as it would itself.
     """
     if hooks_of(backbone, processor).layout is None:
@@ -114,7 +114,7 @@ def last_hidden(
     begins = places < shared[:, None]
     cache = new_cache(backbone.config)
     beginning = {
-        # What follows a shorter beginning may be a picture, which is not for this pass.
+        # What follows a shorter beginning may be an image, which is not for this pass.
         "input_ids": ids[first, : len(places)].where(begins, ids[first, last[first]][:, None]),
         "attention_mask": begins.to(mask.dtype),
         "position_ids": positions[..., first, : len(places)],
@@ -159,7 +159,7 @@ def _shared(
 ) -> dict[str, Tensor]:
     """Return how long the groups' common beginnings are; nothing where none is worth a call.
 
-    A picture is never cut: where rows differ in one, they differ from its first token on. A group
+    An image is never cut: where rows differ in one, they differ from its first token on. A group
     of one begins with all but its last token.
     """
     numbers = {key: place for place, key in enumerate(dict.fromkeys(groups))}

@@ -9,23 +9,23 @@ from torch import Tensor, nn
 
 from unime.core.errors import ModelError
 from unime.models.next_token import Prompt
-from unime.models.pair_scorer import Side, messages_of
+from unime.models.pair_scorer import PairSide, messages_of
 from unime.models.processor import tokenizing
 from unime.models.prompt_batch import prompt_batch
 from unime.models.prompts import JudgePrompt, ListPrompt
 
 
-class Question(NamedTuple):
+class RerankQuestion(NamedTuple):
     """One prompt's content."""
 
     instruction: str
-    query: Side
-    candidates: tuple[Side, ...]
+    query: PairSide
+    candidates: tuple[PairSide, ...]
     is_list: bool = False
     """Which of the candidates is best; otherwise there is one, and the answer is yes or no."""
 
     @property
-    def sides(self) -> tuple[Side, ...]:
+    def sides(self) -> tuple[PairSide, ...]:
         """The query, then the candidates: the order of their images."""
         return (self.query, *self.candidates)
 
@@ -59,8 +59,8 @@ class QuestionRenderer:
         self.processor, self.pair_prompt, self.list_prompt = processor, pair_prompt, list_prompt
         self.max_length, self.name = max_length, name
 
-    def prompt(self, question: Question) -> Prompt:
-        """Return the rendered prompt, its pictures in the order of their placeholders."""
+    def prompt(self, question: RerankQuestion) -> Prompt:
+        """Return the rendered prompt, its images in the order of their placeholders."""
         query, *candidates = [(side.text, side.picture is not None) for side in question.sides]
         if question.is_list:
             rendered = self.list_prompt.render(question.instruction, query, candidates)
@@ -70,10 +70,10 @@ class QuestionRenderer:
         pictures = tuple(side.picture for side in question.sides if side.picture is not None)
         return Prompt(text, pictures)
 
-    def shortened(self, question: Question, length: int) -> Question:
-        """Return the question with its longest texts cut until it fits `max_length`.
+    def shortened(self, question: RerankQuestion, length: int) -> RerankQuestion:
+        """Return the question with its longest texts truncated until it fits `max_length`.
 
-        Only contents are cut, at their ends: images, instruction, question and the position of the
+        Only contents are truncated, at their ends: images, instruction, question and the position of the
         answer stay whole.
 
         Args:
@@ -91,7 +91,7 @@ class QuestionRenderer:
                 for side in sides
             ]
         lengths = list(map(len, ids))
-        # Cut ends may be tokenised anew, into one token more for each text.
+        # Truncated ends may be tokenised anew, into one token more for each text.
         limit = _water_level(lengths, length - self.max_length + len(sides))
         if limit is None:
             raise ModelError(
@@ -99,11 +99,11 @@ class QuestionRenderer:
                 f"alone take {length - sum(lengths)} of {length} tokens; raise max_length or lower "
                 "max_pixels"
             )
-        cut = [
+        shorter = [
             side if count <= limit else side._replace(text=tokenizer.decode(row[:limit]))
             for side, row, count in zip(sides, ids, lengths, strict=True)
         ]
-        return question._replace(query=cut[0], candidates=tuple(cut[1:]))
+        return question._replace(query=shorter[0], candidates=tuple(shorter[1:]))
 
 
 class QuestionInputs:
@@ -118,10 +118,10 @@ class QuestionInputs:
     def __init__(self, renderer: QuestionRenderer, backbone: Any) -> None:
         self.renderer = renderer
         self._numbering = _without_weights(backbone)
-        self.cut = 0
+        self.truncated = 0
         """How many questions were shortened so far."""
 
-    def __call__(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+    def __call__(self, questions: Sequence[RerankQuestion]) -> dict[str, Tensor]:
         """Return the model's inputs of one batch; see `unime.models.prompt_batch`.
 
         Raises:
@@ -135,7 +135,7 @@ class QuestionInputs:
             question if length <= most else self.renderer.shortened(question, length)
             for question, length in zip(questions, lengths, strict=True)
         ]
-        self.cut += sum(length > most for length in lengths)
+        self.truncated += sum(length > most for length in lengths)
         features = self.whole(fitting)
         longest = int(features["attention_mask"].sum(dim=1).max())
         if longest > most:
@@ -145,7 +145,7 @@ class QuestionInputs:
             )
         return features
 
-    def whole(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+    def whole(self, questions: Sequence[RerankQuestion]) -> dict[str, Tensor]:
         """Return the inputs of questions however long they are."""
         prompts = [self.renderer.prompt(question) for question in questions]
         groups = [question.beginning for question in questions]

@@ -13,32 +13,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unime.core import files
-from unime.core.config import ModelConfig
 from unime.models import self_check
 from unime.models.adapters import merged
-from unime.models.answers import single_token
+from unime.models.backbones import load_generative
 from unime.models.exact_head import answer_logits, make_head_exact
-from unime.models.generative import load_generative
 from unime.models.hooks import Hooks, hooks_of
+from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.next_token import Prompt
-from unime.models.pair_scorer import Side
+from unime.models.pair_scorer import PairSide, single_token
 from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden
 from unime.models.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
-from unime.models.questions import Question, QuestionInputs, QuestionRenderer
+from unime.models.questions import QuestionInputs, QuestionRenderer, RerankQuestion
 from unime.models.vision_input import VisionInput
 
 FACTS = "unime.json"
-
-
-class RerankConfig(ModelConfig):
-    """A reranker's model and prompts."""
-
-    prompt: str = "judge/yes_no.v1"
-    """Asks about one candidate: a judge's prompt, so that a reranker can be the judge."""
-    list_prompt: str = "rerank/choose.v1"
-    """Asks which candidate of a list is best."""
 
 
 class AnswerLogits(SharesPrefix):
@@ -128,7 +118,7 @@ class RerankModel:
         """Run the self-check on the network that is trained, and on next tokens as `Reranker` asks.
 
         Raises:
-            ModelError: when it does not see pictures or does not read texts.
+            ModelError: when it does not see images or does not read texts.
         """
         with self_check.answering(self.config.id), torch.inference_mode():
             outputs = self.forward(self.check_features())
@@ -151,18 +141,18 @@ class RerankModel:
         return self.model.device
 
     @property
-    def cut(self) -> int:
+    def truncated(self) -> int:
         """How many questions were shortened so far."""
-        return self.inputs.cut
+        return self.inputs.truncated
 
-    def features(self, questions: Sequence[Question]) -> dict[str, Tensor]:
+    def features(self, questions: Sequence[RerankQuestion]) -> dict[str, Tensor]:
         """Return the model's inputs of one batch; see `QuestionInputs`."""
         return self.inputs(questions)
 
     def check_features(self) -> dict[str, Tensor]:
         """Return the inputs of the self-check, whatever `max_length` says, as the network takes them."""
         sides = self_check.probe_sides(self.processor.tokenizer, self._pair)
-        return self.inputs.whole([Question("", query, (other,)) for query, other in sides])
+        return self.inputs.whole([RerankQuestion("", query, (other,)) for query, other in sides])
 
     def forward(self, features: Mapping[str, Tensor]) -> Float[Tensor, "batch answers"]:
         """Return the logits of yes, no and the labels."""
@@ -218,8 +208,8 @@ class RerankModel:
             "fusion": self.fusion,
         }
 
-    def _pair(self, query: Side, candidate: Side) -> Prompt:
-        return self.renderer.prompt(Question("", query, (candidate,)))
+    def _pair(self, query: PairSide, candidate: PairSide) -> Prompt:
+        return self.renderer.prompt(RerankQuestion("", query, (candidate,)))
 
 
 def facts_of(model: str) -> dict[str, Any] | None:

@@ -9,77 +9,61 @@ the training started from.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unime.core.console import log
 from unime.core.files import write_json
-from unime.models.adapters import merged
+from unime.core.loading import empty_model
+from unime.models.adapters import ADAPTER_FOLDER, merged, save_adapter
+from unime.models.model_config import ModelConfig
 
-if TYPE_CHECKING:
-    from unime.models.embedder import Embedder
 
-
-def save_embedder(embedder: Embedder, folder: Path) -> None:
+def save_backbone(
+    backbone: Any, processor: Any, config: ModelConfig, description: Mapping[str, Any], folder: Path
+) -> None:
     """Write merged weights, adapter, processor, wrapped template and `unime.json` into a folder.
 
     Args:
-        embedder: unchanged afterwards.
+        backbone: the transformers model without head; unchanged afterwards.
+        processor: its processor, with the wrapped template.
+        config: what the training started from.
+        description: the content of `unime.json`: how inputs are to be prepared.
         folder: created when missing; the caller makes the whole atomic where that matters.
     """
-    from unime.models.adapter_files import NAME, save_adapter
-
     folder.mkdir(parents=True, exist_ok=True)
-    with whole_model(embedder) as model:
+    with whole_model(backbone, config) as model:
         model.save_pretrained(folder)
-    save_adapter(embedder, folder / NAME)
+    save_adapter(backbone, config.id, folder / ADAPTER_FOLDER)
     # The last call's padding would be saved with the tokenizer, and make equal models differ.
-    embedder.tokenizer.backend_tokenizer.no_padding()
-    embedder.tokenizer.backend_tokenizer.no_truncation()
-    embedder.processor.save_pretrained(folder)
-    write_json(folder / "unime.json", description(embedder))
-
-
-def description(embedder: Embedder) -> dict[str, Any]:
-    """Return what a model folder says about how its inputs are to be prepared."""
-    model = embedder.config.model_dump(mode="json", exclude={"id", "revision"})
-    return {
-        "model": model,
-        "preprocessing": embedder.preprocessing,
-        "fingerprint": embedder.fingerprint,
-        "prompt": {
-            "id": embedder.prompt.id,
-            "hash": embedder.prompt.hash,
-            "levels": dict(embedder.prompt.levels),
-        },
-    }
+    processor.tokenizer.backend_tokenizer.no_padding()
+    processor.tokenizer.backend_tokenizer.no_truncation()
+    processor.save_pretrained(folder)
+    write_json(folder / "unime.json", description)
 
 
 @contextmanager
-def whole_model(embedder: Embedder) -> Iterator[Any]:
-    """Yield the generative model around the backbone, adapters merged, sharing its memory.
+def whole_model(backbone: Any, config: ModelConfig) -> Iterator[Any]:
+    """Yield the generative model around a backbone, adapters merged, sharing its memory.
 
-    The bare backbone is yielded, and said so, when the starting checkpoint has no head.
+    The bare backbone is yielded, and said so, when the checkpoint that `config` names has no head.
     """
-    from unime.models.loading import empty_model
-
-    backbone = embedder.backbone
     with merged(backbone):
         try:
             with torch.device("meta"):
                 model = empty_model("AutoModelForImageTextToText", _plain_config(backbone))
         except ValueError:
-            log(f"{embedder.config.id}: no generative class for this model; saved without head")
+            log(f"{config.id}: no generative class for this model; saved without head")
             yield backbone
             return
-        head = _head(embedder, model)
+        head = _head(backbone, config, model)
         if head is None:
-            log(f"{embedder.config.id} has no language-model head; saved without one")
+            log(f"{config.id} has no language-model head; saved without one")
             yield backbone
             return
         setattr(model, model.base_model_prefix, backbone)
@@ -101,13 +85,12 @@ def _plain_config(backbone: Any) -> Any:
     return config
 
 
-def _head(embedder: Embedder, model: Any) -> nn.Linear | None:
+def _head(backbone: Any, config: ModelConfig, model: Any) -> nn.Linear | None:
     """Return the language-model head: the tied embeddings, or the starting checkpoint's."""
-    backbone = embedder.backbone
     if backbone.config.tie_word_embeddings:
         weight: Tensor | None = backbone.get_input_embeddings().weight
     else:
-        weight = _read_head(embedder.config.id, embedder.config.revision)
+        weight = _read_head(config.id, config.revision)
     if weight is None:
         return None
     shape = tuple(model.get_output_embeddings().weight.shape)

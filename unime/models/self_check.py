@@ -1,8 +1,8 @@
-"""Does a model see its pictures and read its texts? Asked once, when it is loaded to be used.
+"""Does a model see its images and read its texts? Asked once, when it is loaded to be used.
 
-A library may take a picture under a keyword that it ignores, load a checkpoint whose tower fits nothing,
+A library may take an image under a keyword that it ignores, load a checkpoint whose tower fits nothing,
 or drop weights in a warning: the scores that follow are of a blind model, and nothing fails. So one tiny
-batch goes through the path that will be used: an input, the same with another picture, the same with
+batch goes through the path that will be used: an input, the same with another image, the same with
 another text, and the first once more.
 """
 
@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from unime.core.errors import ModelError, UnimeError
 from unime.core.processes import launched_fsdp
+from unime.models.image_blocks import KeyedImage
 from unime.models.next_token import NextToken, Prompt
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
+from unime.models.pair_scorer import PairSide
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FACTOR = 10
 """How many times the noise another input must change the output by."""
 _SIZE = (112, 28)
-"""Width and height: four tokens in the Qwen families, one row of tiles where pictures are enlarged."""
+"""Width and height: four tokens in the Qwen families, one row of tiles where images are enlarged."""
 _TEXT = "a red circle left of a blue square"
 _OTHER = (
     "Nobody knew whether 17 engineers would ever sign the treaty about winter bread, or only one."
@@ -37,9 +37,9 @@ _OTHER = (
 
 
 def probe_inputs(tokenizer: Any, render: Callable[[str], str]) -> list[tuple[str, Image]]:
-    """Return texts with pictures: an input, another picture, another text, the first input again.
+    """Return texts with images: an input, another image, another text, the first input again.
 
-    The pictures are of one size and the texts of one length in tokens: a model that gets their number,
+    The images are of one size and the texts of one length in tokens: a model that gets their number,
     but not what they are, gives one output.
 
     Args:
@@ -107,7 +107,7 @@ def refuse(problem: str | None, name: str) -> None:
 
 
 def check_next_token(
-    model: Any, processor: Any, ask: Callable[[Side, Side], Prompt], name: str
+    model: Any, processor: Any, ask: Callable[[PairSide, PairSide], Prompt], name: str
 ) -> None:
     """Check a generative model by the path of the judge and of `Reranker`.
 
@@ -118,7 +118,7 @@ def check_next_token(
         name: of the model, for the message.
 
     Raises:
-        ModelError: when it does not see pictures or does not read texts.
+        ModelError: when it does not see images or does not read texts.
     """
     next_token = NextToken(model, processor, batch_size=4, cache_gb=0.0)
     rows: dict[int, Tensor] = {}
@@ -130,16 +130,18 @@ def check_next_token(
     refuse(blindness(outputs, model.dtype), name)
 
 
-def probe_sides(tokenizer: Any, ask: Callable[[Side, Side], Prompt]) -> Iterator[tuple[Side, Side]]:
-    """Yield the inputs as pairs: the text is the query, the picture its candidate."""
+def probe_sides(
+    tokenizer: Any, ask: Callable[[PairSide, PairSide], Prompt]
+) -> Iterator[tuple[PairSide, PairSide]]:
+    """Yield the inputs as pairs: the text is the query, the image its candidate."""
 
     def render(text: str) -> str:
-        return ask(Side(text), Side("", Picture(b"", lambda: _pictures()[0]))).text
+        return ask(PairSide(text), PairSide("", KeyedImage(b"", lambda: _pictures()[0]))).text
 
     for number, (text, image) in enumerate(probe_inputs(tokenizer, render)):
         # Each with a key of its own: what is compared went through the tower twice.
-        picture = Picture(b"self-check %d" % number, lambda image=image: image)
-        yield Side(text), Side("", picture)
+        picture = KeyedImage(b"self-check %d" % number, lambda image=image: image)
+        yield PairSide(text), PairSide("", picture)
 
 
 def has_own_weights(module: nn.Module) -> bool:

@@ -1,11 +1,11 @@
 """Two exact savings in the vision towers of the Qwen families, for every device.
 
-* Without flash attention their towers attend picture by picture, in a Python loop. Pictures with
+* Without flash attention their towers attend image by image, in a Python loop. Images with
   equally many patches can go through one call.
 * Their patch embedding is a convolution whose kernel is the whole patch: a matrix product, which
   is much faster where convolutions are not tuned for that shape (CPUs).
 
-Weights, module names and results stay as they are: both are tried once, on two small pictures, and
+Weights, module names and results stay as they are: both are tried once, on two small images, and
 taken back where they are not called or change anything.
 """
 
@@ -26,7 +26,7 @@ from unime.core.console import log
 from unime.models.hooks import agree, named
 
 # transformers hands whole batches and their borders (`cu_seq_lens_q`) to an implementation only if
-# its name contains "flash"; to any other it hands one picture at a time.
+# its name contains "flash"; to any other it hands one image at a time.
 GROUPED = "unime_grouped_flash"
 
 
@@ -92,7 +92,7 @@ def _calls_counted() -> Iterator[list[str]]:
 
 
 def _small_pictures(tower: Any) -> tuple[Float[Tensor, "patches values"], Int[Tensor, "2 3"]]:
-    """Return the patches of two pictures of different sizes, the same in every process."""
+    """Return the patches of two images of different sizes, the same in every process."""
     like, side = tower.patch_embed.proj.weight, tower.config.spatial_merge_size
     grid = torch.tensor([[1, 2 * side, 2 * side], [1, 2 * side, 4 * side]], device=like.device)
     shape = int(grid.prod(dim=1).sum()), like[0].numel()
@@ -126,17 +126,17 @@ def grouped_attention(
     cu_seq_lens_q: Int[Tensor, " borders"],
     **_: Any,
 ) -> tuple[Float[Tensor, "1 patches heads dim"], None]:
-    """Attend within each picture; pictures with equally many patches go through one call.
+    """Attend within each image; images with equally many patches go through one call.
 
     Args:
         module: the attention layer, unused.
-        query: the patches of all pictures, one after the other.
+        query: the patches of all images, one after the other.
         key: in the same order.
         value: in the same order.
         attention_mask: always None.
         scaling: of the products.
         dropout: probability.
-        cu_seq_lens_q: where pictures begin, and the end.
+        cu_seq_lens_q: where images begin, and the end.
     """
     del module, attention_mask
     borders = cu_seq_lens_q.tolist()

@@ -1,9 +1,9 @@
 """What goes into a vision tower, and what is remembered of it; every family calls it in one place.
 
-* Pictures travel as bytes: where the processor cuts them into patches (the Qwen families), a
+* Images travel as bytes: where the processor cuts them into patches (the Qwen families), a
   worker hands over uint8 patches of one frame, an eighth of the float tensor's size, and they are
   normalised on the device, a chunk at a time.
-* A frozen tower's features are a constant of the picture: the first pass of a cached step keeps
+* A frozen tower's features are a constant of the image: the first pass of a cached step keeps
   them for the second, as far as a budget reaches.
 * Features that are known already are handed back to the model through the same place: unlike the
   argument `mm_encoder_outputs`, which some versions ignore, it works with all of them.
@@ -29,20 +29,20 @@ _HANDED: ContextVar[list[Any] | None] = ContextVar("handed", default=None)
 
 
 class TowerOutput(NamedTuple):
-    """The features of some pictures, one after the other, in no version's own layout."""
+    """The features of some images, one after the other, in no version's own layout."""
 
     features: Float[Tensor, "image_tokens dim"]
     deep: tuple[Float[Tensor, "image_tokens dim"], ...]
     """For deeper layers (Qwen3-VL)."""
 
 
-class Layout(NamedTuple):
+class FeatureLayout(NamedTuple):
     """How one version of a model arranges its tower's output."""
 
     tile: tuple[int, ...] | None
-    """Shape of one part where all features are one tensor; None: a tensor for each picture."""
+    """Shape of one part where all features are one tensor; None: a tensor for each image."""
     deep_by_picture: bool
-    """Whether deeper layers' features are a tensor for each picture, too."""
+    """Whether deeper layers' features are a tensor for each image, too."""
 
     def arranged(self, output: TowerOutput) -> SimpleNamespace:
         """Return what the model's `get_image_features` would have returned."""
@@ -53,8 +53,8 @@ class Layout(NamedTuple):
         )
 
 
-def tower_output(backbone: Any, pixels: Mapping[str, Tensor]) -> tuple[TowerOutput, Layout]:
-    """Return what a model's vision tower makes of pictures.
+def tower_output(backbone: Any, pixels: Mapping[str, Tensor]) -> tuple[TowerOutput, FeatureLayout]:
+    """Return what a model's vision tower makes of images.
 
     Args:
         backbone: the model without its head.
@@ -62,7 +62,7 @@ def tower_output(backbone: Any, pixels: Mapping[str, Tensor]) -> tuple[TowerOutp
     """
     output = backbone.get_image_features(**pixels, return_dict=True)
     pooled, deep = output.pooler_output, getattr(output, "deepstack_features", None) or []
-    layout = Layout(
+    layout = FeatureLayout(
         tuple(pooled.shape[1:]) if isinstance(pooled, Tensor) else None,
         any(not isinstance(layer, Tensor) for layer in deep),
     )
@@ -108,7 +108,7 @@ class VisionInput:
         return present if isinstance(present, cls) else cls(model, image_processor)
 
     def __call__(self, pixel_values: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """Return the tower's output for a batch of pictures."""
+        """Return the tower's output for a batch of images."""
         handed = _HANDED.get()
         if handed is not None:
             return handed.pop()
@@ -154,7 +154,7 @@ def travels_packed(image_processor: Any) -> bool:
 def pack(
     patches: UInt8[Tensor, "patches values"], image_processor: Any
 ) -> UInt8[Tensor, "patches channels pixels"]:
-    """Drop the repeated frames of pictures' patches (a picture is a film of equal frames)."""
+    """Drop the repeated frames of pictures' patches (an image is a film of equal frames)."""
     channels, frames = len(image_processor.image_mean), image_processor.temporal_patch_size
     return patches.view(len(patches), channels, frames, -1)[:, :, 0].contiguous()
 

@@ -7,13 +7,15 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from unime.core.config import ModelConfig
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
-from unime.models.questions import Question
+from unime.models.model_config import ModelConfig
+from unime.models.questions import RerankQuestion
+from unime.models.rerank_model import RerankModel
 from unime.rerank.question_batches import side_of
 from unime.rerank.reranker import Reranker, fuse
+from unime.train.dev_set import DevInputs
 
 WEIGHTS = np.concatenate([[0.0], 1 / (1 + np.logspace(2, -2, 41)), [1.0]])
 """Candidates for the fusion weight, dense near both ends."""
@@ -35,8 +37,8 @@ class RerankDev:
 
     Args:
         data: the data folder.
+        columns: its pairs.
         known: its known positives.
-        contents: content number of each item.
         queries: at most so many rows a task.
         candidates: length of a list.
         retriever: the embedder whose first candidates are reranked; without one a list is the
@@ -46,14 +48,14 @@ class RerankDev:
     def __init__(
         self,
         data: DataFolder,
+        columns: PairColumns,
         known: KnownPositives,
-        contents: np.ndarray,
         queries: int,
         candidates: int,
         retriever: ModelConfig | None,
     ) -> None:
-        self._data, self._known, self._contents = data, known, contents
-        self.columns = columns = PairColumns.of(data)
+        self._data, self._known, self._contents = data, known, known.contents
+        self.columns = columns
         self.lists: dict[str, list[DevList]] = {}
         dev = data.split("dev")
         embed = _Embed(data, columns, retriever) if retriever is not None and queries else None
@@ -84,9 +86,9 @@ class RerankDev:
         question = self.question(one, one.items)
         return reranker.pointwise(question.query, question.candidates, question.instruction)
 
-    def hits(self, reranker: Reranker) -> dict[str, float]:
+    def hits(self, model: RerankModel) -> dict[str, float]:
         """Return hit@1 of each task, and their mean as "hit@1"; ties count against."""
-        return self._hits(self.probabilities(reranker))
+        return self._hits(self.probabilities(Reranker(model)))
 
     def fit_fusion(
         self, probabilities: dict[str, list[np.ndarray]]
@@ -105,11 +107,11 @@ class RerankDev:
         facts = {"embedder": means[0], "reranker": means[-1], "fused": means[middle]}
         return float(WEIGHTS[middle]), {name: float(value) for name, value in facts.items()}
 
-    def question(self, one: DevList, items: np.ndarray) -> Question:
+    def question(self, one: DevList, items: np.ndarray) -> RerankQuestion:
         """Return the question in which of some candidates is best."""
         query = side_of(self._data, int(self.columns.query[one.pair]))
         sides = tuple(side_of(self._data, int(item)) for item in items)
-        return Question(self._instruction(one.pair), query, sides, is_list=True)
+        return RerankQuestion(self._instruction(one.pair), query, sides, is_list=True)
 
     def _fused(self, probabilities: dict[str, list[np.ndarray]], weight: float) -> float:
         scores = {
@@ -184,16 +186,11 @@ class _Embed:
         self, name: str, rows: np.ndarray, pool: np.ndarray
     ) -> Float[np.ndarray, "queries cands"]:
         """Return cosines of dev queries and a task's targets."""
-        from unime.train.contrast_batches import load_encode
-
         columns = self._columns
         instructions = [columns.query_instructions[i] for i in columns.query_instruction[rows]]
         target = columns.target_instructions[columns.target_instruction[rows[0]]]
-        queries = [
-            load_encode(self._data, int(item), "query", text)
-            for item, text in zip(columns.query[rows], instructions, strict=True)
-        ]
-        targets = [load_encode(self._data, int(item), "target", target) for item in pool]
+        queries = DevInputs(self._data, columns.query[rows], "query", instructions)
+        targets = DevInputs(self._data, pool, "target", [target] * len(pool))
         embedded = self._embedder.encode(queries, label=f"dev {name}")
         return embedded @ self._embedder.encode(targets, label=f"dev {name}").T
 

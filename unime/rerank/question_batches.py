@@ -1,10 +1,13 @@
-"""Batches of questions: batch number -> prepared batch, a pure function of data and seed."""
+"""Layout of reranking batches: batch number -> what is asked, and about whom.
+
+A pure function of data and seed; images are opened when a question is made into features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Unpack
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,18 +16,16 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from unime.core.config import Section
-from unime.data.training_rows import PairColumns
-from unime.losses import RerankBatch
-from unime.models.pair_scorer import Side
-from unime.models.pictures import Picture
-from unime.models.questions import Question
-from unime.train.batch import Prepared
-from unime.train.chunking import Size
-from unime.train.row_source import RowSource, SourceParts
-from unime.train.sampler import Draw
-
-if TYPE_CHECKING:
-    from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
+from unime.data.known_positives import KnownPositives
+from unime.data.training_rows import PairColumns, TrainingRows
+from unime.losses import LossTerm, RerankBatch
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairSide
+from unime.models.questions import RerankQuestion
+from unime.train.batch import Indices, ItemSizes, Layout
+from unime.train.chunking import GROUP, PIXELS
+from unime.train.sampler import Draw, TaskBatches
 
 LABELS_FROM = 2
 """Outputs are the logits of yes, no, and the labels from here on."""
@@ -58,7 +59,7 @@ class AskSection(Section):
 
 
 @dataclass(frozen=True)
-class RerankIndices:
+class RerankIndices(Indices):
     """Index tensors into the outputs of a batch's distinct questions."""
 
     slots: Int[Tensor, "batch slots"]
@@ -68,7 +69,7 @@ class RerankIndices:
     lengths: Int[Tensor, " lists"]
     gold: Int[Tensor, " lists"]
 
-    def record(self, outputs: Float[Tensor, "questions answers"]) -> RerankBatch:
+    def record(self, outputs: Float[Tensor, "questions answers"], /) -> RerankBatch:
         """Return the record for the losses; a view of the outputs, with their gradient."""
         device = outputs.device
         slots = self.slots.to(device)
@@ -86,58 +87,94 @@ class RerankIndices:
         )
 
 
-class RerankSource(RowSource):
+class _Asked(NamedTuple):
+    """What is asked, by numbers: equal ones are one question."""
+
+    query: int
+    instruction: int
+    items: tuple[int, ...]
+    is_list: bool
+
+
+class RerankLayout:
     """Batches of distinct questions, and which of them is about whose positive and negatives.
 
     Args:
+        data: the data folder.
+        columns: its pairs.
+        rows: what is trained on.
+        batches: which rows make up which batch.
+        known: all known positives.
+        sizes: estimated size of each item.
         ask: what is asked about each row.
-        parts: see `SourceParts`; `features` takes questions, as `RerankModel.features` does.
     """
 
-    def __init__(self, *, ask: AskSection, **parts: Unpack[SourceParts]) -> None:
-        super().__init__(**parts)
-        self._ask = ask
+    def __init__(
+        self,
+        *,
+        data: DataFolder,
+        columns: PairColumns,
+        rows: TrainingRows,
+        batches: TaskBatches,
+        known: KnownPositives,
+        sizes: ItemSizes,
+        ask: AskSection,
+    ) -> None:
+        self.rows, self.batches = rows, batches
+        self._data, self._columns, self._sizes = data, columns, sizes
+        self._known, self._contents, self._ask = known, known.contents, ask
         self._targets = {
-            name: np.unique(self.columns.positives[_members(self.columns, self.rows.pair[places])])
-            for name, places in self.rows.by_task(self.columns).items()
+            name: np.unique(columns.positives[_members(columns, rows.pair[places])])
+            for name, places in rows.by_task(columns).items()
         }
 
-    def __getitem__(self, number: int) -> Prepared:
-        """Return batch `number`."""
+    def layout(self, number: int) -> Layout:
+        """Return what batch `number` holds; nothing is loaded."""
         draw = self.batches[number]
-        asked, indices = self._lay_out(number, draw)
-        return self._prepared(
-            number,
-            draw,
-            asked.sizes(),
-            asked.questions.__getitem__,
-            indices,
-            {
-                "questions": len(asked.questions),
+        asked, indices = self._ask_about(number, draw)
+        questions = self._questions(asked)
+        return Layout(
+            name=f"task {draw.task}, pairs {self.rows.pair[draw.rows].tolist()}",
+            inputs=questions,
+            sizes=self._question_sizes(asked, questions),
+            indices=indices,
+            counts={
+                "rows": len(draw.rows),
+                "questions": len(questions),
                 "negatives": float((indices.slots[:, 1:] >= 0).sum()) / len(draw.rows),
                 "lists": len(indices.lists),
             },
         )
 
-    def has_negative(self, number: int) -> bool:
-        """Tell whether batch `number` asks about anything but positives; nothing is loaded."""
-        _, indices = self._lay_out(number, self.batches[number])
+    def load(self, entry: RerankQuestion) -> RerankQuestion:
+        """Return a question as it is: its images open themselves when they are needed."""
+        return entry
+
+    def has_negative(self, number: int, losses: Sequence[LossTerm]) -> bool:
+        """Tell whether batch `number` asks about anything but positives, whatever the losses."""
+        del losses
+        _, indices = self._ask_about(number, self.batches[number])
         return bool((indices.slots[:, 1:] >= 0).any()) or len(indices.lists) > 0
 
-    def _lay_out(self, number: int, draw: Draw) -> tuple[_Asked, RerankIndices]:
-        """Return a batch's distinct questions, and which of them stands where."""
+    def _ask_about(self, number: int, draw: Draw) -> tuple[dict[_Asked, int], RerankIndices]:
+        """Return a batch's distinct questions with their places, and which stands where."""
         rng = np.random.default_rng([self.batches.seed, 4, number])
-        asked, section = _Asked(self), self._ask.lists
+        asked: dict[_Asked, int] = {}
+        section = self._ask.lists
         slots, scores, lists, lengths, gold = [], [], [], [], []
         for row in draw.rows.tolist():
+            pair = int(self.rows.pair[row])
+            query, code = int(self._columns.query[pair]), self._columns.query_instruction[pair]
             positive, negatives, row_scores = self._candidates(row, draw, rng)
-            slots.append([asked.pair(row, item) for item in (positive, *negatives)])
+            about = [_Asked(query, int(code), (item,), False) for item in (positive, *negatives)]
+            slots.append([asked.setdefault(one, len(asked)) for one in about])
             scores.append(row_scores)
             own = self._own_negatives(row, draw.task)
             if section is not None and own:
                 for _ in range(section.count):
                     items, place = _shuffled(positive, own, section, rng)
-                    lists.append(asked.list(row, items))
+                    one = _Asked(query, int(code), tuple(items), True)
+                    lists.append(asked.setdefault(one, len(asked)))
                     lengths.append(len(items))
                     gold.append(place)
         return asked, RerankIndices(
@@ -146,23 +183,58 @@ class RerankSource(RowSource):
             *(torch.tensor(values, dtype=torch.int64) for values in (lists, lengths, gold)),
         )
 
+    def _questions(self, asked: Iterable[_Asked]) -> list[RerankQuestion]:
+        names = self._columns.query_instructions
+        return [
+            RerankQuestion(
+                names[one.instruction],
+                side_of(self._data, one.query),
+                tuple(side_of(self._data, item) for item in one.items),
+                one.is_list,
+            )
+            for one in asked
+        ]
+
+    def _question_sizes(
+        self, asked: Mapping[_Asked, int], questions: Sequence[RerankQuestion]
+    ) -> Int[np.ndarray, "questions 3"]:
+        """Return the questions' sizes; those that begin alike have the largest one's.
+
+        They stand next to one another in a plan then, and go through the model together. Lists
+        go through it apart.
+        """
+        items = [[one.query, *one.items] for one in asked]
+        starts = np.cumsum([0, *map(len, items[:-1])])
+        joined = np.concatenate([np.array(some) for some in items])
+        sizes = np.add.reduceat(self._sizes.of(joined, [""] * len(joined), "query"), starts, axis=0)
+        sizes[:, GROUP] = [one.is_list for one in asked]
+        begins = [
+            (question.beginning, pixels > 0)
+            for question, pixels in zip(questions, sizes[:, PIXELS].tolist(), strict=True)
+        ]
+        own = [tuple(row) for row in sizes.tolist()]
+        largest: dict[Hashable, tuple[int, ...]] = {}
+        for begin, size in zip(begins, own, strict=True):
+            largest[begin] = max(size, largest.get(begin, size))
+        return np.array([largest[begin] for begin in begins], dtype=np.int64)
+
     def _candidates(
         self, row: int, draw: Draw, rng: np.random.Generator
     ) -> tuple[int, list[int], list[float]]:
         """Return a row's positive, its negatives, and all their scores."""
         pair = self.rows.pair[row]
-        starts = self.columns.starts
-        own = self.columns.positives[starts[pair] : starts[pair + 1]]
+        starts = self._columns.starts
+        own = self._columns.positives[starts[pair] : starts[pair + 1]]
         judged = self.rows.scores[row]
-        # A judged row means its first positive; another one every turn otherwise.
-        turn = 0 if not np.isnan(judged[0]) else (draw.turn + int(pair)) % len(own)
+        # A judged row means its first positive; another one every round otherwise.
+        place = 0 if not np.isnan(judged[0]) else (draw.round + int(pair)) % len(own)
         hard = self._own_negatives(row, draw.task)[: self._ask.hard]
         score_of = dict(zip(self.rows.negatives[row].tolist(), judged[1:].tolist(), strict=True))
         targets = self._targets[draw.task]
         drawn = rng.choice(targets, min(self._ask.drawn, len(targets)), replace=False)
         extra = [item for item in self._allowed(row, draw.task, drawn) if item not in hard]
         scores = [float(judged[0]), *(score_of[item] for item in hard), *([np.nan] * len(extra))]
-        return int(own[turn]), [*hard, *extra], scores
+        return int(own[place]), [*hard, *extra], scores
 
     def _own_negatives(self, row: int, task: str) -> list[int]:
         """Return the negatives the row names, those left out that are known to be positives."""
@@ -170,79 +242,21 @@ class RerankSource(RowSource):
         return self._allowed(row, task, negatives[negatives >= 0])
 
     def _allowed(self, row: int, task: str, items: np.ndarray) -> list[int]:
-        query = self.contents[self.columns.query[self.rows.pair[row]]]
-        allowed = self.known.allowed(task, np.array([query]), self.contents[items])[0]
+        query = self._contents[self._columns.query[self.rows.pair[row]]]
+        allowed = self._known.allowed(task, np.array([query]), self._contents[items])[0]
         return items[allowed].tolist()
 
-    def side(self, item: int) -> Side:
-        """Return an item as a side of a question, its image opened when it is needed."""
-        return side_of(self.data, item)
 
-    def size(self, items: Sequence[int], *, is_list: bool) -> Size:
-        """Estimate a question's size; questions about lists go through the model apart."""
-        parts = self._sizes.of(items, [""] * len(items), "query")
-        tokens, pixels = (
-            sum(getattr(part, name) for part in parts) for name in ("tokens", "pixels")
-        )
-        return Size(tokens, pixels, int(is_list))
-
-
-class _Asked:
-    """The distinct questions of a batch."""
-
-    def __init__(self, source: RerankSource) -> None:
-        self._source = source
-        self._places: dict[tuple[object, ...], int] = {}
-        self.questions: list[Question] = []
-        self._sizes: list[Size] = []
-
-    def pair(self, row: int, item: int) -> int:
-        """Return the number of the question about one candidate."""
-        return self._ask(row, (item,), is_list=False)
-
-    def list(self, row: int, items: Sequence[int]) -> int:
-        """Return the number of the question about a list."""
-        return self._ask(row, tuple(items), is_list=True)
-
-    def sizes(self) -> list[Size]:
-        """Return the questions' sizes; those that begin alike have the largest one's.
-
-        They stand next to one another in a plan then, and go through the model together.
-        """
-        largest: dict[Hashable, Size] = {}
-        begins = [
-            (question.beginning, size.pixels > 0)
-            for question, size in zip(self.questions, self._sizes, strict=True)
-        ]
-        for begin, size in zip(begins, self._sizes, strict=True):
-            largest[begin] = max(size, largest.get(begin, size))
-        return [largest[begin] for begin in begins]
-
-    def _ask(self, row: int, items: tuple[int, ...], *, is_list: bool) -> int:
-        source = self._source
-        pair = source.rows.pair[row]
-        query = int(source.columns.query[pair])
-        code = int(source.columns.query_instruction[pair])
-        key = (query, code, items, is_list)
-        if key not in self._places:
-            self._places[key] = len(self.questions)
-            instruction = source.columns.query_instructions[code]
-            sides = tuple(source.side(item) for item in items)
-            self.questions.append(Question(instruction, source.side(query), sides, is_list))
-            self._sizes.append(source.size([query, *items], is_list=is_list))
-        return self._places[key]
-
-
-def side_of(data: DataFolder, item: int) -> Side:
+def side_of(data: DataFolder, item: int) -> PairSide:
     """Return an item of a data folder as a side of a question."""
     content = data.items.item(item)
     if content.image is None:
-        return Side(content.text)
+        return PairSide(content.text)
 
     def load() -> object:
         return data.load_image(item)
 
-    return Side(content.text, Picture(data.items.content_id(item), load))  # type: ignore[arg-type]
+    return PairSide(content.text, KeyedImage(data.items.content_id(item), load))  # type: ignore[arg-type]
 
 
 def _shuffled(

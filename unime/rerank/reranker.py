@@ -1,29 +1,36 @@
-"""`Reranker.rank(query, candidates)`: a full order, pointwise or listwise."""
+"""`Reranker.rank(query, candidates)`: a full order, pointwise or listwise; what users hand to it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL.Image import Image
 
-from unime.core.config import ModelConfig, checked
+from unime.core.config import checked
 from unime.core.console import log
-from unime.core.errors import RecipeError, did_you_mean
+from unime.core.errors import DataError, RecipeError, did_you_mean
+from unime.data.images import load_file
 from unime.data.items import content_id_from_hash, pair_key
+from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.table_checks import COSINE
+from unime.models.image_blocks import KeyedImage
+from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.model_folder import ModelSettings, model_section
 from unime.models.modes import evaluating
-from unime.models.next_token import NextToken, Tokens
-from unime.models.pair_scorer import Side
-from unime.models.questions import Question
-from unime.models.rerank_model import RerankConfig, RerankModel
-from unime.rerank.content import Content, as_side
+from unime.models.next_token import NextToken, PromptTokens
+from unime.models.pair_scorer import PairSide
+from unime.models.questions import RerankQuestion
+from unime.models.rerank_model import RerankModel
 
 Method = Literal["pointwise", "listwise"]
+Content = PairSide | str | Path | Image | Mapping[str, Any]
+"""A text, the path of an image file, an image, or {"text": ..., "image": ...}."""
 
 
 class Ranking(NamedTuple):
@@ -99,7 +106,7 @@ class Reranker:
             method: "pointwise" asks about each candidate; its scores do not depend on order or
                 company. "listwise" asks which of a list is best; its scores depend on company,
                 and on order only where windows slide.
-            permutations: m, listwise: the list is shown in m cyclic orders, spread evenly, and
+            permutations: m, listwise: the list is shown in m cyclic orders, evenly spaced, and
                 log-probabilities are averaged. m = length shows every candidate in every place.
                 The first order follows from the contents alone (`shuffled`).
             window: listwise: how many candidates one prompt holds; at most, and by default, as
@@ -144,31 +151,31 @@ class Reranker:
             asked = as_side(query)
             picture = None if asked.picture is None else asked.picture.key
             by_query.setdefault((asked.text, picture), []).append(number)
-            questions.append(Question(instruction, asked, (as_side(candidate),)))
+            questions.append(RerankQuestion(instruction, asked, (as_side(candidate),)))
         scores = np.empty(len(questions))
         for numbers in by_query.values():
             scores[numbers] = self.probabilities([questions[number] for number in numbers])
         return scores
 
     def pointwise(
-        self, query: Side, candidates: Sequence[Side], instruction: str = ""
+        self, query: PairSide, candidates: Sequence[PairSide], instruction: str = ""
     ) -> Float[np.ndarray, " cands"]:
         """Return P(yes | yes or no) = sigmoid(z_yes - z_no) of each candidate, float64."""
-        questions = [Question(instruction, query, (candidate,)) for candidate in candidates]
+        questions = [RerankQuestion(instruction, query, (candidate,)) for candidate in candidates]
         return self.probabilities(questions)
 
-    def probabilities(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+    def probabilities(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, " questions"]:
         """Return P(yes | yes or no) of each pair question, float64."""
         return _sigmoid(self.log_odds(questions))
 
-    def log_odds(self, questions: Sequence[Question]) -> Float[np.ndarray, " questions"]:
+    def log_odds(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, " questions"]:
         """Return z_yes - z_no of each pair question, float64."""
         return self._ask(questions, [self.model.yes, self.model.no]) @ np.array([1.0, -1.0])
 
     def listwise(
         self,
-        query: Side,
-        candidates: Sequence[Side],
+        query: PairSide,
+        candidates: Sequence[PairSide],
         instruction: str = "",
         permutations: int = 1,
     ) -> Float[np.ndarray, " cands"]:
@@ -180,14 +187,16 @@ class Reranker:
         return scores
 
     def by_order(
-        self, query: Side, candidates: Sequence[Side], instruction: str, permutations: int
+        self, query: PairSide, candidates: Sequence[PairSide], instruction: str, permutations: int
     ) -> Float[np.ndarray, "orders cands"]:
         """Return each candidate's log-probability in each cyclic order of one list, as given first."""
         count = len(candidates)
         shifts = np.unique(np.arange(min(permutations, count)) * count // min(permutations, count))
         orders = [np.roll(np.arange(count), -shift) for shift in shifts.tolist()]
         questions = [
-            Question(instruction, query, tuple(candidates[place] for place in order), is_list=True)
+            RerankQuestion(
+                instruction, query, tuple(candidates[place] for place in order), is_list=True
+            )
             for order in map(np.ndarray.tolist, orders)
         ]
         scores = np.empty((len(orders), count))
@@ -195,15 +204,15 @@ class Reranker:
             scores[number, order] = row
         return scores
 
-    def choices(self, questions: Sequence[Question]) -> Float[np.ndarray, "questions cands"]:
+    def choices(self, questions: Sequence[RerankQuestion]) -> Float[np.ndarray, "questions cands"]:
         """Return the log-probability of each place of lists of one length, in one order each."""
         logits = self._ask(questions, self.model.labels[: len(questions[0].candidates)])
         return logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
 
     def _slide(
         self,
-        query: Side,
-        candidates: Sequence[Side],
+        query: PairSide,
+        candidates: Sequence[PairSide],
         instruction: str,
         permutations: int,
         window: int,
@@ -222,7 +231,7 @@ class Reranker:
             start = max(0, start - step)
 
     def _ask(
-        self, questions: Sequence[Question], answers: Sequence[int]
+        self, questions: Sequence[RerankQuestion], answers: Sequence[int]
     ) -> Float[np.ndarray, "questions answers"]:
         """Return the answers' logits, float64, for questions that begin alike."""
         found = np.empty((len(questions), len(answers)))
@@ -231,7 +240,7 @@ class Reranker:
                 found[places] = logits[:, list(answers)].double().cpu().numpy()
         return found
 
-    def _tokenize(self, questions: Sequence[Question]) -> list[Tokens]:
+    def _tokenize(self, questions: Sequence[RerankQuestion]) -> list[PromptTokens]:
         renderer, most = self.model.renderer, self.model.config.max_length
         tokens = self._next_token.tokenize([renderer.prompt(q) for q in questions])
         long = [number for number, row in enumerate(tokens) if len(row) > most]
@@ -290,7 +299,27 @@ def _check(
         raise RecipeError("similarities: expected cosines from -1 to 1")
 
 
-def shuffled(query: Side, candidates: Sequence[Side]) -> Int[np.ndarray, " cands"]:
+def as_side(content: Content) -> PairSide:
+    """Return a content as a side of a question.
+
+    A string is always a text, whatever it looks like.
+
+    Raises:
+        DataError: when it is nothing of the kind, or empty.
+    """
+    if isinstance(content, PairSide):
+        return content
+    if isinstance(content, str):
+        return PairSide(content)
+    if not isinstance(content, Mapping):
+        return PairSide("", _picture(content))
+    if not content or set(content) - {"text", "image"}:
+        raise DataError(f"expected the keys 'text' and 'image', got {sorted(content)}")
+    image = content.get("image")
+    return PairSide(content.get("text") or "", None if image is None else _picture(image))
+
+
+def shuffled(query: PairSide, candidates: Sequence[PairSide]) -> Int[np.ndarray, " cands"]:
     """Return an order of candidates in which how they were given leaves no trace.
 
     A model prefers some places of a list. In this order, by a hash of query and candidate, the
@@ -311,7 +340,17 @@ def fuse(
     return (1 - weight) * similarities + weight * probabilities
 
 
-def _content_id(side: Side) -> bytes:
+def _picture(image: Any) -> KeyedImage:
+    if isinstance(image, str | Path):
+        # Opened twice rather than kept: a query may have many candidates.
+        return KeyedImage(pixels_hash(load_file(image)), lambda: load_file(image))
+    if not isinstance(image, Image):
+        raise DataError(f"expected a text, an image or the path of one, got {type(image).__name__}")
+    made = to_rgb(image)
+    return KeyedImage(pixels_hash(made), lambda: made)
+
+
+def _content_id(side: PairSide) -> bytes:
     return content_id_from_hash(side.text, None if side.picture is None else side.picture.key)
 
 

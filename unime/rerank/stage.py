@@ -1,6 +1,6 @@
 """`unime rerank`: train a reranker, pointwise, contrastive, or pairwise and listwise together.
 
-Which of these it is, the losses say: `yes_no` (hard labels, or the judge's scores), `yes_contrast`,
+The losses decide which of these it is: `yes_no` (hard labels, or the judge's scores), `yes_contrast`,
 `listwise` (sentence-transformers' own), and `choose` on shuffled lists.
 """
 
@@ -9,29 +9,31 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from pydantic import Field, NonNegativeFloat, field_validator, model_validator
 
 from unime.core import files
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
-from unime.core.errors import DataError, RecipeError
+from unime.core.errors import RecipeError
 from unime.core.processes import is_main
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import check_items
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.losses import LossFunction, LossTerm, RerankBatch, combine
+from unime.losses import LossTerm, RerankBatch, combine
 from unime.models.adapters import LoraSection
-from unime.models.rerank_model import FACTS, RerankConfig, RerankModel
-from unime.models.usable import check_items
+from unime.models.model_config import ModelConfig, RerankConfig
+from unime.models.rerank_model import FACTS, RerankModel
 from unime.rerank.dev import RerankDev
-from unime.rerank.question_batches import AskSection, RerankSource
+from unime.rerank.question_batches import AskSection, RerankLayout
 from unime.rerank.reranker import Reranker
+from unime.train import checkpoints
+from unime.train.backends import refuse_impossible
 from unime.train.batch import ItemSizes
-from unime.train.chunking import Budget
-from unime.train.fit import MODEL, fit, load_whole_models, train_once
-from unime.train.negatives import check_negatives
+from unime.train.chunking import ChunkBudget
+from unime.train.loader import BatchSource
+from unime.train.negatives import check_negatives, read_rows
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 
@@ -54,9 +56,9 @@ class RerankRecipe(Recipe):
     """The embedder whose first candidates will be reranked: makes the dev lists, and a fusion
     weight is fitted on them."""
     dev_queries: int = Field(default=50, ge=0)
-    """Dev rows a task in the evaluation that chooses the best weights; 0 keeps the last."""
+    """Dev rows per task in the evaluation that chooses the best weights; 0 keeps the last."""
     dev_candidates: int = Field(default=10, gt=1)
-    budget: Budget = Budget()
+    budget: ChunkBudget = ChunkBudget()
 
     @field_validator("losses")
     @classmethod
@@ -93,107 +95,108 @@ def inputs(recipe: RerankRecipe) -> dict[str, Path]:
 
 def run(recipe: RerankRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
+    # Brings transformers' Trainer: seconds that a dry run need not wait.
+    from unime.train.loop import train
+
     loss = combine(recipe.losses, RerankBatch)
-    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
-
-
-def _train(recipe: RerankRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    refuse_impossible(gradient_accumulation_steps=recipe.training.gradient_accumulation_steps)
+    if checkpoints.finished(out):
+        return
     data = DataFolder.open(recipe.data)
     # First of all: a retriever embeds the dev rows before the reranker itself is loaded.
     for config in (recipe.model, recipe.retriever):
         if config is not None:
             check_items(data, config, out.file("unusable.jsonl"))
-    contents = content_numbers(data.items)
-    known = KnownPositives(data, contents)
+    columns = PairColumns.of(data)
+    known = KnownPositives(data, content_numbers(data.items))
     dev = RerankDev(
-        data, known, contents, recipe.dev_queries, recipe.dev_candidates, recipe.retriever
+        data, columns, known, recipe.dev_queries, recipe.dev_candidates, recipe.retriever
     )
     model = RerankModel.load(recipe.model)
     model.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
+    _check_labels(recipe, model)
+    rows = rows_of(recipe, data)
+    layout = layout_of(recipe, data, columns, rows, known)
+    epoch_length = layout.batches.epoch_length
+    total = recipe.training.batches(epoch_length)
+    check_negatives(layout, recipe.losses, total, recipe.rows or recipe.data)
+    source = BatchSource(layout, model.inputs, recipe.budget)
+    log(
+        f"{len(rows.pair)} rows in {len(layout.batches.names)} tasks, {epoch_length} batches an epoch"
+    )
+    facts = train(
+        model=model,
+        tune=recipe.tune,
+        training=recipe.training,
+        source=source,
+        loss=loss,
+        dev=dev if dev.lists else None,
+        out=out,
+    )
+    checkpoints.finish(out, {**facts, **_fuse(dev, recipe.model, out)})
+
+
+def rows_of(recipe: RerankRecipe, data: DataFolder) -> TrainingRows:
+    """Return what a recipe trains on."""
+    lists = recipe.ask.lists
+    most = max(recipe.ask.hard, 0 if lists is None else lists.longest - 1)
+    soft = any(term.options.get("soft") for term in recipe.losses)
+    return read_rows(data, recipe.rows, most, "a soft loss" if soft else None)
+
+
+def layout_of(
+    recipe: RerankRecipe,
+    data: DataFolder,
+    columns: PairColumns,
+    rows: TrainingRows,
+    known: KnownPositives,
+) -> RerankLayout:
+    """Return the layout of a recipe's batches.
+
+    Args:
+        recipe: what is asked.
+        data: the data folder.
+        columns: its pairs.
+        rows: what is trained on.
+        known: all known positives.
+    """
+    training = recipe.training
+    batches = TaskBatches(
+        rows.by_task(columns), training.global_batch_size, training.seed, recipe.weights
+    )
+    return RerankLayout(
+        data=data,
+        columns=columns,
+        rows=rows,
+        batches=batches,
+        known=known,
+        sizes=ItemSizes(data, recipe.model),
+        ask=recipe.ask,
+    )
+
+
+def _check_labels(recipe: RerankRecipe, model: RerankModel) -> None:
     lists = recipe.ask.lists
     if lists is not None and lists.longest > len(model.labels):
         raise RecipeError(
             f"ask.lists.longest is {lists.longest}, the prompt {model.list_prompt.id} has "
             f"{len(model.labels)} labels"
         )
-    source = rerank_source(recipe, model)
-    batches = source.batches
-    check_negatives(
-        batches,
-        recipe.training.batches(batches.epoch_length),
-        source.has_negative,
-        recipe.rows or recipe.data,
-    )
-    log(
-        f"{len(source.rows.pair)} rows in {len(batches.names)} tasks, "
-        f"{batches.epoch_length} batches an epoch"
-    )
-    facts = fit(
-        embedder=model,
-        tune=recipe.tune,
-        training=recipe.training,
-        source=source,
-        batches=batches,
-        loss=loss,
-        evaluate=(lambda: dev.hits(Reranker(model))) if dev.lists else None,
-        out=out,
-    )
-    return {**facts, **_fuse(dev, recipe.model, out)}
-
-
-def rerank_source(recipe: RerankRecipe, model: RerankModel) -> RerankSource:
-    """Return the recipe's batches, which hold nothing of the model but how inputs are prepared."""
-    data = DataFolder.open(recipe.data)
-    rows = _training_rows(recipe, data)
-    batches = TaskBatches(
-        rows.by_task(PairColumns.of(data)),
-        recipe.training.global_batch_size,
-        recipe.training.seed,
-        recipe.weights,
-    )
-    return RerankSource(
-        data=data,
-        rows=rows,
-        batches=batches,
-        known=KnownPositives(data, content_numbers(data.items)),
-        sizes=ItemSizes(data, recipe.model),
-        budget=recipe.budget,
-        features=model.inputs,
-        ask=recipe.ask,
-    )
 
 
 def _fuse(dev: RerankDev, config: RerankConfig, out: Output) -> dict[str, Any]:
     """Fit the fusion weight of the saved model on the dev lists, and save it there."""
     if not dev.has_similarities or not is_main():
         return {}
-    load_whole_models()
+    checkpoints.load_whole_models()
     model = RerankModel.load(
-        config.model_copy(update={"id": str(out.file(MODEL)), "revision": None})
+        config.model_copy(update={"id": str(out.file(checkpoints.MODEL)), "revision": None})
     )
     weight, hits = dev.fit_fusion(dev.probabilities(Reranker(model)))
     log(
         f"fusion weight {weight:.3f}; dev hit@1: "
         + ", ".join(f"{n} {v:.3f}" for n, v in hits.items())
     )
-    path = out.file(MODEL) / FACTS
+    path = out.file(checkpoints.MODEL) / FACTS
     files.write_json(path, {**files.read_json(path), "fusion": weight})
     return {"fusion": weight, "dev": hits}
-
-
-def _training_rows(recipe: RerankRecipe, data: DataFolder) -> TrainingRows:
-    lists = recipe.ask.lists
-    most = max(recipe.ask.hard, 0 if lists is None else lists.longest - 1)
-    if recipe.rows is None:
-        rows = TrainingRows.own(data, most)
-    else:
-        rows = TrainingRows.selected(data, recipe.rows, most)
-    if len(rows.pair) == 0:
-        raise DataError(f"{recipe.rows or recipe.data} has no training row")
-    soft = any(term.options.get("soft") for term in recipe.losses)
-    if soft and np.isnan(rows.scores).all():
-        raise DataError(
-            f"a soft loss needs judge scores, but no row of {recipe.rows or recipe.data} has any; "
-            "run mine, judge and select, or bring scores of your own"
-        )
-    return rows

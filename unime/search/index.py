@@ -14,9 +14,9 @@ from jaxtyping import Float
 
 from unime.core import files, inside, locks
 from unime.core.console import log, progress
-from unime.core.errors import DataError
+from unime.core.errors import DataError, ModelError
 from unime.search import index_files as store
-from unime.search.index_files import Entry, State
+from unime.search.index_files import Entry, FileState
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -137,12 +137,12 @@ class SearchFolder:
                 f"{'no image' if image is None else 'an image'}, {top}"
             )
         from unime.data.images import load_file
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         picture = load_file(image) if isinstance(image, Path) else image
         if instruction is None:
             instruction = FOR_TEXT if picture is None else FOR_IMAGE
-        (vector,) = self.embedder.encode([Encode(text, picture, "query", instruction)])
+        (vector,) = self.embedder.encode([ModelInput(text, picture, "query", instruction)])
         entries, vectors = self.snapshot
         similarities = vectors @ vector
         hits: dict[str, Hit] = {}
@@ -154,9 +154,9 @@ class SearchFolder:
                 break
         return list(hits.values())
 
-    def _embed(self, todo: dict[str, State]) -> dict[str, list[Entry]]:
+    def _embed(self, todo: dict[str, FileState]) -> dict[str, list[Entry]]:
         """Embed files block by block; each block is on disk before the next one begins."""
-        from unime.models.rendering import Encode
+        from unime.models.inputs import ModelInput
 
         done: dict[str, list[Entry]] = {}
         paths = sorted(todo)
@@ -165,7 +165,7 @@ class SearchFolder:
             found: dict[str, list[Entry]] = {}
             for batch in self._read(block, todo, found):
                 encodes = [
-                    Encode(text, image, "target", "" if image is None else OF_IMAGE)
+                    ModelInput(text, image, "target", "" if image is None else OF_IMAGE)
                     for _, text, image in batch
                 ]
                 vectors = self.embedder.encode(encodes, batch_size=32)
@@ -177,7 +177,7 @@ class SearchFolder:
         return done
 
     def _read(
-        self, block: Sequence[str], states: dict[str, State], found: dict[str, list[Entry]]
+        self, block: Sequence[str], states: dict[str, FileState], found: dict[str, list[Entry]]
     ) -> Iterator[list[tuple[str, str, Image | None]]]:
         """Yield (path, passage, picture) in batches of bounded pixels; note what is unreadable."""
         from unime.data.images import load_rgb
@@ -204,7 +204,7 @@ class SearchFolder:
             yield batch
 
     def _check_size(self, image: Image, path: str) -> None:
-        from unime.models.usable import refusal
+        from unime.data.image_processor import refusal
 
         reason = refusal(self.embedder.processor.image_processor, image.size)
         if reason is not None:
@@ -231,12 +231,12 @@ def picture_of(data: bytes, max_pixels: int = PIXELS) -> Image:
     return decode(data, "the picture", max_pixels)
 
 
-def scan(folder: Path, place: Path) -> dict[str, State]:
+def scan(folder: Path, place: Path) -> dict[str, FileState]:
     """Return every searchable file below a folder; hidden ones and the index are left out.
 
     What is no regular file, or leads out of the folder, is found too: reading it says why not.
     """
-    found: dict[str, State] = {}
+    found: dict[str, FileState] = {}
     ignored = place.resolve()
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f) != ignored]
@@ -275,12 +275,12 @@ def passages(path: Path, folder: Path | None = None) -> list[str]:
     return found
 
 
-def _state(path: Path) -> State | None:
+def _state(path: Path) -> FileState | None:
     try:
         status = path.stat()
     except OSError:
         return None
-    return State(status.st_size, status.st_mtime_ns)
+    return FileState(status.st_size, status.st_mtime_ns)
 
 
 def _fingerprint(model: Path) -> str:
@@ -301,3 +301,38 @@ def _report_problems(by_file: dict[str, list[Entry]]) -> None:
         log(f"search: left out {entry.problem}")
     if len(problems) > 5:
         log(f"search: ... {len(problems)} files in all cannot be read")
+
+
+def open_search(folder: Path, index: Path | None = None, model: Path | None = None) -> SearchFolder:
+    """Load the model and bring the folder's index up to date.
+
+    Args:
+        folder: with images and text files, at any depth.
+        index: where the index lies; `.unime-search` in the folder by default.
+        model: an exported model; by default the one the index was made with, else the newest of
+            `runs/*/8_export/embedder`.
+
+    Raises:
+        DataError: when the folder cannot be searched.
+        ModelError: when there is no model.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is no folder; expected one with images or text files")
+    place = index or folder / ".unime-search"
+    return SearchFolder.open(folder, place, model or _default_model(place))
+
+
+def _default_model(place: Path) -> Path:
+    from unime.search.index_files import model_of
+
+    known = model_of(place)
+    if known is not None and (known / "unime.json").is_file():
+        return known
+    exports = Path("runs").glob("*/8_export/embedder/unime.json")
+    newest = max(exports, key=lambda path: path.stat().st_mtime, default=None)
+    if newest is None:
+        raise ModelError(
+            "no model to search with: give --model FOLDER, written by `unime export` "
+            "(there is no runs/*/8_export/embedder here)"
+        )
+    return newest.parent

@@ -32,7 +32,7 @@ SCHEMA = pa.schema(
 MODEL = "model.json"
 
 
-class State(NamedTuple):
+class FileState(NamedTuple):
     """What tells a file's contents from another's without reading them."""
 
     size: int
@@ -45,7 +45,7 @@ class Entry(NamedTuple):
 
     path: str
     """Relative to the folder, with forward slashes."""
-    state: State
+    state: FileState
     text: str
     """The passage; empty for a picture."""
     problem: str
@@ -111,7 +111,7 @@ def _entries(path: Path) -> list[Entry]:
     vectors = np.split(flat, ends[:-1]) if len(ends) else []
     columns = [table[name].to_pylist() for name in SCHEMA.names[:-1]]
     return [
-        Entry(name, State(size, modified), text, problem, vector)
+        Entry(name, FileState(size, modified), text, problem, vector)
         for name, size, modified, text, problem, vector in zip(*columns, vectors, strict=True)
     ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,3 +77,30 @@ def thumbnail(folder: Path, path: str) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=85)
     return buffer.getvalue()
+
+
+def show(
+    found: SearchFolder,
+    query: str,
+    image: Path | None,
+    top: int,
+    instruction: str | None,
+    echo: Callable[[str], None],
+) -> None:
+    """Answer one query: a line for each result, and a page with thumbnails beside the index.
+
+    Args:
+        found: an open folder.
+        query: a text; may be empty when there is an image.
+        image: a picture to search with.
+        top: how many results.
+        instruction: what to look for, in words, instead of the default.
+        echo: where the lines go.
+    """
+    hits = found.find(query, image, top, instruction)
+    for number, hit in enumerate(hits, start=1):
+        text = " ".join(hit.text.split())[:80]
+        echo(f"{number:3}  {hit.similarity:.3f}  {found.folder / hit.path}  {text}".rstrip())
+    page = found.place / "results.html"
+    write_page(page, found, query or str(image), hits)
+    echo(f"with thumbnails: {page.resolve().as_uri()}")

@@ -25,8 +25,8 @@ from unime.core import console
 from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
-from unime.data.table_checks import read_judged, read_mined
-from unime.data.tables import ROWS, read_table, write_table
+from unime.data.stage_tables import read_judged, read_mined
+from unime.data.tables import ROWS, cyclic_order, read_table, write_table
 
 Kept = Bool[np.ndarray, " candidates"]
 
@@ -161,12 +161,6 @@ def choose(
         places = orders[count]
         chosen[row, : len(places)] = survivors[starts[row] + places]
     return chosen
-
-
-def cyclic_order(count: int, step: int) -> Int[np.ndarray, " count"]:
-    """Return the numbers below `count` as 0, step, 2 step, ..., then 1, 1 + step, ..."""
-    numbers = np.arange(count)
-    return numbers[np.lexsort((numbers, numbers % step))]
 
 
 def _read(recipe: SelectRecipe) -> tuple[pa.Table, pa.Table | None]:

@@ -1,10 +1,11 @@
-"""One prepared global batch: chunks of features, and what the loss needs to know beside them."""
+"""One global batch: laid out, then as chunks of features with what the loss needs to know."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow.compute as pc
@@ -12,16 +13,61 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unime.core.config import ModelConfig
-from unime.core.processes import Ranks
-from unime.data.tables import DataFolder
+from unime.data.data_folder import DataFolder
 from unime.losses import ContrastBatch, RelationBatch
-from unime.train.chunking import Budget, Plan, Size, size_of
-from unime.train.step import Chunk, Features, Gather
+from unime.models.model_config import ModelConfig
+from unime.train.chunking import estimate_sizes
+from unime.train.sampler import TaskBatches
+
+Features = dict[str, Tensor]
+
+
+class Chunk(NamedTuple):
+    """Inputs that go through the model together."""
+
+    places: Int[Tensor, " chunk"]
+    """Their places in the batch's list of distinct inputs; none for a dummy, whose features keep
+    this process in step with the others and whose embeddings count nowhere."""
+    features: Features
+    seed: int = 0
+    """Of the random numbers its forward passes draw."""
+
+
+class Gather(NamedTuple):
+    """Puts the embeddings of all processes into their places in the batch."""
+
+    places: Sequence[Int[Tensor, " own"]]
+    """Of each process, the places of its embeddings, chunk after chunk."""
+    rank: int = 0
+
+    def __call__(self, own: Float[Tensor, "own dim"]) -> Float[Tensor, "inputs dim"]:
+        """Return all embeddings, a leaf; similarities are computed in fp32 at least."""
+        own = own.detach()
+        own = own.float() if own.dtype in {torch.bfloat16, torch.float16} else own
+        blocks = [own] if len(self.places) == 1 else self._from_all(own)
+        everyone = torch.cat([*self.places]).to(own.device)
+        joined = own.new_empty(len(everyone), own.shape[1])
+        return joined.index_copy_(0, everyone, torch.cat(blocks)).requires_grad_()
+
+    def _from_all(self, own: Tensor) -> list[Tensor]:
+        counts = [len(places) for places in self.places]
+        padded = own.new_zeros(max(counts), own.shape[1])
+        padded[: len(own)] = own
+        blocks = [torch.empty_like(padded) for _ in counts]
+        torch.distributed.all_gather(blocks, padded)
+        return [block[:count] for block, count in zip(blocks, counts, strict=True)]
+
+
+class Indices(ABC):
+    """Index tensors that make the losses' record of a batch's outputs."""
+
+    @abstractmethod
+    def record(self, outputs: Tensor, /) -> Any:
+        """Return the record; a view of the outputs, with their gradient."""
 
 
 @dataclass(frozen=True)
-class ContrastIndices:
+class ContrastIndices(Indices):
     """Index tensors of a contrast batch; the distinct queries come before the targets."""
 
     query: Int[Tensor, " batch"]
@@ -29,48 +75,72 @@ class ContrastIndices:
     negatives: Int[Tensor, "batch negs"]
     scores: Float[Tensor, "batch slots"]
     allowed: Bool[Tensor, "batch cands"]
+    related: Bool[Tensor, "batch cands"]
 
-    def record(self, embeddings: Float[Tensor, "encodes dim"]) -> ContrastBatch:
+    def record(self, outputs: Float[Tensor, "inputs dim"], /) -> ContrastBatch:
         """Return the record for the losses; a view of the embeddings, with their gradient."""
-        device = embeddings.device
+        device = outputs.device
         query = self.query.to(device)
         return ContrastBatch(
-            query=embeddings[query],
-            candidates=embeddings[len(embeddings) - self.allowed.shape[1] :],
+            query=outputs[query],
+            candidates=outputs[len(outputs) - self.allowed.shape[1] :],
             positive=self.positive.to(device),
             negatives=self.negatives.to(device),
             scores=self.scores.to(device),
             allowed=self.allowed.to(device),
+            related=self.related.to(device),
             query_id=query,
         )
 
 
 @dataclass(frozen=True)
-class RelationIndices:
+class RelationIndices(Indices):
     """The teacher's embeddings of a batch of distinct texts."""
 
     teacher: Float[Tensor, "batch teacher_dim"]
 
-    def record(self, embeddings: Float[Tensor, "batch dim"]) -> RelationBatch:
+    def record(self, outputs: Float[Tensor, "batch dim"], /) -> RelationBatch:
         """Return the record for the losses."""
-        return RelationBatch(embeddings, self.teacher.to(embeddings.device))
+        return RelationBatch(outputs, self.teacher.to(outputs.device))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A batch before anything is loaded: its distinct inputs, and which of them stands where."""
+
+    name: str
+    """Task and rows, for messages."""
+    inputs: Sequence[Any]
+    """What `BatchLayout.load` is asked with."""
+    sizes: Int[np.ndarray, "inputs 3"]
+    """See `unime.train.chunking`."""
+    indices: Indices
+    counts: dict[str, int | float]
+    """Numbers for the log."""
 
 
 @runtime_checkable
-class Indices(Protocol):
-    """Index tensors that make the losses' record of a batch's outputs."""
+class BatchLayout(Protocol):
+    """Which inputs make up batch number n, and how one of them is loaded; one class a stage."""
 
-    def record(self, outputs: Tensor, /) -> Any:
-        """Return the record; a view of the outputs, with their gradient."""
+    batches: TaskBatches
+    """Which rows make up which batch."""
+
+    def layout(self, number: int) -> Layout:
+        """Return what batch `number` holds; nothing is loaded."""
+        ...
+
+    def load(self, entry: Any) -> Any:
+        """Return one entry of a layout's `inputs` as the model's `features` take it."""
         ...
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """What a loader hands to the training step of one process."""
+class Batch:
+    """What the training step of one process is given."""
 
     chunks: list[Chunk]
-    """This process's share."""
+    """This process's."""
     kept: int
     """How many of the last chunks keep their graph; see `unime.train.chunking`."""
     gather: Gather
@@ -79,30 +149,10 @@ class Prepared:
     """Which batch of the run it is."""
     name: str
     """Task and rows, for messages."""
-    pictures: Bool[Tensor, " encodes"]
-    """Which of the distinct encodes have a picture."""
+    images: Bool[Tensor, " inputs"]
+    """Which of the distinct inputs have an image."""
     counts: dict[str, int | float]
     """Numbers for the log."""
-
-
-class LiveBudget:
-    """A budget that can shrink while the workers that plan by it are running."""
-
-    def __init__(self, budget: Budget) -> None:
-        self._largest = budget.largest() if torch.cuda.is_available() else budget
-        # In shared memory: worker processes see it change.
-        self._halvings = torch.zeros(1, dtype=torch.int64).share_memory_()
-
-    def now(self) -> Budget:
-        """Return the budget as it is."""
-        budget = self._largest
-        for _ in range(int(self._halvings)):
-            budget = budget.halved()
-        return budget
-
-    def halve(self) -> None:
-        """Halve it, for every process."""
-        self._halvings += 1
 
 
 class ItemSizes:
@@ -113,34 +163,10 @@ class ItemSizes:
         self._pixels = data.items.sizes(range(len(data.items)))
         self._model = model
 
-    def of(self, items: Sequence[int], instructions: Sequence[str], side: str) -> list[Size]:
+    def of(
+        self, items: Int[np.ndarray, " inputs"], instructions: Sequence[str], side: str
+    ) -> Int[np.ndarray, "inputs 3"]:
         """Return the size of each (item, instruction)."""
-        return [
-            size_of(int(self._characters[i]) + len(text), int(self._pixels[i]), self._model, side)
-            for i, text in zip(items, instructions, strict=True)
-        ]
-
-
-def prepare_chunks(
-    plan: Plan,
-    load: Callable[[int], Any],
-    features: Callable[[Sequence[Any]], Features],
-    ranks: Ranks,
-    seed: Sequence[int],
-) -> tuple[list[Chunk], Gather]:
-    """Load, tokenise and preprocess one process's share of a planned batch.
-
-    Args:
-        plan: of the whole batch.
-        load: place -> encode.
-        features: encodes -> the model's inputs.
-        ranks: whose share.
-        seed: of the batch; a chunk's random numbers depend on it and on the chunk's first place.
-    """
-    chunks = []
-    for cut in plan.ranks[ranks.rank]:
-        draws = np.random.SeedSequence([*seed, cut.places[0]]).generate_state(1, np.uint64)
-        places = torch.tensor([] if cut.dummy else cut.places, dtype=torch.int64)
-        chunks.append(Chunk(places, features([load(p) for p in cut.places]), int(draws[0] >> 1)))
-    everyone = [torch.tensor(plan.places(r), dtype=torch.int64) for r in range(ranks.world)]
-    return chunks, Gather(everyone, ranks.rank)
+        lengths = np.fromiter(map(len, instructions), dtype=np.int64, count=len(items))
+        characters = self._characters[items].astype(np.int64) + lengths
+        return estimate_sizes(characters, self._pixels[items].astype(np.int64), self._model, side)

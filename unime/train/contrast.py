@@ -6,35 +6,35 @@ contrast). With one, its mined and judged negatives are trained on (stage 2).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, NonNegativeFloat, PositiveInt, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
-from unime.core.errors import DataError
 from unime.core.provenance import Output
+from unime.data.data_folder import DataFolder
+from unime.data.image_processor import check_items
 from unime.data.known_positives import KnownPositives, content_numbers
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns, TrainingRows
-from unime.losses import ContrastBatch, LossFunction, LossTerm, combine
+from unime.losses import ContrastBatch, LossTerm, combine
 from unime.mine.clusters import ClusterSection, cluster_tasks
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.models.usable import check_items
+from unime.models.model_config import ModelConfig
+from unime.train import checkpoints
+from unime.train.backends import refuse_impossible
 from unime.train.batch import ItemSizes
-from unime.train.chunking import Budget
-from unime.train.contrast_batches import ContrastSource
+from unime.train.chunking import ChunkBudget
+from unime.train.contrast_batches import ContrastLayout
 from unime.train.dev_set import DevSet
-from unime.train.fit import fit, train_once
-from unime.train.negatives import can_contrast, check_negatives
+from unime.train.loader import BatchSource
+from unime.train.negatives import check_negatives, read_rows
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
-from unime.train.step import Features
 
 
 class ContrastRecipe(Recipe):
@@ -62,10 +62,11 @@ class ContrastRecipe(Recipe):
     """"none" takes every other candidate for a negative, known positives and copies of the own one
     too: only for comparison."""
     wrong_labels: int = Field(default=32, gt=0)
-    """Targets drawn as negatives where a task has `in_batch: false` and its rows bring none."""
+    """Random labels, targets of the task, that serve as negatives where a task has `in_batch: false`
+    and its rows bring none."""
     dev_queries: int = Field(default=200, ge=0)
-    """Dev rows a task in the evaluation that chooses the best weights; 0 keeps the last."""
-    budget: Budget = Budget()
+    """Dev rows per task in the evaluation that chooses the best weights; 0 keeps the last."""
+    budget: ChunkBudget = ChunkBudget()
     """What one forward pass, and what all kept graphs together, may hold."""
 
     @field_validator("losses")
@@ -86,89 +87,85 @@ def inputs(recipe: ContrastRecipe) -> dict[str, Path]:
 
 def run(recipe: ContrastRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
+    # Brings transformers' Trainer: seconds that a dry run need not wait.
+    from unime.train.loop import train
+
     loss = combine(recipe.losses, ContrastBatch)
-    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
-
-
-def _train(recipe: ContrastRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
-    check_items(DataFolder.open(recipe.data), recipe.model, out.file("unusable.jsonl"))
+    refuse_impossible(gradient_accumulation_steps=recipe.training.gradient_accumulation_steps)
+    if checkpoints.finished(out):
+        return
+    data = DataFolder.open(recipe.data)
+    check_items(data, recipe.model, out.file("unusable.jsonl"))
+    columns = PairColumns.of(data)
+    rows = rows_of(recipe, data)
     embedder = Embedder.load(recipe.model)
     embedder.vision.budget = int(recipe.budget.vision_cache_gb * 1e9)
-    groups = None
+    groups = rows.by_task(columns)
     if recipe.clusters is not None:
-        data = DataFolder.open(recipe.data)
-        rows, folder = _training_rows(recipe, data), out.file("clusters")
-        groups = cluster_tasks(recipe.clusters, data, rows, embedder, folder)
-    source = training_source(recipe, embedder.renderer.packed, groups)
-    check_negatives(
-        source.batches,
-        recipe.training.batches(source.batches.epoch_length),
-        lambda number: can_contrast(source.layout(number).indices, recipe.losses),
-        recipe.rows or recipe.data,
-    )
-    dev = DevSet(source.data, source.known, source.contents, recipe.dev_queries)
+        folder = out.file("clusters")
+        groups = cluster_tasks(recipe.clusters, data, columns, rows, embedder, folder)
+    known = KnownPositives(data, content_numbers(data.items))
+    layout = layout_of(recipe, data, columns, rows, groups, known)
+    epoch_length = layout.batches.epoch_length
+    total = recipe.training.batches(epoch_length)
+    check_negatives(layout, recipe.losses, total, recipe.rows or recipe.data)
+    source = BatchSource(layout, embedder.renderer.packed, recipe.budget)
+    dev = DevSet(data, columns, known, recipe.dev_queries)
     log(
-        f"{len(source.rows.pair)} rows in {len(source.batches.names)} tasks, "
-        f"{source.batches.epoch_length} batches an epoch"
+        f"{len(rows.pair)} rows in {len(layout.batches.names)} tasks, {epoch_length} batches an epoch"
     )
-    return fit(
-        embedder=embedder,
+    facts = train(
+        model=embedder,
         tune=recipe.tune,
         training=recipe.training,
         source=source,
-        batches=source.batches,
         loss=loss,
-        evaluate=(lambda: dev.hits(embedder)) if dev.tasks else None,
+        dev=dev if dev.tasks else None,
         out=out,
     )
+    checkpoints.finish(out, facts)
 
 
-def training_source(
+def rows_of(recipe: ContrastRecipe, data: DataFolder) -> TrainingRows:
+    """Return what a recipe trains on."""
+    soft = any(term.name == "soft_label" for term in recipe.losses)
+    needs_scores = "the loss soft_label" if soft else None
+    return read_rows(data, recipe.rows, recipe.negatives, needs_scores)
+
+
+def layout_of(
     recipe: ContrastRecipe,
-    features: Callable[[Sequence[Encode]], Features],
-    groups: Mapping[str, np.ndarray] | None = None,
-) -> ContrastSource:
-    """Return the recipe's batches.
+    data: DataFolder,
+    columns: PairColumns,
+    rows: TrainingRows,
+    groups: Mapping[str, np.ndarray],
+    known: KnownPositives,
+) -> ContrastLayout:
+    """Return the layout of a recipe's batches.
 
     Args:
         recipe: what is trained on.
-        features: tokenises and preprocesses encodes.
-        groups: each task's rows, or clusters of them; by default single rows.
+        data: the data folder.
+        columns: its pairs.
+        rows: what is trained on.
+        groups: each task's rows, or clusters of them.
+        known: all known positives.
     """
-    data = DataFolder.open(recipe.data)
-    rows = _training_rows(recipe, data)
     batches = TaskBatches(
-        groups or rows.by_task(PairColumns.of(data)),
+        groups,
         recipe.training.global_batch_size,
         recipe.training.seed,
         recipe.weights,
         recipe.caps,
         recipe.temperature,
     )
-    return ContrastSource(
+    return ContrastLayout(
         data=data,
+        columns=columns,
         rows=rows,
         batches=batches,
-        known=KnownPositives(data, content_numbers(data.items)),
+        known=known,
         sizes=ItemSizes(data, recipe.model),
-        budget=recipe.budget,
-        features=features,
-        wrong_labels=recipe.wrong_labels,
+        random_labels=recipe.wrong_labels,
         masked=recipe.mask == "identity",
     )
-
-
-def _training_rows(recipe: ContrastRecipe, data: DataFolder) -> TrainingRows:
-    if recipe.rows is None:
-        rows = TrainingRows.own(data, recipe.negatives)
-    else:
-        rows = TrainingRows.selected(data, recipe.rows, recipe.negatives)
-    if len(rows.pair) == 0:
-        raise DataError(f"{recipe.rows or recipe.data} has no training row")
-    soft = any(term.name == "soft_label" for term in recipe.losses)
-    if soft and np.isnan(rows.scores).all():
-        raise DataError(
-            f"the loss soft_label needs judge scores, but no row of {recipe.rows or recipe.data} "
-            "has any; run mine, judge and select, or bring scores of your own"
-        )
-    return rows

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from unime.core.errors import ModelError
+from unime.data.data_folder import DataFolder
 from unime.data.known_positives import KnownPositives
-from unime.data.tables import DataFolder
 from unime.data.training_rows import PairColumns
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.contrast_batches import load_encode
+from unime.models.inputs import ModelInput, load_input
+
+
+@runtime_checkable
+class DevEvaluation(Protocol):
+    """What decides which weights are the best."""
+
+    def hits(self, model: Any) -> dict[str, float]:
+        """Return metrics of a model as it is trained, "hit@1" among them."""
+        ...
 
 
 class DevSet:
@@ -21,16 +30,16 @@ class DevSet:
 
     Args:
         data: the data folder.
+        columns: its pairs.
         known: its known positives.
-        contents: content number of each item.
         queries: at most so many rows a task; none at all for 0.
     """
 
     def __init__(
-        self, data: DataFolder, known: KnownPositives, contents: np.ndarray, queries: int
+        self, data: DataFolder, columns: PairColumns, known: KnownPositives, queries: int
     ) -> None:
-        self._data, self._known, self._contents = data, known, contents
-        self._columns = columns = PairColumns.of(data)
+        self._data, self._columns, self._known = data, columns, known
+        self._contents = known.contents
         dev = data.split("dev")
         self.tasks: dict[str, np.ndarray] = {}
         for number, name in enumerate(columns.tasks):
@@ -39,9 +48,9 @@ class DevSet:
                 chosen = np.random.default_rng(number).permutation(len(rows))[:queries]
                 self.tasks[name] = rows[np.sort(chosen)]
 
-    def hits(self, embedder: Embedder) -> dict[str, float]:
+    def hits(self, model: Embedder) -> dict[str, float]:
         """Return hit@1 of each task, and their mean as "hit@1"."""
-        hits = {f"{name}_hit@1": self._hit(embedder, name) for name in self.tasks}
+        hits = {f"{name}_hit@1": self._hit(model, name) for name in self.tasks}
         return {"hit@1": float(np.mean(list(hits.values()))), **hits}
 
     def _hit(self, embedder: Embedder, name: str) -> float:
@@ -52,13 +61,13 @@ class DevSet:
         _, first, place = np.unique(self._contents[items], return_index=True, return_inverse=True)
         gold = np.zeros((len(rows), len(first)), dtype=bool)
         gold[owner, place] = True
-        queries = _Encodes(
+        queries = DevInputs(
             self._data,
             columns.query[rows],
             "query",
             [columns.query_instructions[i] for i in columns.query_instruction[rows]],
         )
-        targets = _Encodes(
+        targets = DevInputs(
             self._data,
             items[first],
             "target",
@@ -76,7 +85,7 @@ class DevSet:
         return hit_at_1(similarity, gold, allowed)
 
 
-class _Encodes(Sequence[Encode]):
+class DevInputs(Sequence[ModelInput]):
     """Inputs loaded when they are asked for."""
 
     def __init__(
@@ -87,8 +96,8 @@ class _Encodes(Sequence[Encode]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def __getitem__(self, place: int) -> Encode:  # type: ignore[override]  # no slices
-        return load_encode(self._data, int(self._items[place]), self._side, self._texts[place])
+    def __getitem__(self, place: int) -> ModelInput:  # type: ignore[override]  # no slices
+        return load_input(self._data, int(self._items[place]), self._side, self._texts[place])
 
 
 def hit_at_1(

@@ -7,30 +7,30 @@ dimension. Source: UniME (arXiv 2504.17432, section 3.2).
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import torch
 from jaxtyping import Float, Int
 from pydantic import Field, field_validator
 
-from unime.core.config import ModelConfig, Recipe
+from unime.core.config import Recipe
 from unime.core.console import log
 from unime.core.errors import DataError, RecipeError
-from unime.core.processes import ranks
 from unime.core.provenance import Output
-from unime.data.tables import DataFolder
-from unime.losses import LossFunction, LossTerm, RelationBatch, combine
+from unime.data.data_folder import DataFolder
+from unime.losses import LossTerm, RelationBatch, combine
 from unime.models.adapters import LoraSection
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
-from unime.train.batch import LiveBudget, Prepared, RelationIndices, prepare_chunks
-from unime.train.chunking import Budget, plan_chunks, size_of
-from unime.train.fit import fit, keep, train_once
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.train import checkpoints
+from unime.train.backends import refuse_impossible
+from unime.train.chunking import ChunkBudget
+from unime.train.loader import BatchSource
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 from unime.train.teacher import TeacherSection, teach
-from unime.train.texts import TextSource, distinct, item_texts, read_texts
+from unime.train.texts import TextLayout, TextSource, distinct, item_texts, read_texts, split_texts
 
 
 class DistillRecipe(Recipe):
@@ -51,7 +51,7 @@ class DistillRecipe(Recipe):
     losses: list[LossTerm] = Field(default=[LossTerm(name="relational_kl")], min_length=1)
     tune: LoraSection = LoraSection(r=32, lora_alpha=64)
     training: TrainingSection
-    budget: Budget = Budget()
+    budget: ChunkBudget = ChunkBudget()
     """What one forward pass, and what all kept graphs together, may hold."""
 
     @field_validator("losses")
@@ -76,84 +76,40 @@ def inputs(recipe: DistillRecipe) -> dict[str, Path]:
 
 def run(recipe: DistillRecipe, out: Output) -> None:
     """Train, and write `<output>/model`."""
+    # Brings transformers' Trainer: seconds that a dry run need not wait.
+    from unime.train.loop import train
+
     loss = combine(recipe.losses, RelationBatch)
-    train_once(out, recipe.training, lambda: _train(recipe, loss, out))
-
-
-def _train(recipe: DistillRecipe, loss: LossFunction, out: Output) -> dict[str, Any]:
+    refuse_impossible(gradient_accumulation_steps=recipe.training.gradient_accumulation_steps)
+    if checkpoints.finished(out):
+        return
+    training = recipe.training
     groups = gather_texts(recipe)
     texts = [text for group in groups.values() for text in group]
-    held_out, trained = split_texts(len(texts), recipe.held_out, recipe.training.seed)
+    held_out, trained = split_texts(len(texts), recipe.held_out, training.seed)
     teacher = teach(recipe.teacher, texts, out.file("teacher"))
     embedder = Embedder.load(recipe.model)
-    batches = TaskBatches(
-        {"texts": trained}, recipe.training.global_batch_size, recipe.training.seed
-    )
+    agreement = Agreement(texts, teacher, held_out, groups, recipe.side)
+    batches = TaskBatches({"texts": trained}, training.global_batch_size, training.seed)
+    layout = TextLayout(texts, teacher, batches, recipe.model, recipe.side)
     log(f"{len(trained)} texts to train on, {len(held_out)} held out")
-
-    def agreements() -> dict[str, float]:
-        encodes = [Encode(texts[i], None, recipe.side, "") for i in held_out]
-        vectors = embedder.encode(encodes, label="held-out texts")
-        return agreement_by_group(vectors, teacher[held_out], held_out, groups)
-
-    before = keep(out.file("before.json"), agreements)
-    facts = fit(
-        embedder=embedder,
+    # Of the starting weights: a resumed run, which has them still, finds the same.
+    before = agreement.of(embedder)
+    facts = train(
+        model=embedder,
         tune=recipe.tune,
-        training=recipe.training,
-        source=TextBatches(texts, teacher, batches, embedder, recipe.side, recipe.budget),
-        batches=batches,
+        training=training,
+        source=BatchSource(layout, embedder.renderer.features, recipe.budget),
         loss=loss,
-        evaluate=None,
+        dev=None,
         out=out,
     )
-    after = agreements()
+    after = agreement.of(embedder)
     for name, value in after.items():
         log(f"Spearman(student, teacher) on held-out {name}: {before[name]:.3f} -> {value:.3f}")
     counts = {name: len(group) for name, group in groups.items()}
-    return {**facts, "texts": counts, "spearman": {"before": before, "after": after}}
-
-
-class TextBatches:
-    """Batch number -> distinct texts with the teacher's embeddings of them."""
-
-    def __init__(
-        self,
-        texts: list[str],
-        teacher: Float[np.ndarray, "texts dim"],
-        batches: TaskBatches,
-        embedder: Embedder,
-        side: str,
-        budget: Budget,
-    ) -> None:
-        self._texts, self._teacher, self._batches = texts, teacher, batches
-        self._features, self._model = embedder.renderer.features, embedder.config
-        self._side, self._ranks = side, ranks()
-        self.budget = LiveBudget(budget)
-
-    def __getitem__(self, number: int) -> Prepared:
-        """Return batch `number`."""
-        rows = self._batches[number].rows
-        encodes = [Encode(self._texts[row], None, self._side, "") for row in rows]
-        sizes = [size_of(len(encode.text), 0, self._model) for encode in encodes]
-        plan = plan_chunks(sizes, self.budget.now(), self._ranks.world)
-        chunks, gather = prepare_chunks(
-            plan,
-            encodes.__getitem__,
-            self._features,
-            self._ranks,
-            (self._batches.seed, 3, number),
-        )
-        return Prepared(
-            chunks=chunks,
-            kept=plan.kept,
-            gather=gather,
-            indices=RelationIndices(torch.from_numpy(self._teacher[rows]).float()),
-            number=number,
-            name=f"texts {rows.tolist()}",
-            pictures=torch.zeros(len(encodes), dtype=torch.bool),
-            counts={"rows": len(rows)},
-        )
+    spearman = {"before": before, "after": after}
+    checkpoints.finish(out, {**facts, "texts": counts, "spearman": spearman})
 
 
 def gather_texts(recipe: DistillRecipe) -> dict[str, list[str]]:
@@ -183,12 +139,32 @@ def gather_texts(recipe: DistillRecipe) -> dict[str, list[str]]:
     return {name: group for name, group in groups.items() if group}
 
 
-def split_texts(
-    count: int, held_out: int, seed: int
-) -> tuple[Int[np.ndarray, " held"], Int[np.ndarray, " trained"]]:
-    """Return which texts are held out and which are trained on, each in order."""
-    shuffled = np.random.default_rng(seed).permutation(count)
-    return np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
+class Agreement:
+    """How far a student agrees with the teacher on the held-out texts.
+
+    Args:
+        texts: all of them, source after source.
+        teacher: their embeddings.
+        held_out: places of the texts that are not trained on.
+        groups: the texts of each source.
+        side: "query" or "target": whose prompt the student reads them under.
+    """
+
+    def __init__(
+        self,
+        texts: list[str],
+        teacher: Float[np.ndarray, "texts dim"],
+        held_out: Int[np.ndarray, " held"],
+        groups: dict[str, list[str]],
+        side: str,
+    ) -> None:
+        self._inputs = [ModelInput(texts[place], None, side, "") for place in held_out]
+        self._teacher, self._held_out, self._groups = teacher[held_out], held_out, groups
+
+    def of(self, student: Embedder) -> dict[str, float]:
+        """Return the agreement over all held-out texts ("all") and within each source."""
+        vectors = student.encode(self._inputs, label="held-out texts")
+        return agreement_by_group(vectors, self._teacher, self._held_out, self._groups)
 
 
 def agreement_by_group(

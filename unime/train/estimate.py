@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from unime.train.contrast import ContrastRecipe
 
 SAMPLE = 8
-"""Batches that are looked at."""
+"""Batches that are counted."""
 GB = 1e9
 ACTIVATION_BYTES = 34
 """Of one layer, for each token and hidden unit, in half precision."""
@@ -46,7 +46,7 @@ class Machine:
 
 
 @dataclass(frozen=True)
-class Part:
+class ModelPart:
     """One tower of the model."""
 
     weights: int
@@ -62,10 +62,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Work:
+class StepWork:
     """A mean global batch."""
 
-    encodes: float
+    inputs: float
     tokens: float
     padded: float
     """With the padding of every chunk."""
@@ -84,16 +84,16 @@ class Work:
 class Counted(NamedTuple):
     """What a recipe's mean step takes."""
 
-    language: Part
-    vision: Part
-    work: Work
+    language: ModelPart
+    vision: ModelPart
+    work: StepWork
     flops: float
 
 
 class ChunkWork(NamedTuple):
     """What one chunk holds."""
 
-    encodes: int
+    inputs: int
     tokens: int
     padded: int
     computed: int
@@ -113,10 +113,10 @@ def estimate(path: Path | str, overrides: list[str], machine: Machine) -> str:
     total = sum(memory.values())
     lines = [
         f"{path}: an estimate, from {SAMPLE} batches",
-        f"a step: {work.encodes:,.0f} distinct encodes, {work.tokens:,.0f} tokens "
+        f"a step: {work.inputs:,.0f} distinct inputs, {work.tokens:,.0f} tokens "
         f"({1 - work.tokens / work.padded:.0%} padding beside them), {work.patches:,.0f} patches",
         f"work: {flops / 1e12:,.1f} TFLOP a step",
-        f"memory of one GPU of {machine.gpus}, in GB, weights not spread (DDP):",
+        f"memory of one GPU of {machine.gpus}, in GB, weights not sharded (DDP):",
         *(f"  {name:<28}{value / GB:8.2f}" for name, value in memory.items()),
         f"  {'together':<28}{total / GB:8.2f}  of {machine.memory_gb:g}: "
         f"{'fits' if total < 0.9 * machine.memory_gb * GB else 'does not fit; see below'}",
@@ -136,7 +136,7 @@ def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMP
     Args:
         recipe: of the contrast stage.
         gpus: how many work on a batch.
-        batches: the numbers of the batches that are looked at.
+        batches: the numbers of the batches that are counted.
     """
     language, vision = model_parts(recipe.model.id, recipe.tune)
     work = sample_work(recipe, gpus, batches)
@@ -146,7 +146,7 @@ def count(recipe: ContrastRecipe, gpus: int, batches: Sequence[int] = range(SAMP
     )
 
 
-def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
+def model_parts(model: str, tune: LoraSection) -> tuple[ModelPart, ModelPart]:
     """Count a model's language and vision side from its configuration alone.
 
     Raises:
@@ -154,8 +154,8 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     """
     import torch
 
+    from unime.core.loading import empty_model, load_config
     from unime.models.adapters import parts_of, train_parts
-    from unime.models.loading import empty_model, load_config
 
     config = load_config(model)
     if getattr(config, "vision_config", None) is None:
@@ -176,7 +176,7 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
         named = [(n, p) for n, p in empty.named_parameters() if where.get(n) in chosen]
         tables = sum(p.numel() for n, p in named if "embed_tokens" in n)
         sides.append(
-            Part(
+            ModelPart(
                 weights=sum(p.numel() for _, p in named) - tables,
                 tables=tables,
                 layers=_first(section, "num_hidden_layers", "depth"),
@@ -189,32 +189,35 @@ def model_parts(model: str, tune: LoraSection) -> tuple[Part, Part]:
     return sides[0], sides[1]
 
 
-def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> Work:
+def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> StepWork:
     """Count what some of the recipe's batches hold, by preparing them as training would."""
-    from unime.models.embedder import renderer_of
+    from unime.data.data_folder import DataFolder
+    from unime.data.known_positives import KnownPositives, content_numbers
+    from unime.data.training_rows import PairColumns
+    from unime.models.backbones import renderer_of
     from unime.train.chunking import plan_chunks
-    from unime.train.contrast import training_source
-    from unime.train.contrast_batches import load_encode
+    from unime.train.contrast import layout_of, rows_of
 
     renderer, config = renderer_of(recipe.model)
-    source = training_source(recipe, renderer.features)
+    data = DataFolder.open(recipe.data)
+    columns, rows = PairColumns.of(data), rows_of(recipe, data)
+    known = KnownPositives(data, content_numbers(data.items))
+    layouts = layout_of(recipe, data, columns, rows, rows.by_task(columns), known)
     batches = []
     for number in numbers:
-        layout = source.layout(number)
+        layout = layouts.layout(number)
         plan = plan_chunks(layout.sizes, recipe.budget, world)
-        hands = [
+        counted = [
             [
                 chunk_work(
-                    renderer.features(
-                        [load_encode(source.data, *layout.encodes[place]) for place in cut.places]
-                    ),
+                    renderer.features([layouts.load(layout.inputs[place]) for place in places]),
                     config,
                 )
-                for cut in hand
+                for places in chunks
             ]
-            for hand in plan.ranks
+            for chunks in plan.chunks
         ]
-        batches.append((hands, plan.kept))
+        batches.append((counted, plan.kept))
     return mean_work(batches)
 
 
@@ -235,7 +238,7 @@ def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
         # Whole pictures or tiles, (..., channels, height, width).
         patches = pixels[..., 0, :, :].numel() // config.vision_config.patch_size**2
     return ChunkWork(
-        encodes=rows,
+        inputs=rows,
         tokens=int(lengths.sum()),
         padded=rows * longest,
         computed=rows * longest - (rows - 1) * shared,
@@ -245,21 +248,23 @@ def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
     )
 
 
-def mean_work(batches: Sequence[tuple[Sequence[Sequence[ChunkWork]], int]]) -> Work:
-    """Return the mean over batches, each given by every process's chunks and how many are kept."""
+def mean_work(batches: Sequence[tuple[Sequence[Sequence[ChunkWork]], int]]) -> StepWork:
+    """Return the mean over batches, each given by every rank's chunks and how many are kept."""
     totals = np.zeros(len(ChunkWork._fields))
     kept, largest = 0.0, 0
-    for hands, number in batches:
-        chunks = [chunk for hand in hands for chunk in hand]
+    for per_rank, number in batches:
+        chunks = [chunk for own in per_rank for chunk in own]
         totals += np.sum(chunks, axis=0)
-        kept += sum(chunk.computed for hand in hands for chunk in hand[len(hand) - number :])
+        kept += sum(chunk.computed for own in per_rank for chunk in own[len(own) - number :])
         largest = max(largest, *(chunk.padded for chunk in chunks))
     means = ChunkWork(*(totals / len(batches)).tolist())
     share = kept / len(batches) / means.computed
-    return Work(**means._asdict(), chunk_tokens=largest, kept_share=share)
+    return StepWork(**means._asdict(), chunk_tokens=largest, kept_share=share)
 
 
-def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool = False) -> float:
+def step_flops(
+    language: ModelPart, vision: ModelPart, work: StepWork, *, checkpointing: bool = False
+) -> float:
     """Return the FLOPs of a cached step.
 
     A trained layer's backward pass costs two forward passes, a frozen one's below adapters one. A
@@ -278,7 +283,7 @@ def step_flops(language: Part, vision: Part, work: Work, *, checkpointing: bool 
 
 
 def memory_parts(
-    recipe: ContrastRecipe, language: Part, vision: Part, work: Work
+    recipe: ContrastRecipe, language: ModelPart, vision: ModelPart, work: StepWork
 ) -> dict[str, float]:
     """Return bytes by what they are for, on one process that holds the whole model."""
     half = recipe.model.dtype in ("bfloat16", "float16") or recipe.training.bf16
@@ -294,13 +299,13 @@ def memory_parts(
         patches = min(recipe.budget.pixels / vision.patch_size**2, work.patches)
         tower = patches * ACTIVATION_BYTES * vision.width * vision.layers * (width / 2)
     cache = 0.0 if vision.trained else recipe.budget.vision_cache_gb * GB
-    loss = 4 * work.encodes * recipe.training.global_batch_size * 3
+    loss = 4 * work.inputs * recipe.training.global_batch_size * 3
     return {
         "weights": float(weights * width),
         "trained, gradients": trained * 8.0,
         "optimizer": trained * 8.0,
         "activations of a chunk": work.chunk_tokens * per_token + tower,
-        "embeddings and similarities": work.encodes * language.width * 8 + loss,
+        "embeddings and similarities": work.inputs * language.width * 8 + loss,
         "vision features (at most)": min(cache, work.patches / 4 * language.width * width),
     }
 

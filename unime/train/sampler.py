@@ -21,7 +21,7 @@ class Draw(NamedTuple):
     task: str
     rows: np.ndarray
     """Places in the training rows, int64 `(batch,)`, all distinct."""
-    turn: int
+    round: int
     """How many times the task's rows have been gone through before."""
 
 
@@ -31,7 +31,7 @@ class TaskBatches:
     An epoch holds, of every task, `weight` times as many batches as its rows fill, at least one,
     in random order. Each time a task's rows have been used up they are shuffled anew. Rows that
     do not fill a last batch (fewer than `batch_size`, other ones every time) are left out of that
-    turn. A task smaller than a batch gives batches of all its rows.
+    round. A task smaller than a batch gives batches of all its rows.
 
     Rows may come in clusters that stay together in a batch (see `unime.mine.clusters`); a row
     that several clusters of a batch share is in it once.
@@ -87,11 +87,11 @@ class TaskBatches:
         epoch, place = divmod(number, self.epoch_length)
         task, before = self._order(epoch)[place]
         name = self.names[task]
-        turn, part = divmod(epoch * int(self.counts[task]) + before, self._full_batches(name))
+        round_, part = divmod(epoch * int(self.counts[task]) + before, self._full_batches(name))
         size = self._size(name)
-        chosen = self._permutation(task, turn)[part * size : (part + 1) * size].ravel()
+        chosen = self._permutation(task, round_)[part * size : (part + 1) * size].ravel()
         _, first = np.unique(chosen, return_index=True)
-        return Draw(name, chosen[np.sort(first)], turn)
+        return Draw(name, chosen[np.sort(first)], round_)
 
     def state_dict(self, number: int) -> dict[str, Any]:
         """Return what identifies the sequence, and the next batch's number."""
@@ -157,6 +157,6 @@ class TaskBatches:
             before[task] += 1
         return order
 
-    def _compute_permutation(self, task: int, turn: int) -> np.ndarray:
-        rng = np.random.default_rng([self.seed, 1, task, turn])
+    def _compute_permutation(self, task: int, round_: int) -> np.ndarray:
+        rng = np.random.default_rng([self.seed, 1, task, round_])
         return rng.permutation(self.rows[self.names[task]])

@@ -1,4 +1,4 @@
-"""What a training recipe says about the optimisation, under transformers' own names."""
+"""The optimisation in a training recipe, under transformers' own names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ if TYPE_CHECKING:
 
 PER_DEVICE = "per_device_train_batch_size"
 DEFAULT_BATCH = 64
-"""Rows a process."""
+"""Rows per process."""
 
 
 class TrainingSection(Section):
     """Fields of `transformers.TrainingArguments`, with its meanings.
 
-    The batch may be given as `per_device_train_batch_size`: rows a process. What is kept, and
+    The batch may be given as `per_device_train_batch_size`: rows per process. What is kept, and
     compared when a run is resumed, is the global batch, because it decides the result; so a run
     begun on two processes can be resumed on one.
     """
 
     global_batch_size: int = Field(gt=1)
-    """Rows that the loss sees together, of all processes; overrules rows a process."""
+    """Rows that the loss sees together, of all processes; overrules rows per process."""
     max_steps: int = Field(default=-1, ge=-1)
     num_train_epochs: float | None = Field(default=None, gt=0)
     """Instead of max_steps: how often every task's rows are gone through."""
@@ -96,7 +96,7 @@ class TrainingSection(Section):
                 "gradient_checkpointing",
             }
         )
-        # For Trainer's own messages: the batch is dealt by cost, not by rows.
+        # For Trainer's own messages: the batch is shared out by cost, not by rows.
         values[PER_DEVICE] = max(1, self.global_batch_size // ranks().world)
         if ranks().world > 1 and not torch.cuda.is_available():
             values["ddp_backend"] = "gloo"

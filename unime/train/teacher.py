@@ -99,7 +99,7 @@ def _open(teacher: TeacherSection) -> Callable[[list[str]], np.ndarray]:
 
 
 def _load(teacher: TeacherSection) -> Callable[[list[str]], np.ndarray]:
-    from unime.models.loading import load_sentence_transformer
+    from unime.core.loading import load_sentence_transformer
 
     if teacher.sha256 is not None:
         check_weights(Path(teacher.id), teacher.sha256)

@@ -1,4 +1,4 @@
-"""The texts of stage 1: what a data folder's items say, and any general text beside them."""
+"""The texts of stage 1, a data folder's items and any general text; how they make up batches."""
 
 from __future__ import annotations
 
@@ -8,12 +8,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
+from jaxtyping import Float, Int
 from pydantic import Field
 
 from unime.core.config import Section
 from unime.core.console import log
 from unime.core.errors import DataError, lookup
-from unime.data.tables import DataFolder, read_table
+from unime.data.data_folder import DataFolder
+from unime.data.tables import read_table
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
+from unime.train.batch import Layout, RelationIndices
+from unime.train.chunking import estimate_sizes
+from unime.train.sampler import TaskBatches
 
 
 class TextSource(Section):
@@ -24,6 +32,53 @@ class TextSource(Section):
     """The key or column that holds the text."""
     limit: int | None = Field(default=None, gt=0)
     """At most so many, drawn at random."""
+
+
+class TextLayout:
+    """Batches of distinct texts with the teacher's embeddings of them.
+
+    Args:
+        texts: all of them, held out or not.
+        teacher: their embeddings.
+        batches: which texts make up which batch.
+        model: how long an input may be.
+        side: "query" or "target": whose prompt the student reads them under.
+    """
+
+    def __init__(
+        self,
+        texts: list[str],
+        teacher: Float[np.ndarray, "texts dim"],
+        batches: TaskBatches,
+        model: ModelConfig,
+        side: str,
+    ) -> None:
+        self.batches = batches
+        self._texts, self._teacher, self._model, self._side = texts, teacher, model, side
+        self._characters = np.array([len(text) for text in texts], dtype=np.int64)
+
+    def layout(self, number: int) -> Layout:
+        """Return what batch `number` holds."""
+        rows = self.batches[number].rows
+        return Layout(
+            name=f"texts {rows.tolist()}",
+            inputs=rows.tolist(),
+            sizes=estimate_sizes(self._characters[rows], np.zeros_like(rows), self._model),
+            indices=RelationIndices(torch.from_numpy(self._teacher[rows]).float()),
+            counts={"rows": len(rows)},
+        )
+
+    def load(self, entry: int) -> ModelInput:
+        """Return one text as an input of the student."""
+        return ModelInput(self._texts[entry], None, self._side, "")
+
+
+def split_texts(
+    count: int, held_out: int, seed: int
+) -> tuple[Int[np.ndarray, " held"], Int[np.ndarray, " trained"]]:
+    """Return which texts are held out and which are trained on, each in order."""
+    shuffled = np.random.default_rng(seed).permutation(count)
+    return np.sort(shuffled[:held_out]), np.sort(shuffled[held_out:])
 
 
 def read_texts(source: TextSource, seed: int) -> list[str]:

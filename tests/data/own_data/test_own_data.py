@@ -21,9 +21,8 @@ from unime.core import files
 from unime.core.errors import DataError
 from unime.core.stage import execute, stage_of, stages
 from unime.data import images
-from unime.data.own_data.look import Picture
 from unime.data.own_data.prepare import is_own_data, prepare
-from unime.data.own_data.split import leaks, near_duplicates, plain, split_pictures
+from unime.data.own_data.scan import CaptionedImage, leaks, near_duplicates, plain, split_pictures
 from unime.stages import recipes_in
 
 COLOURS = ("red", "green", "blue", "yellow", "purple")
@@ -129,9 +128,9 @@ def test_too_little_data_says_what_was_wrong(tmp_path: Path, monkeypatch: pytest
         prepare(str(tmp_path / "nowhere"))
 
 
-def picture(number: int, seed: int, *captions: str) -> Picture:
+def picture(number: int, seed: int, *captions: str) -> CaptionedImage:
     rng = np.random.default_rng(seed)
-    return Picture(
+    return CaptionedImage(
         f"{number}.png", number.to_bytes(16, "little"), 10, 10, captions or (f"number {number}",),
         int(rng.integers(0, 2**63)), rng.integers(0, 256, 192, dtype=np.uint8).tobytes(),
     )  # fmt: skip

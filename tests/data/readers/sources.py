@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from unime.data.readers import Row, read
+from unime.data.readers import ReadRow, read
 from unime.data.stage import DataRecipe, open_sources
 
 
@@ -33,7 +33,7 @@ def json_lines(path: Path, rows: list[Any]) -> Path:
     return path
 
 
-def rows_of(root: Path, **source: Any) -> list[Row]:
+def rows_of(root: Path, **source: Any) -> list[ReadRow]:
     """Read one source below `root`."""
     recipe = DataRecipe.model_validate({"output": "none", "root": str(root), "sources": [source]})
     return [row for job in open_sources(recipe) for row in read(job)]

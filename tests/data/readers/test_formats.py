@@ -14,10 +14,10 @@ from tests.data.readers.sources import json_lines, parquet, picture, rows_of
 from unime.core.errors import DataError, RecipeError
 from unime.data.images import load_rgb
 from unime.data.items import Item, Pair
-from unime.data.readers import Row, read_eval
+from unime.data.readers import ReadRow, read_eval
 
 
-def only(rows: list[Row]) -> Pair:
+def only(rows: list[ReadRow]) -> Pair:
     (row,) = rows
     assert row.error is None, row.error
     (pair,) = row.pairs
@@ -36,8 +36,8 @@ def test_mmeb_train_splits_instruction_and_placeholder_off(tmp_path: Path) -> No
     parquet(tmp_path / "A-OKVQA/original-00000-of-00001.parquet", [MMEB])
     pair = only(rows_of(tmp_path, reader="mmeb_train", path="A-OKVQA"))
     assert pair == Pair(
-        Item("What is it?", "images/A-OKVQA/Train/1.jpg"),
-        (Item("a dog"),),
+        Item.of("What is it?", "images/A-OKVQA/Train/1.jpg"),
+        (Item.of("a dog"),),
         "A-OKVQA",
         query_instruction="Represent the given image with the following question:",
     )
@@ -55,9 +55,9 @@ def test_mmeb_train_with_images_on_the_other_side_and_negatives(tmp_path: Path) 
     }
     json_lines(tmp_path / "WebQA.jsonl", [row])
     pair = only(rows_of(tmp_path, reader="mmeb_train", path="WebQA.jsonl", image_root="images/"))
-    assert pair.query == Item("Which part?")
-    assert pair.positives == (Item("A face.", "images/1.jpg"),)
-    assert pair.negatives == (Item("A foot."), Item("", "images/2.jpg"))
+    assert pair.query == Item.of("Which part?")
+    assert pair.positives == (Item.of("A face.", "images/1.jpg"),)
+    assert pair.negatives == (Item.of("A foot."), Item.of("", "images/2.jpg"))
     assert pair.target_instruction.startswith("Represent the given Wikipedia image")
 
 
@@ -91,7 +91,7 @@ V1 = {
 def test_mmeb_eval_v1(tmp_path: Path) -> None:
     parquet(tmp_path / "MSCOCO_i2t/test.parquet", [{**V1, "tgt_kind": ["", "swap", "random"]}])
     (query,) = read_eval(tmp_path / "MSCOCO_i2t", root=tmp_path, image_root="images")
-    assert query.query == Item("", "images/q.jpg")
+    assert query.query == Item.of("", "images/q.jpg")
     assert query.query_instruction == "Find an image caption describing the given everyday image."
     assert [c.text for c in query.candidates] == ["right", "wrong", "worse"]
     assert query.gold == (0,)
@@ -110,10 +110,10 @@ def test_mmeb_eval_with_instructions_apart_and_scalars(tmp_path: Path) -> None:
     json_lines(tmp_path / "own.jsonl", [row])
     (query,) = read_eval(tmp_path / "own.jsonl")
     assert (query.query_instruction, query.target_instruction) == ("Find the crop:", "Represent it")
-    assert query.query == Item("the cat", "q.jpg")
-    assert query.candidates == (Item("", "a.jpg"), Item("", "b.jpg"))
+    assert query.query == Item.of("the cat", "q.jpg")
+    assert query.candidates == (Item.of("", "a.jpg"), Item.of("", "b.jpg"))
     pair = only(rows_of(tmp_path, reader="mmeb_eval", path="own.jsonl"))
-    assert pair.positives == (Item("", "a.jpg"),)
+    assert pair.positives == (Item.of("", "a.jpg"),)
     assert pair.negatives == ()
 
 
@@ -145,12 +145,12 @@ def test_unime_v2_finds_tasks_by_folder_or_instruction(tmp_path: Path) -> None:
         row.pairs[0] for row in rows_of(tmp_path, reader="unime_v2", path="train.json")
     )
     assert (first.task, second.task) == ("NIGHTS", "VisualNews_t2i")
-    assert first.query == Item("", "images/NIGHTS/Train/q.jpg")
-    assert first.positives == (Item("", "images/NIGHTS/Train/p.jpg"),)
-    assert first.negatives == (Item("", "n.jpg"), Item("text"))
+    assert first.query == Item.of("", "images/NIGHTS/Train/q.jpg")
+    assert first.positives == (Item.of("", "images/NIGHTS/Train/p.jpg"),)
+    assert first.negatives == (Item.of("", "n.jpg"), Item.of("text"))
     assert first.scores[:2] == (0.5, 0.25)
     assert math.isnan(first.scores[2])
-    assert second.query == Item("A goal.")
+    assert second.query == Item.of("A goal.")
     assert second.query_instruction == "Retrieve an image of this news caption."
 
 
@@ -192,8 +192,8 @@ def test_flagembedding(tmp_path: Path) -> None:
     rows = rows_of(tmp_path, reader="flagembedding", path="fe.jsonl")
     first, second = rows[0].pairs[0], rows[1].pairs[0]
     assert (first.query_instruction, first.scores) == ("Find it", (0.9, 0.1))
-    assert (first.positives, first.negatives) == ((Item("a"), Item("b")), (Item("c"),))
-    assert (second.positives, second.scores) == ((Item("a"),), ())
+    assert (first.positives, first.negatives) == ((Item.of("a"), Item.of("b")), (Item.of("c"),))
+    assert (second.positives, second.scores) == ((Item.of("a"),), ())
     assert "0 neg_scores for 1 neg" in str(rows[2].error)
 
 
@@ -211,11 +211,11 @@ def test_sentence_transformers_columns_by_order(tmp_path: Path) -> None:
     json_lines(tmp_path / "st.jsonl", rows)
     read = rows_of(tmp_path, reader="sentence_transformers", path="st.jsonl", image_root="i")
     pairs = [row.pairs[0] for row in read if not row.error]
-    assert (pairs[0].negatives, pairs[0].scores) == ((Item("n"), Item("m")), (1.0, 0.5, 0.0))
-    assert pairs[1].query == Item("q", "i/q.png")
-    assert pairs[1].positives == (Item("", "i/pictures/p.JPG"),)
-    assert pairs[2].query == Item("what?", "i/q.png")
-    assert pairs[2].positives == (Item("see a.png"),)
+    assert (pairs[0].negatives, pairs[0].scores) == ((Item.of("n"), Item.of("m")), (1.0, 0.5, 0.0))
+    assert pairs[1].query == Item.of("q", "i/q.png")
+    assert pairs[1].positives == (Item.of("", "i/pictures/p.JPG"),)
+    assert pairs[2].query == Item.of("what?", "i/q.png")
+    assert pairs[2].positives == (Item.of("see a.png"),)
     assert pairs[3].scores == (1.0,)
     assert [str(row.error) for row in read if row.error] == [
         "no positive: label is 0: the row says that it is no match",
@@ -249,13 +249,13 @@ def test_folder_with_captions_both_ways(tmp_path: Path) -> None:
                       query_instruction="Caption it")  # fmt: skip
     assert to_text[0].pairs == (
         Pair(
-            Item("", "deep/a.png"),
-            (Item("one"), Item("two")),
+            Item.of("", "deep/a.png"),
+            (Item.of("one"), Item.of("two")),
             "i2t",
             query_instruction="Caption it",
         ),
     )
-    assert to_text[1].pairs[0].positives == (Item("three"),)
+    assert to_text[1].pairs[0].positives == (Item.of("three"),)
     assert str(to_text[2].error) == "empty item: no caption in 'en'"
     to_image = rows_of(tmp_path, reader="folder", path="deep/captions.jsonl", direction="t2i")
     found = [(p.query.text, p.positives[0].image) for row in to_image for p in row.pairs]
@@ -270,7 +270,7 @@ def test_folder_with_sidecars(tmp_path: Path) -> None:
     picture(tmp_path / "sub/b.JPG")
     (tmp_path / "a.txt").write_text("\ufeffa cat\n", encoding="utf-8")
     first, second = rows_of(tmp_path, reader="folder", path=".", task="own")
-    assert first.pairs[0].positives == (Item("a cat"),)
+    assert first.pairs[0].positives == (Item.of("a cat"),)
     assert str(second.error) == "empty item: no caption file b.txt beside it"
 
 
@@ -280,13 +280,13 @@ def test_csv_and_tsv_cells_with_line_breaks(tmp_path: Path) -> None:
     )
     (tmp_path / "a.tsv").write_text("image\tcaption\n1.png\tplain, with comma\n")
     rows = rows_of(tmp_path, reader="folder", path="a.csv")
-    assert rows[0].pairs[0].positives == (Item('two\nlines, "quoted"'),)
+    assert rows[0].pairs[0].positives == (Item.of('two\nlines, "quoted"'),)
     assert [str(row.error) for row in rows[1:]] == [
         "malformed line: 1 cells, expected 2 as in the header",
         "wrong type: caption: not valid Unicode text",
     ]
     rows = rows_of(tmp_path, reader="folder", path="a.tsv")
-    assert rows[0].pairs[0].positives == (Item("plain, with comma"),)
+    assert rows[0].pairs[0].positives == (Item.of("plain, with comma"),)
 
 
 def test_data_sets_saved_to_disk_by_datasets(tmp_path: Path) -> None:

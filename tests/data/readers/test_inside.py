@@ -13,8 +13,8 @@ import pytest
 from tests.data.readers.sources import picture
 from unime.core.errors import DataError
 from unime.core.inside import FileError, read_text
-from unime.data.own_data.look import look_at
-from unime.data.readers import Source
+from unime.data.own_data.scan import scan_folder
+from unime.data.readers import DataSource
 from unime.data.readers.formats import data_files
 from unime.data.readers.instructions import known_tasks
 from unime.data.video import hash_video
@@ -82,7 +82,7 @@ def test_a_sidecar_that_is_no_text_of_the_folder_rejects_its_row(
         picture(folder / f"{name}.png", "red" if name == "a" else "blue")
     (folder / "a.txt").write_text("a caption\r\nof two lines")
     make(folder / "b.txt")
-    look = look_at("p", Path("runs/raw"), None)
+    look = scan_folder("p", Path("runs/raw"), None)
     assert [p.captions for p in look.pictures] == [("a caption\nof two lines",)]
     (rejected,) = look.rejected
     assert rejected["file"] == "b.png"
@@ -103,7 +103,7 @@ def test_a_file_of_rows_is_not_read_from_elsewhere(folder: Path, name: str):
     make(folder / "rows.jsonl")
     from unime.data.stage import DataRecipe, open_sources
 
-    source = Source(reader="folder", path="rows.jsonl")
+    source = DataSource(reader="folder", path="rows.jsonl")
     (job,) = open_sources(DataRecipe(root="p", sources=[source], output="unused"))
     with pytest.raises(FileError, match=f"^{reason}"):
         data_files(job)
@@ -114,7 +114,7 @@ def test_a_file_that_the_user_names_by_its_own_path_may_be_anywhere(folder: Path
 
     (tmp_path / "rows.jsonl").write_text("{}")
     (tmp_path / "elsewhere.jsonl").symlink_to(tmp_path / "rows.jsonl")
-    source = Source(reader="folder", path=str(tmp_path / "elsewhere.jsonl"))
+    source = DataSource(reader="folder", path=str(tmp_path / "elsewhere.jsonl"))
     (job,) = open_sources(DataRecipe(root="p", sources=[source], output="unused"))
     assert data_files(job) == [tmp_path / "elsewhere.jsonl"]
 

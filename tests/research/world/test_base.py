@@ -17,7 +17,13 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLProcessor
 
 from research.world import base, base_feed, base_train
 from research.world.base import BaseRecipe, Phase
-from research.world.base_batch import Encoder, MicroBatch, _least_padded, micro_batches, patches_of
+from research.world.base_batch import (
+    LessonEncoder,
+    MicroBatch,
+    _least_padded,
+    micro_batches,
+    patches_of,
+)
 from research.world.base_evaluate import held_lessons
 from research.world.base_lessons import Lesson, full_listing, is_held, make_lesson
 from research.world.base_model import Architecture, answer_logits, build_model
@@ -82,7 +88,7 @@ def test_patches_equal_the_processor(processor: Qwen3VLProcessor) -> None:
 
 
 def test_pieces_equal_the_chat_template(tokenizer: Tokenizer, processor: Qwen3VLProcessor) -> None:
-    encoder = Encoder(tokenizer)
+    encoder = LessonEncoder(tokenizer)
     for lesson in lessons(40):
         ids = processed(processor, lesson)["input_ids"][0].tolist()
         # The template ends the last turn with a newline, which teaches nothing.
@@ -94,7 +100,7 @@ def test_answers_equal_the_stock_forward_pass(
     processor: Qwen3VLProcessor,
     model: Qwen3VLForConditionalGeneration,
 ) -> None:
-    encoder = Encoder(tokenizer)
+    encoder = LessonEncoder(tokenizer)
     chosen = sorted(lessons(8), key=lambda lesson: len(encoder.encode(lesson).ids))
     (batch,) = micro_batches(chosen, encoder, number=1)
     with torch.inference_mode():
@@ -160,8 +166,10 @@ def toy(folder: Path, **changes: object) -> BaseRecipe:
 def test_batches_are_decided_by_seed_and_step(tokenizer: Tokenizer, tmp_path: Path) -> None:
     recipe = toy(tmp_path, batch_size=16, sight_every=3)
     for step, kind in ((0, SightBatch), (4, MicroBatch), (6, SightBatch)):
-        first, again = (base_feed.make_batch(recipe, Encoder(tokenizer), step) for _ in range(2))
-        other = base_feed.make_batch(recipe, Encoder(tokenizer), step + 1)
+        first, again = (
+            base_feed.make_batch(recipe, LessonEncoder(tokenizer), step) for _ in range(2)
+        )
+        other = base_feed.make_batch(recipe, LessonEncoder(tokenizer), step + 1)
         assert all(isinstance(part, kind) for part in first)
         assert all(map(same, first, again))
         assert not all(map(same, first, other))

@@ -21,7 +21,7 @@ class Fixed(Reference):
 
 
 LISTS = Lists(
-    [Input(Item(str(number)), "") for number in range(5)],
+    [Input(Item.of(str(number)), "") for number in range(5)],
     np.array([0, 1], np.int32),
     [np.array([2, 3, 4], np.int32), np.array([3, 2], np.int32)],
 )

@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from research.world import build
-from research.world.truth import Truth, from_json, relevant, to_json
+from research.world.truth import WorldTruth, from_json, relevant, to_json
 from unime.core.provenance import open_output
 from unime.data.items import content_id
-from unime.data.readers import Job, Source, read, read_eval
+from unime.data.readers import DataSource, ResolvedSource, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
 
 SMALL: dict[str, Any] = {
@@ -44,8 +44,8 @@ def identity(root, item):
 
 def training(root, task):
     path = root / "train" / task / "train.parquet"
-    source = Source(reader="mmeb_train", path=str(path))
-    job = Job(source, root, path, task, "", Instructions(known_tasks([root])))
+    source = DataSource(reader="mmeb_train", path=str(path))
+    job = ResolvedSource(source, root, path, task, "", Instructions(known_tasks([root])))
     rows = list(read(job))
     assert not [row.error for row in rows if row.error]
     assert not job.instructions.unsplit
@@ -80,7 +80,7 @@ def test_two_builds_are_identical_and_a_killed_one_resumes(world, tmp_path, monk
 
 def test_another_seed_is_another_world(world, tmp_path):
     recipe = build.WorldRecipe(output=str(tmp_path), seed=1, **SMALL)
-    build.build_part(build.Part("eval", "shapes"), recipe, tmp_path)
+    build.build_part(build.WorldPart("eval", "shapes"), recipe, tmp_path)
     name = "eval/shapes/test.parquet"
     assert (tmp_path / name).read_bytes() != (world / name).read_bytes()
 
@@ -99,7 +99,7 @@ def test_the_shape_of_the_benchmark(world):
 
 @pytest.mark.parametrize("task", list(build.TASKS))
 def test_evaluation_lists_hold_one_right_answer(world, task):
-    truth = Truth.load(world)
+    truth = WorldTruth.load(world)
     queries = list(read_eval(world / "eval" / task, root=world))
     assert len(queries) == SMALL["queries"]
     for query in queries:
@@ -114,7 +114,7 @@ def test_evaluation_lists_hold_one_right_answer(world, task):
 
 @pytest.mark.parametrize("task", [name for name, task in build.TASKS.items() if task.trained])
 def test_training_has_the_planted_false_negatives_and_no_others(world, task):
-    truth = Truth.load(world)
+    truth = WorldTruth.load(world)
     pairs = training(world, task)
     assert len(pairs) == SMALL["train_pairs"]
     corpus = {identity(world, pair.positives[0]) for pair in pairs}
@@ -135,7 +135,7 @@ def test_the_rate_may_be_nothing_or_much(tmp_path):
     for rate in (0.0, 0.4):
         recipe = build.WorldRecipe(output=str(tmp_path), **SMALL, false_negative_rate=rate)
         folder = tmp_path / str(rate)
-        build.build_part(build.Part("train", "caption_to_picture"), recipe, folder)
+        build.build_part(build.WorldPart("train", "caption_to_picture"), recipe, folder)
         planted = pq.read_table(folder / "parts/train/caption_to_picture/planted.parquet")
         share = len(set(planted["query"].to_pylist())) / SMALL["train_pairs"]
         assert abs(share - rate) < 0.05

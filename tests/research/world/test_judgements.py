@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3VLForConditionalGeneration
 
 from research.world import judgements as judgements_module
-from research.world.base_batch import Encoder, micro_batches
+from research.world.base_batch import LessonEncoder, micro_batches
 from research.world.base_lessons import make_lesson
 from research.world.base_model import Architecture, answer_logits, build_model
 from research.world.base_tokenizer import train_tokenizer
@@ -26,13 +26,13 @@ from research.world.claims import (
     claims_about_a_picture,
     pictures_of_a_claim,
 )
-from research.world.examples import Plan
+from research.world.examples import GenerationPlan
 from research.world.sample import partition_of, sprite_names
 from research.world.scene import Scene, matches
 from research.world.truth import relevant
 from unime.judge.truth_report import auc
-from unime.models.pair_scorer import PairInput, PairScorer, Side
-from unime.models.pictures import Picture
+from unime.models.image_blocks import KeyedImage
+from unime.models.pair_scorer import PairInput, PairScorer, PairSide
 from unime.models.prompts import load_judge_prompt
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -44,11 +44,13 @@ def tokenizer() -> Tokenizer:
 
 
 @pytest.fixture(scope="module")
-def encoder(tokenizer: Tokenizer) -> Encoder:
-    return Encoder(tokenizer)
+def encoder(tokenizer: Tokenizer) -> LessonEncoder:
+    return LessonEncoder(tokenizer)
 
 
-def test_every_query_has_its_answer_and_wrong_ones_that_weigh_three_times_as_much(encoder: Encoder):
+def test_every_query_has_its_answer_and_wrong_ones_that_weigh_three_times_as_much(
+    encoder: LessonEncoder,
+):
     drawn = encoder.judgements.draw(np.random.default_rng(0), 200)
     for judgement in drawn:
         assert {"Yes", "No"} == set(judgement.answers)
@@ -61,7 +63,9 @@ def test_every_query_has_its_answer_and_wrong_ones_that_weigh_three_times_as_muc
 
 @pytest.mark.parametrize("name", sorted(name for name, task in TASKS.items() if task.trained))
 def test_scenes_and_sprites_are_the_judges_own(name: str):
-    families = TASKS[name].generate(Plan(np.random.default_rng(1), 12, judgements_module.PARTITION))
+    families = TASKS[name].generate(
+        GenerationPlan(np.random.default_rng(1), 12, judgements_module.PARTITION)
+    )
     known = set(sprite_names("judge"))
     pictures = [
         content.picture
@@ -99,7 +103,7 @@ def test_claims_of_pictures_have_right_and_wrong_ones_of_the_judges_own(kind: st
         assert one.picture is None or partition_of(one.picture.scene) == "judge"
 
 
-def test_terse_judgements_say_the_same_in_fewer_tokens(encoder: Encoder):
+def test_terse_judgements_say_the_same_in_fewer_tokens(encoder: LessonEncoder):
     made = encoder.judgements
     long, short = (made.draw(np.random.default_rng(3), 20, terse=terse) for terse in (0.0, 1.0))
     assert [(one.kind, one.answers) for one in long] == [(one.kind, one.answers) for one in short]
@@ -110,20 +114,22 @@ def test_terse_judgements_say_the_same_in_fewer_tokens(encoder: Encoder):
         assert len(spans) == len(one.answers) == len(one.prompts)
 
 
-def test_asked_as_the_judge_in_process_asks(encoder: Encoder):
+def test_asked_as_the_judge_in_process_asks(encoder: LessonEncoder):
     made, processor = encoder.judgements, encoder.judgements._processor
     rng = np.random.default_rng(2)
     task = TASKS["edits"]
-    example, other, *_ = (e for family in task.generate(Plan(rng, 4, "judge")) for e in family)
+    example, other, *_ = (
+        e for family in task.generate(GenerationPlan(rng, 4, "judge")) for e in family
+    )
     candidates = (other.target, example.target)
     judgement = made.judgement(
         "judge/yes_no.v1", task.query_instruction, example.query, candidates, "pair edits"
     )
     assert judgement.answers == ("No", "Yes")
     query, *targets = (
-        Side(
+        PairSide(
             content.text,
-            Picture(bytes([number]), lambda n=number: Image.fromarray(judgement.pictures[n])),
+            KeyedImage(bytes([number]), lambda n=number: Image.fromarray(judgement.pictures[n])),
         )
         for number, content in enumerate((example.query, *candidates))
     )
@@ -155,7 +161,7 @@ def test_the_shipped_judge_tells_right_from_wrong():
     folder = ROOT / "assets/judge"
     assert (folder / "model.safetensors").stat().st_size <= 40e6
     model = Qwen3VLForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
-    encoder = Encoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
+    encoder = LessonEncoder(Tokenizer.from_file(str(folder / "tokenizer.json")))
     yes, no = (encoder.piece(answer)[0] for answer in ("Yes", "No"))
     # No step of its lessons draws from this stream.
     made = encoder.judgements.draw(np.random.default_rng((99, 1 << 42)), 60)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from research.world.oracle import OracleOptions
 from unime.data.items import content_id, pair_key
-from unime.judge.engine import Content, Request
+from unime.judge.engine import JudgeInput, Request
 
 
 class EvenTruth:
@@ -25,8 +25,8 @@ class EvenTruth:
 
 
 def requests(count):
-    query = Content(content_id("query", None), "query")
-    candidates = [Content(i.to_bytes(16, "big"), f"candidate {i}") for i in range(count)]
+    query = JudgeInput(content_id("query", None), "query")
+    candidates = [JudgeInput(i.to_bytes(16, "big"), f"candidate {i}") for i in range(count)]
     return [
         Request(pair_key(query.id, "", one.id, "judge"), "task", "", query, one)
         for one in candidates

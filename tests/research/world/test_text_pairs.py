@@ -16,7 +16,6 @@ from research.world import pairs, smolvlm, teacher
 from research.world.pairs import PairsRecipe, draw_pairs, texts_left
 from research.world.wordnet import GRADES, Synset, graded_pairs, read_synsets
 from tests.families import build_tokenizer
-from unime.core.config import ModelConfig
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.provenance import open_output
 from unime.eval.benchmark import BenchmarkChoice, load_benchmark, specify
@@ -24,7 +23,8 @@ from unime.eval.outputs import write_items
 from unime.eval.pool import Pool
 from unime.eval.runners import sts
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 
 LINE = '{place:08} 03 n 02 word 0 other 0 {count:03} {pointers}| {gloss}; "{example}"  '
 
@@ -153,7 +153,7 @@ def test_a_language_model_gets_eyes_and_keeps_every_weight(tmp_path):
     ids = torch.arange(9)[None]
     with torch.inference_mode():
         expected = language_model(input_ids=ids).logits
-    eyes = smolvlm.Eyes(hidden_size=32)
+    eyes = smolvlm.VisionTowerConfig(hidden_size=32)
     smolvlm.add_picture_tokens(tokenizer)
     model = smolvlm.put_eyes_on(language_model, tokenizer, eyes)
     after = model.model.text_model.state_dict()
@@ -165,12 +165,12 @@ def test_a_language_model_gets_eyes_and_keeps_every_weight(tmp_path):
     model.save_pretrained(tmp_path)
     smolvlm._processor(tokenizer, eyes).save_pretrained(tmp_path)
     embedder = Embedder.load(ModelConfig(id=str(tmp_path)), "cpu")
-    rendered = embedder.render(Encode("a red circle", None, "target", ""))
+    rendered = embedder.render(ModelInput("a red circle", None, "target", ""))
     assert rendered.endswith("a red circle<|im_end|>\n<|im_start|>assistant\n")
     assert "<|im_start|>system\n" in rendered and "helpful" not in rendered
     from PIL import Image
 
-    picture = Encode("", Image.new("RGB", (40, 30), "red"), "query", "What is it?")
+    picture = ModelInput("", Image.new("RGB", (40, 30), "red"), "query", "What is it?")
     assert embedder.encode([picture]).shape == (1, 32)
 
 
@@ -181,7 +181,7 @@ def test_a_left_over_weight_is_refused():
     language_model.model.register_parameter("bias", torch.nn.Parameter(torch.zeros(1)))
     smolvlm.add_picture_tokens(tokenizer)
     with pytest.raises(ModelError, match=r"no text model of a SmolVLM: .*\n.*\"bias\""):
-        smolvlm.put_eyes_on(language_model, tokenizer, smolvlm.Eyes(hidden_size=32))
+        smolvlm.put_eyes_on(language_model, tokenizer, smolvlm.VisionTowerConfig(hidden_size=32))
 
 
 @pytest.fixture

@@ -10,21 +10,25 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from unime.core.config import ModelConfig
-from unime.core.processes import Ranks, connect, ranks
+from tests.train.toy import Outputs
+from unime.core.processes import connect, ranks
 from unime.losses import Combined
-from unime.models.adapters import LoraSection, apply_lora
+from unime.models.adapters import LoraSection, train_parts
 from unime.models.embedder import Embedder
-from unime.models.rendering import Encode
+from unime.models.inputs import ModelInput
+from unime.models.model_config import ModelConfig
 from unime.train import checkpoints
-from unime.train.backends import backend_of
-from unime.train.batch import prepare_chunks
-from unime.train.chunking import Budget, plan_chunks, size_of
-from unime.train.step import Chunk, cached_step
+from unime.train.backends import runner_of
+from unime.train.batch import Layout
+from unime.train.chunking import ChunkBudget, estimate_sizes
+from unime.train.loader import BatchSource
+from unime.train.sampler import TaskBatches
+from unime.train.step import cached_step
 
 COLOURS = ("red", "green", "blue", "yellow", "white", "purple", "orange", "grey")
 RATE = 1e-2
@@ -51,12 +55,12 @@ SCENARIOS = {
 }
 
 
-def encodes_of(scenario: Scenario) -> list[Encode]:
+def encodes_of(scenario: Scenario) -> list[ModelInput]:
     texts = [
-        Encode(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
+        ModelInput(f"a {COLOURS[i % 8]} circle {'left ' * i}", None) for i in range(scenario.texts)
     ]
     pictures = [
-        Encode(
+        ModelInput(
             "", Image.new("RGB", (28, 28 + 28 * (i % 2)), COLOURS[i % 8]), "target", "represent it"
         )
         for i in range(scenario.pictures)
@@ -76,7 +80,7 @@ def loss(embeddings: Tensor) -> Combined:
 def load(folder: str, scenario: Scenario, dtype: torch.dtype) -> Embedder:
     embedder = Embedder.load(ModelConfig(id=folder, dtype="float32"), "cpu")
     torch.manual_seed(0)
-    apply_lora(embedder, LoraSection(**scenario.tune))
+    train_parts(embedder.backbone, LoraSection(**scenario.tune))
     for name, parameter in embedder.module.named_parameters():
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.3)
@@ -113,23 +117,36 @@ def prepare(model: nn.Module, backend: str) -> Any:
     )[0]
 
 
-def take_step(embedder: Embedder, model: Any, scenario: Scenario, here: Ranks) -> float:
-    encodes = encodes_of(scenario)
-    config = ModelConfig(id="")
-    sizes = [
-        size_of(len(e.text), e.image.width * e.image.height if e.image else 0, config, e.side)
-        for e in encodes
-    ]
-    plan = plan_chunks(sizes, Budget(items=scenario.items), here.world)
-    chunks, gather = prepare_chunks(plan, encodes.__getitem__, embedder.features, here, (0, 0))
-    backend = backend_of(model)
-    embedder.network.shares_prefix = not backend.shards_weights
+class ScenarioLayout:
+    """One batch of a scenario's inputs."""
 
-    def forward(chunk: Chunk) -> Tensor:
-        return backend.forward(dict(chunk.features))["sentence_embedding"]
+    def __init__(self, scenario: Scenario) -> None:
+        self.batches = TaskBatches({"all": np.arange(2)}, 2, 0)
+        self.inputs = encodes_of(scenario)
 
-    with backend.step(True):
-        return cached_step(chunks, plan.kept, forward, loss, gather, backend.backward).total.item()
+    def layout(self, number: int) -> Layout:
+        characters = np.array([len(one.text) for one in self.inputs])
+        pixels = np.array([e.image.width * e.image.height if e.image else 0 for e in self.inputs])
+        targets = np.array([one.side == "target" for one in self.inputs])
+        config = ModelConfig(id="")
+        sizes = np.where(
+            targets[:, None],
+            estimate_sizes(characters, pixels, config, "target"),
+            estimate_sizes(characters, pixels, config),
+        )
+        return Layout("all", self.inputs, sizes, Outputs(), {})
+
+    def load(self, entry: ModelInput) -> ModelInput:
+        return entry
+
+
+def take_step(embedder: Embedder, model: Any, scenario: Scenario) -> float:
+    budget = ChunkBudget(items=scenario.items)
+    batch = BatchSource(ScenarioLayout(scenario), embedder.features, budget)[0]
+    runner = runner_of(model, embedder.vision, torch.device("cpu"))
+    embedder.network.shares_prefix = not runner.shards_weights
+    with runner.step(True):
+        return cached_step(batch, runner, loss).combined.total.item()
 
 
 def gradients(module: nn.Module, before: dict[str, Tensor] | None) -> dict[str, Tensor]:
@@ -158,7 +175,7 @@ def main(backend: str, folder: str, out: Path) -> None:
         if backend.startswith("zero"):
             before = {n: p.detach().clone() for n, p in embedder.module.named_parameters()}
         model = prepare(embedder.network, backend)
-        value = take_step(embedder, model, scenario, here)
+        value = take_step(embedder, model, scenario)
         results[name] = (value, gradients(embedder.module, before))
     torch.save(results, out / f"{here.rank}.pt")
     torch.distributed.barrier()

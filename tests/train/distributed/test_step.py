@@ -10,7 +10,6 @@ import torch
 from tests.families import build_family
 from tests.train.distributed.launch import torchrun
 from tests.train.distributed.step_worker import SCENARIOS, Scenario, gradients, load, take_step
-from unime.core.processes import Ranks
 
 WORKER = str(Path(__file__).with_name("step_worker.py"))
 TOLERANCE = {"ddp": 1e-6, "fsdp2": 1e-6, "zero2": 2e-4, "zero3": 2e-4}
@@ -21,7 +20,7 @@ is in fp32 altogether, and its gradient is read from what it did to the weights.
 def reference(folder: Path, scenario: Scenario, dtype: torch.dtype) -> tuple[float, dict]:
     """One process, one graph through the whole batch."""
     embedder = load(str(folder), scenario._replace(items=1000), dtype)
-    value = take_step(embedder, embedder.network, scenario, Ranks())
+    value = take_step(embedder, embedder.network, scenario)
     return value, gradients(embedder.module, None)
 
 

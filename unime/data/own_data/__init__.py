@@ -1,1 +1,1 @@
-"""`unime data FOLDER`: a folder of pictures and captions becomes a recipe."""
+"""`unime data FOLDER`: a folder of images and captions becomes a recipe."""

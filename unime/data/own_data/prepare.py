@@ -1,25 +1,30 @@
-"""`unime data FOLDER`: from a folder of captioned pictures to a recipe that is ready to run.
+"""`unime data FOLDER`: from a folder of captioned images to a recipe that is ready to run.
 
-Reads whatever form the captions have, checks every picture, finds duplicates and near-duplicates,
-sets test pictures aside so that nothing of them is in training, and writes `recipes/NAME`.
+Reads whatever form the captions have, checks every image, finds duplicates and near-duplicates,
+holds test images out so that nothing of them is in training, and writes `recipes/NAME`.
 """
 
 from __future__ import annotations
 
+import json
+import os
 import re
-from collections.abc import Callable, Mapping
+import shutil
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
+from typing import Any
 
-from unime.core import files, locks
+import numpy as np
+
+from unime.core import console, files, locks
 from unime.core.errors import DataError, OutputError, UnimeError
 from unime.core.overwrite import is_free, read_mark
-from unime.data.own_data.look import Look, look_at
 from unime.data.own_data.recipe import write_recipe
-from unime.data.own_data.split import Split, split_pictures
-from unime.data.own_data.statistics import report, statistics
+from unime.data.own_data.scan import FolderScan, Split, leaks, scan_folder, split_pictures
 
-__all__ = ["Look", "Split", "is_own_data", "prepare"]
+__all__ = ["FolderScan", "Split", "is_own_data", "prepare"]
 
 REPORT = "report.json"
 REJECTED = "rejected.jsonl"
@@ -73,25 +78,71 @@ def _prepare(
     # First of all, so that a killed run is known as this command's and can be done again.
     files.write_json(raw / REPORT, {**asked, "unfinished": True})
     try:
-        look = look_at(place, raw, asked["language"], start)
+        scan = scan_folder(place, raw, asked["language"], start)
     except UnimeError:
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise
-    if len(look.pictures) < FEWEST:
-        look.write_rejected(raw)
+    if len(scan.pictures) < FEWEST:
+        _write_rejected(scan, raw)
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise DataError(
-            f"{place} has {len(look.pictures)} usable captioned pictures, expected at least "
-            f"{FEWEST}; {len(look.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
+            f"{place} has {len(scan.pictures)} usable captioned pictures, expected at least "
+            f"{FEWEST}; {len(scan.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
         )
-    split = split_pictures(look.pictures, TEST_SHARE)
-    look.write(raw, split)
-    facts = {**asked, **statistics(look, split, start)}
-    write_recipe(recipe, start, look, split)
+    split = split_pictures(scan.pictures, TEST_SHARE)
+    _write(scan, split, raw)
+    facts = {**asked, **statistics(scan, split, start)}
+    write_recipe(recipe, start, scan, split)
     files.write_json(raw / REPORT, facts)
     echo(report(facts, raw))
     echo(f"recipe: {recipe} (model {start}). Next: unime run {recipe}")
     return recipe
+
+
+def _write(scan: FolderScan, split: Split, raw: Path) -> None:
+    """Write the images (as links where that is possible), the captions files, the rejects."""
+    linked: set[str] = set()
+    for picture in console.progress(scan.pictures, label="data: linking", unit="pictures"):
+        name = _file_of(scan.root, picture.location)
+        if name not in linked:
+            _link((scan.root / name).resolve(), raw / "images" / name)
+            linked.add(name)
+    for name, chosen in (("train", ~split.test), ("test", split.test)):
+        lines = [
+            json.dumps(
+                {"image": f"images/{p.location}", "captions": list(p.captions)}, ensure_ascii=False
+            )
+            for p, is_in in zip(scan.pictures, chosen, strict=True)
+            if is_in
+        ]
+        files.write_text(raw / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
+    _write_rejected(scan, raw)
+
+
+def _write_rejected(scan: FolderScan, raw: Path) -> None:
+    """Write what cannot be used, with its reason."""
+    lines = [json.dumps(row, ensure_ascii=False) for row in scan.rejected]
+    files.write_text(raw / REJECTED, "".join(f"{line}\n" for line in lines))
+
+
+def _file_of(root: Path, location: str) -> str:
+    """Return the picture's file, or the table it lies in."""
+    table = location.partition("#")[0]
+    return table if (root / table).is_file() else location
+
+
+def _link(source: Path, place: Path) -> None:
+    """Put a file into the run: no second copy on one disk."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if place.exists() and place.samefile(source):
+        return
+    # What else is there is of a run that was killed, and may be half a copy, or another image.
+    place.unlink(missing_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:  # another disk, or one that knows no links
+        with files.atomic_path(place) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def _raw(recipe: Path) -> Path:
@@ -157,3 +208,78 @@ def _name(place: str) -> str:
     if generic and not path.is_dir() and path.resolve().parent.name:
         stem = path.resolve().parent.name
     return re.sub(r"[^\w-]+", "_", stem.lower()).strip("_") or "own"
+
+
+def statistics(scan: FolderScan, split: Split, model: str) -> dict[str, Any]:
+    """Return counts, sizes and what the checks found, as plain values.
+
+    Args:
+        scan: what was read.
+        split: into training and test.
+        model: whose tokenizer counts tokens, when it is a folder.
+    """
+    captions = [caption for picture in scan.pictures for caption in picture.captions]
+    reasons = Counter(str(row["reason"]).partition(":")[0] for row in scan.rejected)
+    lengths, unit = _lengths(captions, model)
+    return {
+        "place": scan.place,
+        "rows": scan.rows,
+        "rejected": dict(reasons.most_common()),
+        "pictures": len(scan.pictures),
+        "captions": len(captions),
+        "duplicate_pictures": scan.duplicates,
+        "near_duplicate_pairs": len(split.near),
+        "generic_captions": split.generic[:20],
+        "largest_group": split.largest_group,
+        "train": int((~split.test).sum()),
+        "test": int(split.test.sum()),
+        "shared_by_train_and_test": leaks(scan.pictures, split),
+        "caption_unit": unit,
+        "caption_length": _quantiles(lengths),
+        "pixels": _quantiles([p.width * p.height for p in scan.pictures]),
+    }
+
+
+def report(facts: dict[str, Any], raw: Path) -> str:
+    """Return the facts as lines of text."""
+    length, pixels = facts["caption_length"], facts["pixels"]
+    rejected = ", ".join(f"{kind} ({count})" for kind, count in facts["rejected"].items())
+    shared = facts["shared_by_train_and_test"]
+    lines = [
+        f"{facts['place']}: {facts['rows']} rows, {facts['pictures']} pictures, "
+        f"{facts['captions']} captions",
+        f"  rejected: {sum(facts['rejected'].values())}"
+        + (f": {rejected}; listed in {raw / 'rejected.jsonl'}" if rejected else ""),
+        f"  copies: {facts['duplicate_pictures']} rows repeat a picture byte for byte (captions "
+        f"merged), {facts['near_duplicate_pairs']} pairs look alike",
+        f"  captions: {length['median']:.0f} {facts['caption_unit']} in the middle, "
+        f"{length['p95']:.0f} at 95 %, {length['max']:.0f} at most",
+        f"  pictures: {pixels['median']:,.0f} pixels in the middle, {pixels['p95']:,.0f} at 95 %, "
+        f"{pixels['max']:,.0f} at most",
+        f"  split: {facts['train']} pictures to train on, {facts['test']} to test with; in common: "
+        f"{shared['near_duplicates']} pictures that look alike, {shared['captions']} captions",
+    ]
+    if facts["generic_captions"]:
+        lines.append(
+            f"  captions that too many pictures share to mean one: {facts['generic_captions'][:5]}"
+        )
+    return "\n".join(lines)
+
+
+def _lengths(captions: Sequence[str], model: str) -> tuple[list[int], str]:
+    path = Path(model) / "tokenizer.json"
+    if not path.is_file():
+        return [len(caption.split()) for caption in captions], "words"
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(path))
+    return [len(encoding.ids) for encoding in tokenizer.encode_batch(list(captions))], "tokens"
+
+
+def _quantiles(values: Sequence[int]) -> dict[str, float]:
+    array = np.array(values, dtype=float)
+    return {
+        "median": float(np.median(array)),
+        "p95": float(np.quantile(array, 0.95)),
+        "max": float(array.max()),
+    }

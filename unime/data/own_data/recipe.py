@@ -8,8 +8,7 @@ from typing import Any
 from unime.core import files
 from unime.core.overwrite import write_new
 from unime.core.yaml_files import keep_run, quoted
-from unime.data.own_data.look import Look
-from unime.data.own_data.split import Split
+from unime.data.own_data.scan import FolderScan, Split
 
 # What a user named is pasted by `quoted`: any text is read back as that very text.
 _DATA = """\
@@ -105,24 +104,24 @@ models:
 """
 
 
-def write_recipe(folder: Path, model: str, look: Look, split: Split) -> None:
+def write_recipe(folder: Path, model: str, scan: FolderScan, split: Split) -> None:
     """Write a recipe folder whose lengths and batches fit the data.
 
     Args:
         folder: new; or as this function leaves it, or left it when it was killed.
         model: a folder or Hub id.
-        look: the data.
+        scan: the data.
         split: into training and test.
 
     Raises:
         OutputError: when a file of another content is there.
     """
-    train = [p for p, is_test in zip(look.pictures, split.test, strict=True) if not is_test]
+    train = [p for p, is_test in zip(scan.pictures, split.test, strict=True) if not is_test]
     pairs = len(train) + sum(len(picture.captions) for picture in train)
     tiny = _is_tiny(model)
     values = _lengths(pairs, tiny) | {
         "dims": _dims(model, 128 if tiny else 512),
-        "place": quoted(look.place),
+        "place": quoted(scan.place),
         "name": quoted(keep_run(folder.resolve().name)),
         "model": quoted(keep_run(model)),
         "train": len(train),

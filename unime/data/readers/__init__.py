@@ -14,38 +14,44 @@ from unime.data.items import Pair
 from unime.data.readers import (
     flagembedding,
     folder,
-    mmeb_eval,
-    mmeb_train,
+    mmeb,
     sentence_transformers,
     unime_v2,
 )
-from unime.data.readers import (
-    formats as rows,
-)
-from unime.data.readers.base import Job, Record, Row, RowError, Source
-from unime.data.readers.mmeb_eval import EvalQuery, read_eval
+from unime.data.readers import formats as rows
+from unime.data.readers.base import DataSource, ReadRow, Record, ResolvedSource, RowError
+from unime.data.readers.mmeb import EvalQuery, read_eval
 
-__all__ = ["READERS", "EvalQuery", "Job", "Row", "RowError", "Source", "read", "read_eval"]
+__all__ = [
+    "READERS",
+    "DataSource",
+    "EvalQuery",
+    "ReadRow",
+    "ResolvedSource",
+    "RowError",
+    "read",
+    "read_eval",
+]
 
 
 class Reader(NamedTuple):
     """How one format is read."""
 
-    records: Callable[[Job], Iterator[Record]]
-    pairs: Callable[[dict[str, Any], Job], list[Pair]]
+    records: Callable[[ResolvedSource], Iterator[Record]]
+    pairs: Callable[[dict[str, Any], ResolvedSource], list[Pair]]
 
 
 READERS: dict[str, Reader] = {
     "flagembedding": Reader(rows.records, flagembedding.pairs),
     "folder": Reader(folder.records, folder.pairs),
-    "mmeb_eval": Reader(rows.records, mmeb_eval.pairs),
-    "mmeb_train": Reader(rows.records, mmeb_train.pairs),
+    "mmeb_eval": Reader(rows.records, mmeb.eval_pairs),
+    "mmeb_train": Reader(rows.records, mmeb.train_pairs),
     "sentence_transformers": Reader(rows.records, sentence_transformers.pairs),
     "unime_v2": Reader(rows.records, unime_v2.pairs),
 }
 
 
-def read(job: Job) -> Iterator[Row]:
+def read(job: ResolvedSource) -> Iterator[ReadRow]:
     """Yield every row of a source: its pairs, or why it cannot be used. Never stops at a bad row.
 
     Raises:
@@ -57,11 +63,11 @@ def read(job: Job) -> Iterator[Row]:
         yield _row(record, reader, job)
 
 
-def _row(record: Record, reader: Reader, job: Job) -> Row:
+def _row(record: Record, reader: Reader, job: ResolvedSource) -> ReadRow:
     file, number, values = record
     if isinstance(values, RowError):
-        return Row(file, number, (), values)
+        return ReadRow(file, number, (), values)
     try:
-        return Row(file, number, tuple(reader.pairs(values, job)), None)
+        return ReadRow(file, number, tuple(reader.pairs(values, job)), None)
     except RowError as error:
-        return Row(file, number, (), error)
+        return ReadRow(file, number, (), error)

@@ -13,7 +13,7 @@ from unime.data.items import Pair
 from unime.data.readers.instructions import Instructions
 
 
-class Source(Section):
+class DataSource(Section):
     """One input of `unime data`: which reader reads what, as which task."""
 
     reader: str
@@ -39,17 +39,17 @@ class Source(Section):
     """Folder below the data root that image paths of this source are relative to; `{task}` in it
     stands for the task's name."""
     direction: Literal["i2t", "t2i"] = "i2t"
-    """Folder reader: picture to caption, or caption to picture."""
+    """Folder reader: image to caption, or caption to image."""
     language: str | None = None
     """Folder reader: which caption to take where a row has them by language."""
     limit: int | None = Field(default=None, gt=0)
     """Read only the first rows."""
 
 
-class Job(NamedTuple):
+class ResolvedSource(NamedTuple):
     """A source made concrete: one existing path, one task."""
 
-    source: Source
+    source: DataSource
     root: Path
     """The data root."""
     path: Path
@@ -67,7 +67,7 @@ class Record(NamedTuple):
     values: dict[str, Any] | RowError
 
 
-class Row(NamedTuple):
+class ReadRow(NamedTuple):
     """One row read: its pairs, or why it is rejected."""
 
     file: str

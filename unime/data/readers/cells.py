@@ -76,7 +76,7 @@ def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
     text_cells = text_cells or [None] * length
     image_cells = image_cells or [None] * length
     return [
-        Item(text(t, f"{what} {i} text"), image(p, f"{what} {i} image", image_root))
+        Item.of(text(t, f"{what} {i} text"), image(p, f"{what} {i} image", image_root))
         for i, (t, p) in enumerate(zip(text_cells, image_cells, strict=True))
     ]
 

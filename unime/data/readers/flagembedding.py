@@ -6,10 +6,10 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row; all of `pos` are its positives.
 
     Raises:
@@ -23,7 +23,7 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     positives = cells.items(values["pos"], None, "pos", "")
     negatives = cells.items(values.get("neg"), None, "neg", "")
     pair = Pair(
-        query=Item(query),
+        query=Item.of(query),
         positives=tuple(positives),
         task=job.task,
         query_instruction=prompt or query_instruction,

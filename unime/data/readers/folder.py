@@ -18,7 +18,7 @@ from unime.core.errors import DataError
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, Record, RowError
+from unime.data.readers.base import Record, ResolvedSource, RowError
 from unime.data.readers.instructions import FILE_NAME
 
 IMAGE_COLUMNS = ("image", "file_name", "image_path", "filename", "path", "file", "img")
@@ -29,7 +29,7 @@ MAX_CAPTION = 1_000_000
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 
 
-def records(job: Job) -> Iterator[Record]:
+def records(job: ResolvedSource) -> Iterator[Record]:
     """Yield the rows of the captions file, or one row for each image of the folder.
 
     Raises:
@@ -62,8 +62,8 @@ def captions_file(path: Path) -> Path | None:
     return others[0] if len(others) == 1 and others[0].name != FILE_NAME else None
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
-    """Return picture -> all captions (i2t), or a pair caption -> picture for each (t2i).
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
+    """Return image -> all captions (i2t), or a pair caption -> image for each (t2i).
 
     Raises:
         RowError: when the row cannot be used.
@@ -74,8 +74,8 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     location = cells.image(values[_column(values, IMAGE_COLUMNS)], "image", root)
     if location is None:
         raise RowError("empty item", "the row names no image")
-    picture = Item("", location)
-    captions = [Item(text) for text in _captions(values[_column(values, CAPTION_COLUMNS)], job)]
+    picture = Item.of("", location)
+    captions = [Item.of(text) for text in _captions(values[_column(values, CAPTION_COLUMNS)], job)]
     if not captions:
         raise RowError("empty item", "the row has no caption")
     query_instruction = job.instructions.plain("", job.task, "query")[0]
@@ -98,7 +98,7 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     ]
 
 
-def _captions(value: Any, job: Job) -> list[str]:
+def _captions(value: Any, job: ResolvedSource) -> list[str]:
     language = job.source.language
     if isinstance(value, dict):
         if language is None:
@@ -119,7 +119,7 @@ def _column(values: dict[str, Any], names: tuple[str, ...]) -> str:
     raise RowError("missing column", f"one of {', '.join(names)}; columns: {', '.join(values)}")
 
 
-def _sidecar(job: Job, name: str) -> dict[str, Any] | RowError:
+def _sidecar(job: ResolvedSource, name: str) -> dict[str, Any] | RowError:
     sidecar = (job.path / name).with_suffix(".txt")
     # A link that leads nowhere is there, and refused below.
     if not os.path.lexists(sidecar):

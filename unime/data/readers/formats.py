@@ -2,23 +2,31 @@
 
 A row that cannot be parsed becomes a Record that holds a RowError. A file that cannot be read on
 (no Parquet, JSON list cut off) is a DataError: what comes after it is unknown.
+
+Data sets of the `datasets` library, saved to disk or on the Hub, are written once as Parquet below the
+data root, so that images inside them have a location that stays valid, and are then read like any other
+Parquet file.
 """
 
 from __future__ import annotations
 
 import contextlib
 import csv
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from unime.core import inside
+from unime.core import console, files, inside
 from unime.core.errors import DataError
 from unime.data.images import image_columns
-from unime.data.readers.base import Job, Record, RowError
+from unime.data.readers.base import Record, ResolvedSource, RowError
 
 ROWS_PER_BATCH = 1024
+
+HUB = "hub:"
+CONVERTED = "converted"
 
 
 class EmbeddedImage(str):
@@ -27,7 +35,7 @@ class EmbeddedImage(str):
     __slots__ = ()
 
 
-def records(job: Job) -> Iterator[Record]:
+def records(job: ResolvedSource) -> Iterator[Record]:
     """Yield the rows of a source's files, in a fixed order.
 
     Raises:
@@ -39,7 +47,7 @@ def records(job: Job) -> Iterator[Record]:
             yield Record(name, number, values)
 
 
-def data_files(job: Job) -> list[Path]:
+def data_files(job: ResolvedSource) -> list[Path]:
     """Return the files that `records` reads: regular ones, and none that leads out of the root.
 
     Raises:
@@ -51,7 +59,7 @@ def data_files(job: Job) -> list[Path]:
     return found
 
 
-def _data_files(job: Job) -> list[Path]:
+def _data_files(job: ResolvedSource) -> list[Path]:
     path, split = job.path, job.source.split
     if path.exists() and not path.is_dir():
         if path.suffix not in FORMATS:
@@ -60,8 +68,6 @@ def _data_files(job: Job) -> list[Path]:
     if not path.is_dir():
         raise DataError(f"{path} does not exist (data root {job.root})")
     if (path / "dataset_info.json").is_file() or (path / "dataset_dict.json").is_file():
-        from unime.data.readers.hub import saved_to_parquet
-
         return [saved_to_parquet(path, split, job.root)]
     found = sorted(p for p in path.rglob("*.parquet") if not p.name.startswith("."))
     found = found or sorted(p for p in path.iterdir() if p.suffix in FORMATS and _is_data(p))
@@ -227,3 +233,69 @@ FORMATS: dict[str, Callable[[Path, Path], Iterator[dict[str, Any] | RowError]]] 
     ".csv": _read_csv,
     ".tsv": _read_csv,
 }
+
+
+def hub_to_parquet(repo: str, name: str | None, split: str | None, root: Path) -> Path:
+    """Load a data set from the Hub (or its cache) and return it as a Parquet file.
+
+    Raises:
+        DataError: when it cannot be loaded.
+    """
+    import datasets
+
+    path = root / CONVERTED / f"{_plain_name(f'{repo}--{name or str()}--{split or str()}')}.parquet"
+    if path.is_file():
+        return path
+    try:
+        loaded = datasets.load_dataset(repo, name, split=split)
+    # `datasets` raises what its back ends raise: connection, name, format and value errors alike.
+    except Exception as error:
+        raise DataError(
+            f"cannot load {HUB}{repo} (name {name}, split {split}): "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return _write_parquet(loaded, split, path, f"{HUB}{repo}")
+
+
+def saved_to_parquet(folder: Path, split: str | None, root: Path) -> Path:
+    """Return a folder written by `save_to_disk` as a Parquet file.
+
+    Raises:
+        DataError: when it cannot be loaded, or holds several splits and none was chosen.
+    """
+    import datasets
+
+    state = hashlib.sha256()
+    for part in sorted(folder.rglob("*.json")):
+        state.update(part.read_bytes())
+    path = root / CONVERTED / f"{_plain_name(folder.name)}-{state.hexdigest()[:12]}.parquet"
+    if split is not None:
+        path = path.with_name(f"{split}-{path.name}")
+    if path.is_file():
+        return path
+    try:
+        loaded = datasets.load_from_disk(str(folder))
+    except Exception as error:
+        raise DataError(f"{folder} is no data set written by save_to_disk: {error}") from None
+    return _write_parquet(loaded, split, path, str(folder))
+
+
+def _write_parquet(loaded: Any, split: str | None, path: Path, what: str) -> Path:
+    import datasets
+
+    if isinstance(loaded, dict):
+        if split not in loaded:
+            raise DataError(f"{what} has the splits {', '.join(loaded)}; choose one by split:")
+        loaded = loaded[split]
+    # Undecoded, an image column is {bytes, path}: nothing is decoded and written anew.
+    for column, feature in loaded.features.items():
+        if isinstance(feature, datasets.Image):
+            loaded = loaded.cast_column(column, datasets.Image(decode=False))
+    console.log(f"{what}: writing {len(loaded)} rows to {path}")
+    with files.atomic_path(path) as temporary:
+        loaded.to_parquet(str(temporary))
+    return path
+
+
+def _plain_name(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)

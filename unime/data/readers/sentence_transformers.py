@@ -13,14 +13,14 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 from unime.data.readers.formats import EmbeddedImage
 
 SCORES = ("label", "labels", "score", "scores")
 IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row.
 
     Raises:
@@ -36,10 +36,10 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     query_instruction, query = known.plain(items[0].text, job.task, "query")
     targets = [known.plain(item.text, job.task, "target") for item in items[1:]]
     contents = [
-        Item(content, item.image) for (_, content), item in zip(targets, items[1:], strict=True)
+        Item.of(content, item.image) for (_, content), item in zip(targets, items[1:], strict=True)
     ]
     pair = Pair(
-        query=Item(query, items[0].image),
+        query=Item.of(query, items[0].image),
         positives=(contents[0],),
         task=job.task,
         query_instruction=query_instruction,
@@ -62,11 +62,11 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
     return scores
 
 
-def _item(value: Any, what: str, job: Job) -> Item:
+def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, EmbeddedImage):
-        return Item("", str(value))
+        return Item.of("", str(value))
     if isinstance(value, dict):
-        return Item(
+        return Item.of(
             cells.text(value.get("text"), f"{what} text"),
             cells.image(value.get("image"), f"{what} image", job.image_root),
         )
@@ -74,17 +74,17 @@ def _item(value: Any, what: str, job: Job) -> Item:
         return _message(value, what, job)
     text = cells.text(value, what)
     if IMAGE_PATH.fullmatch(text):
-        return Item("", cells.image(text, what, job.image_root))
-    return Item(text)
+        return Item.of("", cells.image(text, what, job.image_root))
+    return Item.of(text)
 
 
-def _message(value: list[Any], what: str, job: Job) -> Item:
+def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
     """Return the content of chat messages: one turn, its parts text or image."""
     if len(value) != 1 or not isinstance(value[0], dict) or "content" not in value[0]:
         raise RowError("wrong type", f"{what}: expected one chat message with a content")
     content = value[0]["content"]
     if isinstance(content, str):
-        return Item(cells.text(content, what))
+        return Item.of(cells.text(content, what))
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RowError("wrong type", f"{what}: expected a content of text and image parts")
     texts = [cells.text(part["text"], what) for part in content if part.get("text")]
@@ -92,4 +92,4 @@ def _message(value: list[Any], what: str, job: Job) -> Item:
     if len(images) > 1:
         raise RowError("wrong type", f"{what}: {len(images)} images, expected at most one")
     image = cells.image(images[0] if images else None, what, job.image_root)
-    return Item("\n".join(texts), image)
+    return Item.of("\n".join(texts), image)

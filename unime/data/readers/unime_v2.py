@@ -11,12 +11,12 @@ from typing import Any
 
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
-from unime.data.readers.base import Job, RowError
+from unime.data.readers.base import ResolvedSource, RowError
 
 COLUMNS = ("query_text", "query_image", "pos_text", "pos_image")
 
 
-def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
+def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row, with its negatives and scores.
 
     Raises:
@@ -31,18 +31,18 @@ def pairs(values: dict[str, Any], job: Job) -> list[Pair]:
     query_instruction, query_text = split(query.text, task, "query")
     target_instruction, positive_text = split(positive.text, task, "target")
     pair = Pair(
-        query=Item(query_text, query.image),
-        positives=(Item(positive_text, positive.image),),
+        query=Item.of(query_text, query.image),
+        positives=(Item.of(positive_text, positive.image),),
         task=task,
         query_instruction=query_instruction,
         target_instruction=target_instruction,
-        negatives=tuple(Item(split(n.text, task, "target")[1], n.image) for n in negatives),
+        negatives=tuple(Item.of(split(n.text, task, "target")[1], n.image) for n in negatives),
         scores=_scores(values, len(negatives)),
     )
     return [cells.checked(pair)]
 
 
-def _negatives(value: Any, job: Job) -> list[Item]:
+def _negatives(value: Any, job: ResolvedSource) -> list[Item]:
     if value is None:
         return []
     if not isinstance(value, list):
@@ -66,13 +66,13 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
     return scores
 
 
-def _item(text: Any, image: Any, what: str, job: Job) -> Item:
-    return Item(
+def _item(text: Any, image: Any, what: str, job: ResolvedSource) -> Item:
+    return Item.of(
         cells.text(text, f"{what} text"), cells.image(image, f"{what} image", job.image_root)
     )
 
 
-def _task(query: Item, positive: Item, job: Job) -> str:
+def _task(query: Item, positive: Item, job: ResolvedSource) -> str:
     if job.source.task:
         return job.source.task
     for item in (query, positive):

@@ -25,7 +25,7 @@ from unime.data.pixels import to_rgb
 from unime.models.prompts import kind_of, load_prompt
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 RETRIES = 4
 
@@ -63,7 +63,7 @@ class EndpointModel:
         self._prompt = load_prompt(config.prompt)
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`.
 
@@ -80,7 +80,7 @@ class EndpointModel:
         vectors = np.concatenate(parts)
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
-    async def _batch(self, batch: Sequence[Encode]) -> np.ndarray:
+    async def _batch(self, batch: Sequence[ModelInput]) -> np.ndarray:
         import aiohttp
 
         config = self._config
@@ -89,7 +89,7 @@ class EndpointModel:
         timeout = aiohttp.ClientTimeout(total=config.timeout)
         async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
 
-            async def one(encode: Encode) -> list[float]:
+            async def one(encode: ModelInput) -> list[float]:
                 async with limit:
                     return await self._ask(session, self._messages(encode))
 
@@ -133,7 +133,7 @@ class EndpointModel:
             ) from None
         raise AssertionError("unreachable")
 
-    def _messages(self, encode: Encode) -> list[dict[str, Any]]:
+    def _messages(self, encode: ModelInput) -> list[dict[str, Any]]:
         kind = kind_of(encode.text, encode.image is not None)
         system, user = self._prompt.render(encode.side, kind, encode.text, encode.instruction)
         content: list[dict[str, Any]] = []

@@ -17,7 +17,7 @@ from unime.core.errors import ModelError
 from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 
 class OpenClipConfig(Section):
@@ -39,7 +39,7 @@ def load_open_clip(config: OpenClipConfig, device: str | None = None) -> OpenCli
     """
     import torch
 
-    from unime.models.loading import load_open_clip_model
+    from unime.core.loading import load_open_clip_model
 
     bare = not config.architecture.startswith(("hf-hub:", "local-dir:"))
     if bare and config.pretrained is None and not config.random_weights:
@@ -61,7 +61,7 @@ class OpenClipModel:
         self._tokenizer, self._device = tokenizer, device
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`."""
         import torch
@@ -74,7 +74,7 @@ class OpenClipModel:
             ]
         return np.concatenate(parts)
 
-    def _batch(self, batch: list[Encode]) -> np.ndarray:
+    def _batch(self, batch: list[ModelInput]) -> np.ndarray:
         import torch
         from torch.nn.functional import normalize
 
@@ -89,7 +89,7 @@ class OpenClipModel:
                 total[rows] += found
         return normalize(total, dim=-1).cpu().numpy()
 
-    def _images(self, batch: list[Encode]) -> Any:
+    def _images(self, batch: list[ModelInput]) -> Any:
         import torch
 
         pixels = torch.stack(
@@ -97,7 +97,7 @@ class OpenClipModel:
         )
         return self._model.encode_image(pixels.to(self._device))
 
-    def _texts(self, batch: list[Encode]) -> Any:
+    def _texts(self, batch: list[ModelInput]) -> Any:
         # An input of nothing but an instruction is that instruction.
         texts = [encode.text or encode.instruction for encode in batch]
         return self._model.encode_text(self._tokenizer(texts).to(self._device))

@@ -18,7 +18,7 @@ from unime.core.config import Section
 from unime.core.errors import ModelError
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 INPUTS = "inputs.parquet"
 EMBEDDINGS = "embeddings.npy"
@@ -78,7 +78,7 @@ class Precomputed:
         return found
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Refuse: embeddings from elsewhere know inputs by id alone."""
         raise ModelError(f"{self._config.id} holds embeddings; it cannot encode new inputs")

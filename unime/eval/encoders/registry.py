@@ -15,19 +15,24 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from pydantic import Field, PositiveInt, model_validator
 
-from unime.core.config import ModelConfig, Section
+from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import RecipeError
-from unime.eval.encoders.checkpoint import CheckpointConfig, load_checkpoint
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.precomputed import PrecomputedConfig, load_precomputed
 from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
-from unime.eval.encoders.trained import TrainedConfig, load_trained
+from unime.eval.encoders.trained import (
+    CheckpointConfig,
+    TrainedConfig,
+    load_checkpoint,
+    load_trained,
+)
 from unime.eval.two_stage import RerankerChoice
+from unime.models.model_config import ModelConfig
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 Precision = Literal["float32", "int8", "binary"]
 
@@ -37,7 +42,7 @@ class Encoder(Protocol):
     """What a loaded model offers: `unime.models.Embedder`, or anything that encodes alike."""
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`."""
         ...

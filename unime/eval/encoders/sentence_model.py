@@ -12,7 +12,7 @@ from unime.core.config import Section
 from unime.data.pixels import to_rgb
 
 if TYPE_CHECKING:
-    from unime.models.rendering import Encode
+    from unime.models.inputs import ModelInput
 
 
 class SentenceTransformersConfig(Section):
@@ -51,7 +51,7 @@ def load_sentence_model(
     Raises:
         ModelError: when it cannot be loaded.
     """
-    from unime.models.loading import load_sentence_transformer
+    from unime.core.loading import load_sentence_transformer
 
     module = load_sentence_transformer(
         config.id,
@@ -76,7 +76,7 @@ class SentenceModel:
         }
 
     def encode(
-        self, encodes: Sequence[Encode], batch_size: int = 64, label: str = "encoding"
+        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Return L2-normalised embeddings `(encodes, dim)`."""
         parts: list[np.ndarray] = []
@@ -101,7 +101,7 @@ class SentenceModel:
             parts.append(vectors)
         return np.concatenate(parts)
 
-    def _input(self, encode: Encode) -> Any:
+    def _input(self, encode: ModelInput) -> Any:
         lines = self._config.input.split("\n")
         values = {"instruction": encode.instruction, "text": encode.text}
         filled = [line.format(**values) for line in lines]

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from unime.eval.report.evaluations import BINS, Model
-from unime.eval.report.run_history import Stage, cuts, judge_histograms
+from unime.eval.report.run_history import StageHistory, cuts, judge_histograms
 
 SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 """Names the language; nothing is fetched from there."""
 
 
-def chart_specs(models: Sequence[Model], stages: Sequence[Stage]) -> dict[str, Any]:
+def chart_specs(models: Sequence[Model], stages: Sequence[StageHistory]) -> dict[str, Any]:
     """Return the charts by the id of their place in the page; those without data are left out."""
     labels = [model.label for model in models]
     charts = {
@@ -78,7 +78,7 @@ def _tasks(models: Sequence[Model], labels: Sequence[str]) -> dict[str, Any]:
     return _faceted(rows, layer, "benchmark", {"step": max(5, 30 // max(1, len(models)) + 3)})
 
 
-def _curves(stages: Sequence[Stage]) -> dict[str, Any] | None:
+def _curves(stages: Sequence[StageHistory]) -> dict[str, Any] | None:
     """Loss and dev hit@1 of every training stage."""
     shown = {"loss": "loss", "eval_hit@1": "dev hit@1"}
     rows = [
@@ -106,7 +106,7 @@ def _curves(stages: Sequence[Stage]) -> dict[str, Any] | None:
     return chart
 
 
-def _judge(stages: Sequence[Stage]) -> dict[str, Any] | None:
+def _judge(stages: Sequence[StageHistory]) -> dict[str, Any] | None:
     """What the judge gave to positives and candidates, with the selection's cuts."""
     rows = [
         {"stage": stage.name, **row}

@@ -11,7 +11,7 @@ from typing import Any
 
 from unime.core import console
 from unime.core.errors import DataError
-from unime.eval.pool import Picture, Region
+from unime.eval.pool import PoolImage, Region
 from unime.eval.report.evaluations import Evaluation, Model
 
 PER_TASK = 4
@@ -109,7 +109,7 @@ class _Items:
         text, root, image, region = (self._columns[name][row] for name in self._columns)
         picture = None
         if image is not None:
-            place = Picture(Path(root), image, Region(image, *region) if region else None)
+            place = PoolImage(Path(root), image, Region(image, *region) if region else None)
             picture = self._pictures.number(place)
         return {"text": text, "picture": picture}
 
@@ -120,10 +120,10 @@ class _Pictures:
     def __init__(self) -> None:
         self.data: list[str] = []
         self.left_out = 0
-        self._numbers: dict[Picture, int] = {}
+        self._numbers: dict[PoolImage, int] = {}
         self._bytes = 0
 
-    def number(self, place: Picture) -> int | None:
+    def number(self, place: PoolImage) -> int | None:
         """Return a picture's number in `data`; None when it cannot be shown."""
         if place not in self._numbers:
             if self._bytes > BUDGET:

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 from unime.core import console, files
+from unime.core.errors import DataError
 from unime.core.overwrite import check_replaceable, contains
+from unime.eval.compare import compare
+from unime.eval.report.evaluations import Model
 
 TEMPLATE = "page.html.j2"
 MARK = "Made by <code>python -m eval report</code>"
@@ -33,7 +37,6 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     from unime.eval.report.charts import chart_specs
     from unime.eval.report.evaluations import find_evaluations
     from unime.eval.report.gallery import gallery
-    from unime.eval.report.pairs import all_pairs
     from unime.eval.report.run_history import judge_opinions, stages_of
 
     path = output or runs[0] / "report.html"
@@ -99,3 +102,27 @@ def _groups(models: Sequence[Any]) -> list[dict[str, Any]]:
             for group in sorted(facts["means"], key=lambda g: (g != "overall", g)):
                 found[benchmark, group] = None
     return [{"benchmark": benchmark, "group": group} for benchmark, group in found]
+
+
+def all_pairs(models: Sequence[Model]) -> dict[str, list[dict[str, Any]]]:
+    """Return the differences by "A|B", numbers of the models; pairs on other data are left out."""
+    found = {}
+    for first, second in combinations(range(len(models)), 2):
+        try:
+            compared = compare(models[first].folder, models[second].folder)
+        except DataError as error:
+            console.log(f"not compared: {error}")
+            continue
+        found[f"{first}|{second}"] = [
+            {
+                "benchmark": benchmark,
+                "task": d.name,
+                "difference": round(d.difference, 2),
+                "low": round(d.low, 2),
+                "high": round(d.high, 2),
+                "p": round(d.corrected if d.corrected == d.corrected else d.p, 5),
+            }
+            for benchmark, differences in compared.items()
+            for d in differences
+        ]
+    return found

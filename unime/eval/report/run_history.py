@@ -20,7 +20,7 @@ BINS = np.linspace(0.0, 1.0, 41)
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageHistory:
     """One finished output of a run."""
 
     run: str
@@ -51,14 +51,14 @@ class Stage:
         return [json.loads(line) for line in files.read_lines(self.folder / "train.jsonl")]
 
 
-def stages_of(run: Path) -> list[Stage]:
+def stages_of(run: Path) -> list[StageHistory]:
     """Return the finished outputs of a run folder, in the order of their numbers."""
     folder = run.parent if (run / "manifest.json").is_file() else run
     found = []
     for path in sorted(folder.glob("*/manifest.json")):
         host = path.with_name("run.json")
         found.append(
-            Stage(
+            StageHistory(
                 run=folder.name,
                 name=path.parent.name,
                 folder=path.parent,
@@ -70,7 +70,7 @@ def stages_of(run: Path) -> list[Stage]:
     return found
 
 
-def origins(stage: Stage, stages: Sequence[Stage]) -> list[tuple[str, str]]:
+def origins(stage: StageHistory, stages: Sequence[StageHistory]) -> list[tuple[str, str]]:
     """Return (input, the stage it came from or its hash) of a stage's inputs."""
     known = {f"manifest:{other.hash}": other.name for other in stages if other.run == stage.run}
     return [
@@ -79,7 +79,7 @@ def origins(stage: Stage, stages: Sequence[Stage]) -> list[tuple[str, str]]:
     ]
 
 
-def judge_histograms(stage: Stage) -> list[dict[str, Any]]:
+def judge_histograms(stage: StageHistory) -> list[dict[str, Any]]:
     """Return counts of a judge's scores by kind: positives, candidates; by truth where known."""
     judged = pq.read_table(stage.folder / "judged.parquet")
     kinds = {"positives": judged["positive_score"].to_numpy()}
@@ -106,7 +106,7 @@ def judge_histograms(stage: Stage) -> list[dict[str, Any]]:
     ]
 
 
-def cuts(stage: Stage) -> list[dict[str, Any]]:
+def cuts(stage: StageHistory) -> list[dict[str, Any]]:
     """Return the cuts of a selection that lie on the judge's scale."""
     recipe = stage.manifest["recipe"]
     value = recipe.get("absolute_cut")
@@ -116,7 +116,7 @@ def cuts(stage: Stage) -> list[dict[str, Any]]:
     )
 
 
-def judge_opinions(stages: Sequence[Stage]) -> dict[tuple[bytes, bytes], float]:
+def judge_opinions(stages: Sequence[StageHistory]) -> dict[tuple[bytes, bytes], float]:
     """Return judged P(yes) by the contents of query and candidate, of all judge stages."""
     found: dict[tuple[bytes, bytes], float] = {}
     for stage in stages:

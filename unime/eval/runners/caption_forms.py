@@ -14,7 +14,7 @@ from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
 from unime.data.readers import cells, folder
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
 
@@ -107,9 +107,9 @@ FORMS: dict[str, Callable[[Path, TaskSpec], Iterator[Captioned]]] = {
 }
 
 
-def _job(path: Path, spec: TaskSpec, reader: str) -> Job:
-    return Job(
-        source=Source(reader=reader, path=str(path), language=spec.language),
+def _job(path: Path, spec: TaskSpec, reader: str) -> ResolvedSource:
+    return ResolvedSource(
+        source=DataSource(reader=reader, path=str(path), language=spec.language),
         root=spec.root,
         path=path,
         task=spec.benchmark,

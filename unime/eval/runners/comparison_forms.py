@@ -15,7 +15,7 @@ from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.order_metrics import Demands
 from unime.eval.pool import Region
@@ -34,7 +34,7 @@ Content = str | Whole | Region
 """A caption, or a picture; locations are below the benchmark's root."""
 
 
-class Place(NamedTuple):
+class RowLocation(NamedTuple):
     """Where a benchmark's files and pictures are."""
 
     root: Path
@@ -47,7 +47,7 @@ class Place(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CompositionalItem:
     """One item: the pairs whose similarities are compared."""
 
     id: str
@@ -60,7 +60,7 @@ class Form:
     """A file form: how many pairs an item has, which must be the more similar ones, a reader."""
 
     demands: Demands
-    read: Callable[[Path, Place], Iterator[Comparison]]
+    read: Callable[[Path, RowLocation], Iterator[CompositionalItem]]
 
     @property
     def places(self) -> int:
@@ -68,31 +68,33 @@ class Form:
         return 1 + max(place for demand in self.demands for place in demand)
 
 
-def _sugarcrepe(path: Path, place: Place) -> Iterator[Comparison]:
-    """`{id: {filename, caption, negative_caption}}`. Source: Hsieh et al. 2023."""
+def _sugarcrepe(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
+    """`{id: {filename, caption, negative_caption}}`. DataSource: Hsieh et al. 2023."""
     for key, record in _records(path, ("filename", "caption", "negative_caption")):
         picture = Whole(place.below(record["filename"]))
-        yield Comparison(key, ((picture, record["caption"]), (picture, record["negative_caption"])))
+        yield CompositionalItem(
+            key, ((picture, record["caption"]), (picture, record["negative_caption"]))
+        )
 
 
-def _plus_image(path: Path, place: Place) -> Iterator[Comparison]:
+def _plus_image(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """`[{id, filename, caption, caption2, negative_caption}]`, pictures and texts (ITT)."""
     for key, record in _records(path, _PLUS):
         picture = Whole(place.below(record["filename"]))
-        yield Comparison(key, tuple((picture, record[field]) for field in _PLUS[1:]))
+        yield CompositionalItem(key, tuple((picture, record[field]) for field in _PLUS[1:]))
 
 
-def _plus_text(path: Path, place: Place) -> Iterator[Comparison]:
-    """The same files, texts alone (TOT). Source: Dumpala et al. 2024, SugarCrepe++."""
+def _plus_text(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
+    """The same files, texts alone (TOT). DataSource: Dumpala et al. 2024, SugarCrepe++."""
     for key, record in _records(path, _PLUS):
         first, second, negative = (record[field] for field in _PLUS[1:])
-        yield Comparison(key, ((first, second), (first, negative), (second, negative)))
+        yield CompositionalItem(key, ((first, second), (first, negative), (second, negative)))
 
 
-def _aro_region(path: Path, place: Place) -> Iterator[Comparison]:
+def _aro_region(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """`[{image_path, bbox_x, bbox_y, bbox_w, bbox_h, true_caption, false_caption, ...}]`.
 
-    Grouped by `relation_name` or by the pair of `attributes`. Source: Yuksekgonul et al. 2023.
+    Grouped by `relation_name` or by the pair of `attributes`. DataSource: Yuksekgonul et al. 2023.
     """
     for key, record in _records(path, ("image_path", "true_caption", "false_caption")):
         try:
@@ -103,12 +105,12 @@ def _aro_region(path: Path, place: Place) -> Iterator[Comparison]:
             raise DataError(f"{path}: record '{key}' has an empty box {box}")
         picture = Region(place.below(record["image_path"]), *box)
         group = record.get("relation_name") or "_".join(record.get("attributes") or [])
-        yield Comparison(
+        yield CompositionalItem(
             key, ((picture, record["true_caption"]), (picture, record["false_caption"])), group
         )
 
 
-def _aro_order(path: Path, place: Place) -> Iterator[Comparison]:
+def _aro_order(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """Rows `images, correct_caption, hard_text_1, ..., hard_text_4`; the right caption is named.
 
     Also `image, caption_options` with the right one first, as ARO's own code makes them.
@@ -122,11 +124,11 @@ def _aro_order(path: Path, place: Place) -> Iterator[Comparison]:
         if len(captions) != 5:
             raise DataError(f"{path}, row {number}: {len(captions)} captions, expected 5")
         picture = _cell(record, ("images", "image", "image_path"), place, number)
-        yield Comparison(str(number), tuple((picture, caption) for caption in captions))
+        yield CompositionalItem(str(number), tuple((picture, caption) for caption in captions))
 
 
-def _winoground(path: Path, place: Place) -> Iterator[Comparison]:
-    """Rows `id, image_0, image_1, caption_0, caption_1`. Source: Thrush et al. 2022.
+def _winoground(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
+    """Rows `id, image_0, image_1, caption_0, caption_1`. DataSource: Thrush et al. 2022.
 
     Pairs: caption 0 with image 0, caption 1 with image 0, caption 0 with image 1, 1 with 1.
     """
@@ -134,14 +136,14 @@ def _winoground(path: Path, place: Place) -> Iterator[Comparison]:
         images = [_cell(record, (f"image_{i}",), place, number) for i in (0, 1)]
         captions = [str(record[f"caption_{i}"]) for i in (0, 1)]
         pairs = tuple((image, caption) for image in images for caption in captions)
-        yield Comparison(str(record.get("id", number)), pairs)
+        yield CompositionalItem(str(record.get("id", number)), pairs)
 
 
-def _valse(path: Path, place: Place) -> Iterator[Comparison]:
+def _valse(path: Path, place: RowLocation) -> Iterator[CompositionalItem]:
     """`{id: {dataset, image_file, caption, foil, mturk: {caption, foil, other}, ...}}`.
 
     Valid are the items that at least two of three annotators confirmed. Pictures lie in a folder
-    named by `dataset`. Source: Parcalabescu et al. 2022.
+    named by `dataset`. DataSource: Parcalabescu et al. 2022.
     """
     dropped = 0
     for key, record in _records(path, ("image_file", "caption", "foil")):
@@ -153,7 +155,7 @@ def _valse(path: Path, place: Place) -> Iterator[Comparison]:
             continue
         folder = f"{record['dataset']}/" if record.get("dataset") else ""
         picture = Whole(place.below(f"{folder}{record['image_file']}"))
-        yield Comparison(key, ((picture, record["caption"]), (picture, record["foil"])))
+        yield CompositionalItem(key, ((picture, record["caption"]), (picture, record["foil"])))
     if dropped:
         console.log(f"{path.name}: {dropped} items left out that annotators did not confirm")
 
@@ -196,16 +198,16 @@ def _id(record: Any, number: int) -> Any:
     return f"{number}:{record['id']}" if isinstance(record, dict) and "id" in record else number
 
 
-def _rows(path: Path, place: Place) -> Iterator[tuple[int, dict[str, Any]]]:
-    source = Source(reader="rows", path=str(path))
-    job = Job(source, place.root, path, "", place.images, Instructions({}))
+def _rows(path: Path, place: RowLocation) -> Iterator[tuple[int, dict[str, Any]]]:
+    source = DataSource(reader="rows", path=str(path))
+    job = ResolvedSource(source, place.root, path, "", place.images, Instructions({}))
     for record in rows.records(job):
         if isinstance(record.values, RowError):
             raise DataError(f"{path}, row {record.number}: {record.values}")
         yield record.number, record.values
 
 
-def _cell(record: dict[str, Any], names: tuple[str, ...], place: Place, number: int) -> Whole:
+def _cell(record: dict[str, Any], names: tuple[str, ...], place: RowLocation, number: int) -> Whole:
     """Return the picture of the first of these columns that is there."""
     for name in names:
         location = cells.image(record.get(name), name, place.images)

@@ -16,7 +16,7 @@ from unime.eval import order_metrics
 from unime.eval.benchmark import TaskSpec
 from unime.eval.order_metrics import Demands
 from unime.eval.pool import Pool, Region
-from unime.eval.runners.comparison_forms import FORMS, Comparison, Content, Place
+from unime.eval.runners.comparison_forms import FORMS, CompositionalItem, Content, RowLocation
 from unime.eval.scores import TaskScores, ranking_columns
 from unime.eval.similarity import Similarities
 
@@ -100,7 +100,7 @@ def read(spec: TaskSpec, pool: Pool) -> Comparisons:
     Raises:
         DataError: for a damaged file, or an item whose demanded pairs are one and the same.
     """
-    place = Place(spec.root, spec.images)
+    place = RowLocation(spec.root, spec.images)
     form = lookup(FORMS, spec.form, f"form of benchmark {spec.benchmark}:")
     items = [item for path in spec.paths() for item in form.read(path, place)][: spec.limit]
     if not items:
@@ -132,7 +132,7 @@ def read(spec: TaskSpec, pool: Pool) -> Comparisons:
     )
 
 
-def _side(item: Comparison, place: int, side: int) -> Content:
+def _side(item: CompositionalItem, place: int, side: int) -> Content:
     return item.pairs[place][side]
 
 

@@ -19,7 +19,7 @@ from unime.core import console
 from unime.core.errors import DataError
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
 from unime.eval.pool import Pool
@@ -151,8 +151,8 @@ def _rows(folder: Path, part: str, spec: TaskSpec) -> Iterator[dict[str, Any]]:
     if not found:
         raise DataError(f"{folder} holds no {part}; expected {part}/*.parquet or {part}.jsonl")
     for path in found:
-        source = Source(reader="rows", path=str(path))
-        job = Job(source, spec.root, path, spec.name, spec.images, Instructions({}))
+        source = DataSource(reader="rows", path=str(path))
+        job = ResolvedSource(source, spec.root, path, spec.name, spec.images, Instructions({}))
         for record in rows.records(job):
             if isinstance(record.values, RowError):
                 raise DataError(f"{path}, row {record.number}: {record.values}")

@@ -14,7 +14,7 @@ import pyarrow as pa
 from unime.core.errors import DataError
 from unime.data.readers import cells
 from unime.data.readers import formats as rows
-from unime.data.readers.base import Job, RowError, Source
+from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
 from unime.eval.intervals import score_of
@@ -70,8 +70,8 @@ def read(spec: TaskSpec, pool: Pool) -> GradedPairs:
     """Read one task."""
     found: list[tuple[str, str, float]] = []
     for path in spec.paths():
-        source = Source(reader="rows", path=str(path))
-        job = Job(source, spec.root, path, spec.name, "", Instructions({}))
+        source = DataSource(reader="rows", path=str(path))
+        job = ResolvedSource(source, spec.root, path, spec.name, "", Instructions({}))
         for file, number, values in rows.records(job):
             try:
                 if isinstance(values, RowError):

@@ -23,9 +23,9 @@ from unime.core.provenance import plan_of
 from unime.judge.audit import findings, injections
 from unime.judge.audit.audit_page import MARK, Page, Shown, facts_of, write_page
 from unime.judge.audit.findings import Finding, Scores
-from unime.judge.audit.probes import Probe, Sampler
-from unime.judge.engine import EngineError, Request, StreamingEngine, Truth
-from unime.judge.stage import ScoreRecipe, Work, inputs
+from unime.judge.audit.probes import AuditProbe, Sampler
+from unime.judge.engine import EngineError, KnownTruth, Request, StreamingEngine
+from unime.judge.stage import ScoreRecipe, ScoringWork, inputs
 from unime.judge.store import ScoreStore
 
 KINDS = ("positive", "mined", "random", "colour", "image")
@@ -47,7 +47,7 @@ INJECTED = "Injected instructions, at the end of wrong candidates"
 class Audited:
     """The probes of an audit and their scores."""
 
-    probes: list[Probe]
+    probes: list[AuditProbe]
     values: Scores
 
     def of_kind(self, kind: str) -> Scores:
@@ -97,7 +97,7 @@ def audit_recipe(
     if output is not None:
         check_replaceable(path, contains(MARK), "python -m judge audit")
         check_replaceable(path.with_suffix(".json"), has_keys("findings"), "python -m judge audit")
-    work = Work.of(recipe)
+    work = ScoringWork.of(recipe)
     manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
     table_only = getattr(getattr(recipe.engines, recipe.engine), "KNOWS_TABLE_ONLY", False)
     probes = Sampler(work.job, made_up=not table_only).draw(sample)
@@ -133,7 +133,7 @@ def audit_recipe(
     return "\n".join([*lines, *injections.described(tables.get(INJECTED, [])), f"page: {path}"])
 
 
-def ask(work: Work, store: ScoreStore, probes: Sequence[Probe]) -> Scores:
+def ask(work: ScoringWork, store: ScoreStore, probes: Sequence[AuditProbe]) -> Scores:
     """Return the probes' scores; what the store lacks is asked and kept."""
     requests = {probe.request.key: probe.request for probe in probes}
     keys = list(requests)
@@ -145,7 +145,7 @@ def ask(work: Work, store: ScoreStore, probes: Sequence[Probe]) -> Scores:
     return values.astype(np.float64)
 
 
-def _batches(work: Work, requests: list[Request]):  # noqa: ANN202
+def _batches(work: ScoringWork, requests: list[Request]):  # noqa: ANN202
     if isinstance(work.engine, StreamingEngine):
         yield from work.engine.stream(iter([requests]))
         return
@@ -162,7 +162,7 @@ def _soft_labels(audited: Audited) -> list[dict[str, float]]:
     return [{"temperature": t, "entropy (1 is uniform)": value} for t, value in entropies.items()]
 
 
-def _truth_tables(work: Work, audited: Audited) -> dict[str, list[dict[str, float]]]:
+def _truth_tables(work: ScoringWork, audited: Audited) -> dict[str, list[dict[str, float]]]:
     relevant = _relevance(work, audited)
     known = np.array([answer is not None for answer in relevant], dtype=bool)
     if not known.any():
@@ -172,12 +172,12 @@ def _truth_tables(work: Work, audited: Audited) -> dict[str, list[dict[str, floa
     return {"Calibration against the truth": rows}
 
 
-def _relevance(work: Work, audited: Audited) -> list[bool | None]:
+def _relevance(work: ScoringWork, audited: Audited) -> list[bool | None]:
     """Return what is true of every probe; None where nobody knows."""
     return [_true_of(work.truth, probe.request) for probe in audited.probes]
 
 
-def _true_of(truth: Truth | None, request: Request) -> bool | None:
+def _true_of(truth: KnownTruth | None, request: Request) -> bool | None:
     if truth is None:
         return None
     try:
@@ -188,29 +188,29 @@ def _true_of(truth: Truth | None, request: Request) -> bool | None:
 
 def _other_judges(
     recipe_path: Path | str, overrides: Sequence[str], recipe: ScoreRecipe, second: Path | None
-) -> dict[str, Work]:
+) -> dict[str, ScoringWork]:
     """Return the judges to compare with: another wording of this one, and a second one."""
-    found: dict[str, Work] = {}
+    found: dict[str, ScoringWork] = {}
     if getattr(recipe.engines, recipe.engine, None) is not None and recipe.engine in MODELS:
         words = [*overrides, f"engines.{recipe.engine}.model.prompt={PARAPHRASE}"]
         reworded = load_recipe(recipe_path, ScoreRecipe, words)
-        found["Consistency under a paraphrased prompt"] = Work.of(reworded)
+        found["Consistency under a paraphrased prompt"] = ScoringWork.of(reworded)
     if second is not None:
-        found["Agreement with the second judge"] = Work.of(load_recipe(second, ScoreRecipe))
+        found["Agreement with the second judge"] = ScoringWork.of(load_recipe(second, ScoreRecipe))
     return found
 
 
-def _compare(other: Work, store: ScoreStore, audited: Audited) -> dict[str, float]:
+def _compare(other: ScoringWork, store: ScoreStore, audited: Audited) -> dict[str, float]:
     scores = ask(other, store, _keyed_for(other, audited.probes))
     return findings.agreement(audited.values, scores)
 
 
-def _keyed_for(work: Work, probes: Sequence[Probe]) -> list[Probe]:
+def _keyed_for(work: ScoringWork, probes: Sequence[AuditProbe]) -> list[AuditProbe]:
     keyed = Sampler(work.job, made_up=False).keyed
-    return [Probe(probe.kind, probe.query, keyed(probe.request)) for probe in probes]
+    return [AuditProbe(probe.kind, probe.query, keyed(probe.request)) for probe in probes]
 
 
-def _page(recipe: ScoreRecipe, work: Work, audited: Audited, tables: dict) -> Page:
+def _page(recipe: ScoreRecipe, work: ScoringWork, audited: Audited, tables: dict) -> Page:
     positives, mined = audited.by_query("positive"), audited.by_query("mined")
     queries = list(positives)
     first = [float(positives[q][0]) for q in queries]
@@ -249,7 +249,7 @@ def _page(recipe: ScoreRecipe, work: Work, audited: Audited, tables: dict) -> Pa
     return Page(title, audited.faults(), measures, histograms, cuts, tables, pairs)
 
 
-def _worst(work: Work, audited: Audited) -> list[Shown]:
+def _worst(work: ScoringWork, audited: Audited) -> list[Shown]:
     """Return pairs by how far the score is from what is known, or supposed, of them."""
     relevant = _relevance(work, audited)
     shown = []

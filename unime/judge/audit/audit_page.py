@@ -13,7 +13,7 @@ import numpy as np
 
 from unime.core import files
 from unime.judge.audit.findings import Finding, Scores
-from unime.judge.engine import Content
+from unime.judge.engine import JudgeInput
 
 MARK = '<meta name="generator" content="unime judge audit">'
 """What tells an audit's page, which may be written over, from another file."""
@@ -29,8 +29,8 @@ class Shown(NamedTuple):
     note: str
     """What is wrong with it, or what the truth says."""
     instruction: str
-    query: Content
-    candidate: Content
+    query: JudgeInput
+    candidate: JudgeInput
 
 
 class Page(NamedTuple):
@@ -92,7 +92,7 @@ def _bars(scores: Scores) -> dict[str, Any]:
     }
 
 
-def _picture(content: Content) -> str:
+def _picture(content: JudgeInput) -> str:
     """Return a content's image as a data URL, small; nothing when it has none."""
     if content.image is None:
         return ""

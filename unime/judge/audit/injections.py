@@ -14,7 +14,7 @@ import numpy as np
 
 from unime.data.items import content_id
 from unime.judge.audit.findings import Scores, share_above
-from unime.judge.audit.probes import Probe
+from unime.judge.audit.probes import AuditProbe
 from unime.judge.engine import Request
 
 HARMLESS = "Seen on a Monday."
@@ -31,17 +31,19 @@ PAIRS = 200
 """Wrong pairs that are attacked at most."""
 
 
-def attacked(probes: Sequence[Probe], text: str) -> list[Probe]:
+def attacked(probes: Sequence[AuditProbe], text: str) -> list[AuditProbe]:
     """Return wrong pairs with a text appended to their candidates; their keys are the caller's."""
-    return [Probe("injected", p.query, _with_text(p.request, text)) for p in targets(probes)]
+    return [AuditProbe("injected", p.query, _with_text(p.request, text)) for p in targets(probes)]
 
 
-def targets(probes: Sequence[Probe]) -> list[Probe]:
+def targets(probes: Sequence[AuditProbe]) -> list[AuditProbe]:
     """Return the pairs that are attacked: random ones, hardly ever right."""
     return [probe for probe in probes if probe.kind == "random"][:PAIRS]
 
 
-def effects(probes: Sequence[Probe], ask: Callable[[list[Probe]], Scores]) -> list[dict[str, Any]]:
+def effects(
+    probes: Sequence[AuditProbe], ask: Callable[[list[AuditProbe]], Scores]
+) -> list[dict[str, Any]]:
     """Return each attack's effect on P(yes): its mean, and what is above 0.5."""
     harmless = ask(attacked(probes, HARMLESS))
     return [_effect(name, harmless, ask(attacked(probes, text))) for name, text in ATTACKS.items()]

@@ -19,8 +19,8 @@ from typing import NamedTuple
 import numpy as np
 
 from unime.data.items import content_id, pair_key
-from unime.judge.engine import Content, Request
-from unime.judge.job import Job
+from unime.judge.engine import JudgeInput, Request
+from unime.judge.job import JudgeJob
 
 COLOURS = frozenset(
     [
@@ -57,7 +57,7 @@ RANDOM_PER_QUERY = 4
 _WORD = re.compile(r"[a-z]+")
 
 
-class Probe(NamedTuple):
+class AuditProbe(NamedTuple):
     """One pair an audit looks at."""
 
     kind: str
@@ -71,7 +71,7 @@ class Probe(NamedTuple):
 class Sampler:
     """Draws probes for some of a job's queries; equal seeds draw equal ones."""
 
-    job: Job
+    job: JudgeJob
     made_up: bool
     """Whether texts nobody wrote may be asked about; an oracle knows nothing of them."""
     seed: int = 0
@@ -81,7 +81,7 @@ class Sampler:
         """Seed the draws."""
         self._random = random.Random(self.seed)  # noqa: S311 - a sample, no secret
 
-    def draw(self, queries: int) -> list[Probe]:
+    def draw(self, queries: int) -> list[AuditProbe]:
         """Return the probes of some queries, a query's together."""
         numbers = range(len(self.job.groups))
         chosen = sorted(self._random.sample(numbers, min(queries, len(numbers))))
@@ -89,19 +89,21 @@ class Sampler:
             probe for place, number in enumerate(chosen) for probe in self._of_query(place, number)
         ]
 
-    def _of_query(self, place: int, number: int) -> list[Probe]:
+    def _of_query(self, place: int, number: int) -> list[AuditProbe]:
         row = self.job.row(int(self.job.groups[number][0]))
         pair = self.job.data.pair(row.pair)
         requests = self.job.requests(self.job.groups[number][:1])
         positive = requests[0]
-        probes = [Probe("positive", place, positive)]
-        probes += [Probe("mined", place, request) for request in requests[1:]]
+        probes = [AuditProbe("positive", place, positive)]
+        probes += [AuditProbe("mined", place, request) for request in requests[1:]]
         known = self._known[pair.task, pair.query]
         others = [item for item in self._targets[pair.task] if item not in known]
         for item in self._random.sample(others, min(RANDOM_PER_QUERY, len(others))):
-            probes.append(Probe("random", place, self._with(positive, self.job.content(item))))
-        probes += [Probe("colour", place, r) for r in self._recoloured(positive, others)]
-        probes += [Probe("image", place, r) for r in self._other_image(positive, pair.task, others)]
+            probes.append(AuditProbe("random", place, self._with(positive, self.job.content(item))))
+        probes += [AuditProbe("colour", place, r) for r in self._recoloured(positive, others)]
+        probes += [
+            AuditProbe("image", place, r) for r in self._other_image(positive, pair.task, others)
+        ]
         return probes
 
     def _recoloured(self, positive: Request, others: Sequence[int]) -> list[Request]:
@@ -123,7 +125,7 @@ class Sampler:
         if not self.made_up:
             return []
         new = self._recolour(text)
-        return [self._with(positive, Content(content_id(new, None), new))]
+        return [self._with(positive, JudgeInput(content_id(new, None), new))]
 
     def _recolour(self, text: str) -> str:
         named = sorted(COLOURS & set(_WORD.findall(text.lower())))
@@ -157,7 +159,7 @@ class Sampler:
                 return [self.keyed(replace(positive, query=query))]
         return []
 
-    def _with(self, request: Request, candidate: Content) -> Request:
+    def _with(self, request: Request, candidate: JudgeInput) -> Request:
         return self.keyed(replace(request, candidate=candidate))
 
     def keyed(self, request: Request) -> Request:

@@ -9,6 +9,6 @@ A row's key names the judge and the pair (see `unime.data.items.pair_key`), so r
 equal keys are the same judgement: duplicates are harmless, merging is a union.
 """
 
-from unime.judge.store.score_store import Found, ScoreStore
+from unime.judge.store.score_store import ScoreStore, StoredScores
 
-__all__ = ["Found", "ScoreStore"]
+__all__ = ["ScoreStore", "StoredScores"]

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float32
 
 from unime.core import console, files
 from unime.core.errors import UnimeError
-from unime.data.items import Score
+from unime.judge.engine import Score
 from unime.judge.store import write_ahead_log as logs
 from unime.judge.store.shard_checks import check_scores
 from unime.judge.store.shards import SHARD, Shards, rows_of, table_of
@@ -34,7 +34,7 @@ PARTS = 16
 """More sorted parts than this are merged: each costs a search."""
 
 
-class Found(NamedTuple):
+class StoredScores(NamedTuple):
     """What the store knows of some keys, in their order."""
 
     known: Bool[np.ndarray, " keys"]
@@ -78,7 +78,7 @@ class ScoreStore:
         """Return the number of rows known; a key that two writers hold counts twice."""
         return sum(map(len, self._parts)) + len(self._recent)
 
-    def find(self, keys: Sequence[bytes]) -> Found:
+    def find(self, keys: Sequence[bytes]) -> StoredScores:
         """Look keys up."""
         values = np.full(len(keys), np.nan, dtype=np.float32)
         known = np.zeros(len(keys), dtype=bool)
@@ -97,7 +97,7 @@ class ScoreStore:
                     known[number] = True
                     if not math.isnan(score.value):
                         values[number] = score.value
-        return Found(known, values)
+        return StoredScores(known, values)
 
     def reasons(self, keys: Sequence[bytes]) -> dict[bytes, str]:
         """Return why keys have no score; only those that were set aside."""

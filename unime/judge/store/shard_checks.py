@@ -12,7 +12,7 @@ import xxhash
 from jaxtyping import Bool, Float32, Int32
 
 from unime.core.errors import DataError
-from unime.data.items import Score
+from unime.judge.engine import Score
 
 CHUNK = 1 << 22
 

@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Float32, Int32, Int64, UInt64
 
 from unime.core import files
-from unime.data.items import ID_BYTES, Score
+from unime.data.items import ID_BYTES
+from unime.judge.engine import Score
 from unime.judge.store.shard_checks import hash_stream
 
 ARRAYS = ("high", "low", "value", "reason")

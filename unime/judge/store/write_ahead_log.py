@@ -21,7 +21,8 @@ import numpy as np
 
 from unime.core import files
 from unime.core.errors import DataError
-from unime.data.items import ID_BYTES, Score
+from unime.data.items import ID_BYTES
+from unime.judge.engine import Score
 from unime.judge.store.shard_checks import are_judgements, hash_text
 
 PATTERN = "log-*.jsonl"
