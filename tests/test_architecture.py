@@ -17,9 +17,9 @@ from tests import counts
 from tests.counts import ROOT
 
 TORCH_FREE = {
-    "unime", "unime.cli", "unime.stages", "unime.core.stage", "unime.core.provenance",
+    "unime", "unime.api", "unime.cli", "unime.stages", "unime.core.stage", "unime.core.provenance",
     "unime.data.stage", "unime.data.images", "unime.data.readers", "unime.data.own_data.prepare",
-    "unime.judge.stage", "unime.judge.commands", "unime.judge.serve", "unime.judge.store",
+    "unime.judge.stage", "unime.judge.judge", "unime.judge.commands", "unime.judge.serve", "unime.judge.store",
     "unime.judge.audit.audit", "unime.select.stage", "unime.eval.commands", "unime.models.prompts",
     "research.stages",
 }  # fmt: skip

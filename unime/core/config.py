@@ -24,6 +24,7 @@ from unime.core.errors import RecipeError, did_you_mean
 from unime.core.yaml_files import MAX_DEPTH, MAX_INT, fill_run, parse_yaml, read_yaml
 
 R = TypeVar("R", bound="Recipe")
+S = TypeVar("S", bound="Section")
 
 MAX_EXTENDS = 8
 """Recipes that extend one another in a row."""
@@ -78,12 +79,25 @@ def load_recipe(path: Path | str, schema: type[R], overrides: Sequence[str] = ()
     Raises:
         RecipeError: one sentence a mistake, with the nearest right name.
     """
-    values = read_values(path, overrides)
+    return checked(read_values(path, overrides), schema, str(path))
+
+
+def checked(values: Mapping[str, Any], schema: type[S], name: str) -> S:
+    """Return the values of a recipe, or of one of its sections, as its class.
+
+    Args:
+        values: by key.
+        schema: the recipe's or section's class.
+        name: what the values are called in an error.
+
+    Raises:
+        RecipeError: one sentence a mistake, with the nearest right name.
+    """
     try:
-        return schema.model_validate(values)
+        return schema.model_validate(dict(values))
     except ValidationError as error:
         lines = [_sentence(schema, problem) for problem in error.errors()]
-        title = f"{path} is not a valid {schema.__name__}:"
+        title = f"{name} is not a valid {schema.__name__}:"
         raise RecipeError("\n  ".join([title, *lines])) from None
 
 

@@ -139,13 +139,12 @@ def open_output(recipe: Recipe, inputs: dict[str, Path], restart: bool = False) 
     """
     path = Path(recipe.output)
     plan = plan_of(recipe.model_dump(mode="json"), inputs)
-    if path.exists() and not path.is_dir():
-        raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
+    _refuse_file(path)
     if restart and path.exists():
-        _move_aside(path)
+        move_aside(path)
     if (path / "manifest.json").is_file():
         return _finished(path, plan, recipe, inputs)
-    _check_ours(path)
+    check_ours(path)
     path.mkdir(parents=True, exist_ok=True)
     locks.lock_folder(path)
     try:
@@ -161,7 +160,7 @@ def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str
     if (path / "manifest.json").is_file():
         locks.unlock_folder(path)
         return _finished(path, plan, recipe, inputs)
-    _check_ours(path)
+    check_ours(path)
     begun = _read_if_there(path / PLAN)
     if begun is None:
         files.write_json(path / PLAN, plan)
@@ -194,8 +193,18 @@ def _remove_leftovers(path: Path) -> None:
         locks.unlock_folder(path)
 
 
-def _check_ours(path: Path) -> None:
-    """Refuse a folder that this project did not begin."""
+def _refuse_file(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} is a file; choose another place with output=FOLDER")
+
+
+def check_ours(path: Path) -> None:
+    """Refuse a place for an unfinished output that this project did not begin.
+
+    Raises:
+        OutputError: when something else lies there.
+    """
+    _refuse_file(path)
     is_new = not path.exists() or (path / PLAN).is_file()
     if not is_new and any(not p.name.startswith(".") for p in path.iterdir()):
         raise OutputError(
@@ -296,7 +305,8 @@ def _check_same(
     if lines:
         raise OutputError(
             "\n  ".join([f"{path} {what} of another recipe:", *lines])
-            + "\nchoose another folder with output=FOLDER, or --restart to move this one aside"
+            + "\nchoose another folder with output=FOLDER, or --restart (in Python restart=True) to move "
+            "this one aside"
         )
 
 
@@ -314,7 +324,8 @@ def _as_then(old: Any, new: Mapping[str, str], inputs: Mapping[str, Path]) -> An
     }
 
 
-def _move_aside(path: Path) -> None:
+def move_aside(path: Path) -> None:
+    """Move what lies at a place to `NAME.old1`, or the next number that is free."""
     number = 1
     while (aside := path.with_name(f"{path.name}.old{number}")).exists():
         number += 1

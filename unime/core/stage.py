@@ -7,18 +7,18 @@ and `run(recipe, out)` (the work, resumable).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
-from typing import Annotated, Any, Protocol, cast
+from typing import Annotated, Any, Protocol, cast, runtime_checkable
 
 import typer
 import yaml
 
 from unime.core import console, processes
-from unime.core.config import Recipe, load_recipe, read_values
+from unime.core.config import Recipe, checked, load_recipe, read_values
 from unime.core.errors import RecipeError, Terminated, did_you_mean
 from unime.core.provenance import Output, open_output
 
@@ -63,6 +63,7 @@ def stages() -> dict[str, StageEntry]:
     return found
 
 
+@runtime_checkable
 class StageModule(Protocol):
     """What a stage module offers."""
 
@@ -117,6 +118,32 @@ def execute(
     if dry_run:
         echo(_description(recipe, inputs))
         return
+    _fill(stage, recipe, inputs, restart=restart)
+
+
+def execute_values(module: str, values: Mapping[str, Any], *, restart: bool = False) -> Path:
+    """Run one stage on the values of a recipe, with no file: what `execute` does on one.
+
+    Args:
+        module: as in `execute`.
+        values: what the recipe's file would hold, but `stage`; `${run}` means nothing here.
+        restart: as in `execute`.
+
+    Returns:
+        The output, finished.
+
+    Raises:
+        RecipeError: when the values are no recipe of the stage.
+    """
+    name = next(name for name, entry in stages().items() if entry.module == module)
+    stage = cast("StageModule", importlib.import_module(module))
+    recipe = checked({"stage": name, **values}, stage.RECIPE, f"what stage '{name}' was given")
+    _fill(stage, recipe, stage.inputs(recipe), restart=restart)
+    return Path(recipe.output)
+
+
+def _fill(stage: StageModule, recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> None:
+    """Open a recipe's output, run the stage if there is anything to do, mark it finished."""
     if processes.ranks().world > 1:
         _check_parallel(recipe.stage)
         processes.connect()

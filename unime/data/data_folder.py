@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -94,6 +94,40 @@ class DataFolder:
     def root(self) -> Path:
         """The folder that image locations are relative to."""
         return Path(files.read_json(self.path / "manifest.json")["facts"]["root"])
+
+    def __fspath__(self) -> str:
+        """Return the path, so that the data can be given for its folder anywhere."""
+        return str(self.path)
+
+    def __str__(self) -> str:
+        """Return the folder with its counts."""
+        splits = self.pairs["split"].value_counts().to_pylist()
+        counts = ", ".join(f"{split['counts']} {split['values']}" for split in splits)
+        return (
+            f"DataFolder({str(self.path)!r}: {self.pairs.num_rows} pairs ({counts}) of "
+            f"{len(self.items)} items, tasks {', '.join(self.tasks)})"
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """Return the pair table; items are row numbers of `items`."""
+        return self.pairs
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield each pair with its contents, as `content` gives them."""
+        for number in range(self.pairs.num_rows):
+            pair = self.pair(number)
+            sides = {
+                "query": self.content(pair.query),
+                "positives": [self.content(item) for item in pair.positives],
+                "negatives": [self.content(item) for item in pair.negatives],
+            }
+            yield {**pair._asdict(), **sides}
+
+    def content(self, item: int) -> dict[str, str | None]:
+        """Return an item's text and where its image is: a path, in a table with `#row` behind it."""
+        found = self.items.item(item)
+        image = None if found.image is None else str(self.root / found.image)
+        return {"text": found.text, "image": image}
 
     def split(self, name: str) -> np.ndarray:
         """Return the pair rows of a split ("train" or "dev") as int32."""

@@ -216,7 +216,7 @@ def _cast(embedder: Embedder, dtype: str) -> Embedder:
 
     embedder.module.to(getattr(torch, dtype))
     config = embedder.config.model_copy(update={"dtype": dtype})
-    return Embedder(embedder.module, config, embedder.prompt)
+    return Embedder.of(embedder.module, config, embedder.prompt)
 
 
 def _calibrate(embedder: Embedder, dims: list[int], folder: Path, recipe: ExportRecipe) -> None:

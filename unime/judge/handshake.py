@@ -59,6 +59,18 @@ async def check_model(endpoint: Endpoint, model: str) -> None:
     Raises:
         EngineError: when it is not there, or does not serve the recipe's.
     """
+    names = await served_models(endpoint)
+    if model not in names:
+        url = endpoint.options.url
+        raise EngineError(f"{url} serves {', '.join(names[:10])}, the recipe asks for {model}")
+
+
+async def served_models(endpoint: Endpoint) -> list[str]:
+    """Return the names of the models that a server has.
+
+    Raises:
+        EngineError: when it is not there, or is no such server.
+    """
     url = endpoint.options.url
     try:
         listed = await _patient(endpoint, "/v1/models")
@@ -67,11 +79,9 @@ async def check_model(endpoint: Endpoint, model: str) -> None:
             f"no judge at {url}: {error}; start one with: python -m judge serve RECIPE"
         ) from None
     try:
-        names = [str(entry["id"]) for entry in listed["data"]]
+        return [str(entry["id"]) for entry in listed["data"]]
     except (KeyError, TypeError):
         raise EngineError(f"{url} is no OpenAI-compatible server: it lists no models") from None
-    if model not in names:
-        raise EngineError(f"{url} serves {', '.join(names[:10])}, the recipe asks for {model}")
 
 
 async def _patient(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> Any:

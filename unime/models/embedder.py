@@ -10,8 +10,9 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import numpy as np
 import torch
@@ -23,10 +24,12 @@ from unime.core.errors import DataError
 from unime.core.files import read_json
 from unime.data.image_processor import PictureError
 from unime.data.pixels import pixels_hash, to_rgb
+from unime.data.user_input import UserInput, read_input
 from unime.models import self_check
 from unime.models.backbones import load_modules, load_plain
 from unime.models.inputs import ModelInput, Renderer
 from unime.models.model_config import ModelConfig
+from unime.models.model_folder import ModelSettings, embedder_config
 from unime.models.modes import evaluating
 from unime.models.prefix import SharedPrefix
 from unime.models.processor import preprocessing_of
@@ -42,19 +45,44 @@ WINDOW = 64
 
 
 class Embedder:
-    """Encodes texts, images and both; see `load`."""
+    """Encodes texts, images and both.
+
+    Example:
+        >>> embedder = Embedder("runs/mini/8_export")
+        >>> queries = embedder.encode(["a red circle"], instruction="Find the image")
+        >>> images = embedder.encode([Path("a.png"), {"image": "b.png", "text": "a circle"}], side="target")
+        >>> embedder.similarity(queries, images).shape
+        (1, 2)
+    """
 
     def __init__(
-        self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt
+        self,
+        model: str | PathLike[str],
+        device: str | None = None,
+        **settings: Unpack[ModelSettings],
     ) -> None:
-        self.module = module
-        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
-        self.network = SharedPrefix(module)
-        """What is called, and trained: `module` with the prompt of a batch computed once."""
-        self.config = config
-        self.prompt = prompt
-        self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
-        self._renderer.packs = self.network.hooks.layout is not None
+        """Load an export, a trained model, or any open vision-language model.
+
+        Args:
+            model: a folder, the output of a training or an export, or a Hub id.
+            device: "cpu", "cuda:0", ...; by default a GPU if there is one.
+            settings: prompt, dtype, pixels, length, in place of what the model's folder says, or of
+                our defaults for a model that says nothing.
+
+        Raises:
+            ModelError: when it is no vision-language model, cannot be loaded, or fails its
+                self-check.
+            RecipeError: for a setting that there is not.
+        """
+        config, prompt = embedder_config(model, settings)
+        self._load(config, device, prompt)
+
+    @classmethod
+    def of(cls, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt) -> Embedder:
+        """Return an embedder around modules that are there already."""
+        embedder = cls.__new__(cls)
+        embedder._hold(module, config, prompt)
+        return embedder
 
     @classmethod
     def load(
@@ -80,19 +108,39 @@ class Embedder:
                 self-check.
             PromptError: when there is no such prompt.
         """
+        embedder = cls.__new__(cls)
+        embedder._load(config, device, prompt, plain=plain, check=check)
+        return embedder
+
+    def _load(
+        self,
+        config: ModelConfig,
+        device: str | None,
+        prompt: EmbedPrompt | None,
+        *,
+        plain: bool = False,
+        check: bool = True,
+    ) -> None:
         prompt = prompt or load_prompt(config.prompt)
         module = load_plain(config) if plain else load_modules(config)
         module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         module.eval()
-        embedder = cls(module, config, prompt)
-        _compare_with_training(embedder)
+        self._hold(module, config, prompt)
+        _compare_with_training(self)
         if check and self_check.has_own_weights(module):
-            with self_check.answering(embedder.config.id), torch.inference_mode():
-                outputs = embedder.forward(embedder.check_features())
-            self_check.refuse(
-                self_check.blindness(outputs, embedder.backbone.dtype), embedder.config.id
-            )
-        return embedder
+            with self_check.answering(config.id), torch.inference_mode():
+                outputs = self.forward(self.check_features())
+            self_check.refuse(self_check.blindness(outputs, self.backbone.dtype), config.id)
+
+    def _hold(self, module: SentenceTransformer, config: ModelConfig, prompt: EmbedPrompt) -> None:
+        self.module = module
+        self.vision = VisionInput.of(self.backbone, self.processor.image_processor)
+        self.network = SharedPrefix(module)
+        """What is called, and trained: `module` with the prompt of a batch computed once."""
+        self.config = config
+        self.prompt = prompt
+        self._renderer = Renderer(self.processor, self.prompt, config.max_length, config.id)
+        self._renderer.packs = self.network.hooks.layout is not None
 
     @property
     def backbone(self) -> Any:
@@ -172,26 +220,48 @@ class Embedder:
         return self.network(inputs)["sentence_embedding"].float()
 
     def encode(
-        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self,
+        inputs: Sequence[UserInput | ModelInput],
+        batch_size: int = 64,
+        label: str = "encoding",
+        *,
+        side: str = "query",
+        instruction: str = "",
     ) -> Float[np.ndarray, "inputs dim"]:
-        """Embed many inputs without gradient, in float32.
+        """Embed many inputs without gradient.
 
         Inputs are read in order, once, `batch_size * WINDOW` at a time, and may be loaded lazily.
         Equal inputs are encoded once; a batch holds inputs of like size.
 
+        Args:
+            inputs: texts (a string is always a text), images, Paths of image files,
+                {"text": ..., "image": ...}, or `ModelInput`s, which say side and instruction themselves.
+            batch_size: inputs in one forward pass, at most.
+            label: what a progress line begins with.
+            side: "query", or "target" for what is searched in.
+            instruction: the task's, such as "Find the image that shows this".
+
+        Returns:
+            Float32, one row of length 1 for each input.
+
         Raises:
-            DataError: for a single input instead of a list of them.
+            DataError: for a single input instead of a list of them, or one that is no input.
         """
         # A text is a sequence of letters, and would be taken apart.
-        if isinstance(inputs, str | bytes | Mapping | ModelInput) or batch_size < 1:
+        single = isinstance(inputs, str | bytes | Mapping | ModelInput) or not hasattr(
+            inputs, "__len__"
+        )
+        if single or batch_size < 1 or side not in ("query", "target"):
             raise DataError(
-                f"expected a list of ModelInput and a batch_size from 1 on, got a "
-                f"{type(inputs).__name__} and {batch_size}"
+                "expected a list of inputs, a batch_size from 1 on and the side 'query' or "
+                f"'target'; got a {type(inputs).__name__}, {batch_size} and {side!r}"
             )
         vectors = np.empty((len(inputs), self.dim), dtype=np.float32)
         first_row: dict[bytes, int] = {}
         duplicates: list[tuple[int, int]] = []
-        batches = self._batches(inputs, batch_size, first_row, duplicates)
+        batches = self._batches(
+            _Inputs(inputs, side, instruction), batch_size, first_row, duplicates
+        )
         before = self._renderer.truncated
         with evaluating(self.module), torch.inference_mode():
             total = -(-len(inputs) // batch_size)
@@ -208,6 +278,12 @@ class Embedder:
                 f"{label}: {truncated} texts were truncated at max_length {self.config.max_length} tokens"
             )
         return vectors
+
+    def similarity(
+        self, queries: Float[np.ndarray, "queries dim"], targets: Float[np.ndarray, "targets dim"]
+    ) -> Float[np.ndarray, "queries targets"]:
+        """Return the cosines of embeddings, every query's with every target's, float32."""
+        return np.asarray(queries, dtype=np.float32) @ np.asarray(targets, dtype=np.float32).T
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -251,7 +327,7 @@ class Embedder:
 
     def _batches(
         self,
-        inputs: Sequence[ModelInput],
+        inputs: _Inputs,
         batch_size: int,
         first_row: dict[bytes, int],
         duplicates: list[tuple[int, int]],
@@ -272,6 +348,23 @@ class Embedder:
             for begin in range(0, len(rows), batch_size):
                 chosen = rows[begin : begin + batch_size]
                 yield chosen, [window[row] for row in chosen]
+
+
+class _Inputs:
+    """A user's inputs as a model's, each made when it is asked for."""
+
+    def __init__(self, inputs: Sequence[Any], side: str, instruction: str) -> None:
+        self._inputs, self._side, self._instruction = inputs, side, instruction
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def __getitem__(self, place: int) -> ModelInput:
+        value = self._inputs[place]
+        if isinstance(value, ModelInput):
+            return value
+        found = read_input(value, f"input {place}")
+        return ModelInput(found.text, found.open(), self._side, self._instruction)
 
 
 def _compare_with_training(embedder: Embedder) -> None:

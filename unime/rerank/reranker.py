@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from PIL.Image import Image
 
+from unime.core.config import checked
 from unime.core.console import log
 from unime.core.errors import DataError, RecipeError, did_you_mean
 from unime.data.images import load_file
@@ -19,6 +21,7 @@ from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.table_checks import COSINE
 from unime.models.image_blocks import KeyedImage
 from unime.models.model_config import ModelConfig, RerankConfig
+from unime.models.model_folder import ModelSettings, model_section
 from unime.models.modes import evaluating
 from unime.models.next_token import NextToken, PromptTokens
 from unime.models.pair_scorer import PairSide
@@ -43,12 +46,35 @@ class Ranking(NamedTuple):
 class Reranker:
     """Ranks a query's candidates; what they share is computed once.
 
-    Args:
-        model: loaded; trained or not.
-        batch_size: prompts in one forward pass; changes no score.
+    Example:
+        >>> reranker = Reranker("runs/mini/7_rerank")
+        >>> reranker.rank("a red circle", [Path("a.png"), {"text": "one circle, red"}]).order
+        array([1, 0])
     """
 
-    def __init__(self, model: RerankModel, batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        model: RerankModel | str | PathLike[str],
+        batch_size: int = 16,
+        device: str | None = None,
+        **settings: Unpack[ModelSettings],
+    ) -> None:
+        """Load a reranker.
+
+        Args:
+            model: a trained reranker's folder, the output of its training or export, any generative
+                vision-language model (folder or Hub id); or a loaded model.
+            batch_size: prompts in one forward pass; changes no score.
+            device: by default a GPU if there is one.
+            settings: of a model that is no trained reranker: prompt, dtype, pixels, length.
+
+        Raises:
+            ModelError: when it cannot be loaded.
+        """
+        if not isinstance(model, RerankModel):
+            section = {**model_section(model, "reranker"), **settings}
+            config = checked(section, RerankConfig, f"the model {section['id']}")
+            model = RerankModel.load(config, device)
         self.model = model
         self._next_token = NextToken(model.model, model.processor, batch_size)
 
@@ -109,6 +135,27 @@ class Reranker:
         scores = np.empty(len(order))
         scores[order] = -np.arange(len(order), dtype=float)
         return Ranking(order, scores)
+
+    def score(
+        self, pairs: Sequence[tuple[Content, Content]], instruction: str = ""
+    ) -> Float[np.ndarray, " pairs"]:
+        """Return P(yes | yes or no) of (query, candidate) pairs, float64.
+
+        Args:
+            pairs: contents as in `rank`; what the pairs of a query share is computed once.
+            instruction: of the task.
+        """
+        by_query: dict[Any, list[int]] = {}
+        questions = []
+        for number, (query, candidate) in enumerate(pairs):
+            asked = as_side(query)
+            picture = None if asked.picture is None else asked.picture.key
+            by_query.setdefault((asked.text, picture), []).append(number)
+            questions.append(RerankQuestion(instruction, asked, (as_side(candidate),)))
+        scores = np.empty(len(questions))
+        for numbers in by_query.values():
+            scores[numbers] = self.probabilities([questions[number] for number in numbers])
+        return scores
 
     def pointwise(
         self, query: PairSide, candidates: Sequence[PairSide], instruction: str = ""

@@ -17,7 +17,7 @@ from unime.data.readers.base import ResolvedSource, RowError
 from unime.data.readers.formats import EmbeddedImage
 
 SCORES = ("label", "labels", "score", "scores")
-_IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
+IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
 
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
@@ -73,7 +73,7 @@ def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, list):
         return _message(value, what, job)
     text = cells.text(value, what)
-    if _IMAGE_PATH.fullmatch(text):
+    if IMAGE_PATH.fullmatch(text):
         return Item.of("", cells.image(text, what, job.image_root))
     return Item.of(text)
 
