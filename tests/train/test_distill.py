@@ -14,6 +14,7 @@ import pytest
 
 from tests.families import FAMILIES, build_family
 from tests.train.folder import drawn_folder
+from unime.core import files
 from unime.core.errors import DataError, ModelError
 from unime.core.provenance import open_output
 from unime.data.data_folder import DataFolder
@@ -79,6 +80,40 @@ def test_the_student_comes_to_agree_with_the_teacher(tmp_path, teacher):
     spearman = facts["spearman"]
     assert facts["texts"] == {"texts": len(TEXTS)}
     assert spearman["after"]["all"] > spearman["before"]["all"] + 0.2
+
+
+class Killed(BaseException):
+    """Not an Exception, so that nothing on the way handles it."""
+
+
+def test_a_stopped_run_finds_the_agreement_of_the_starting_weights_again(
+    tmp_path, teacher, monkeypatch
+):
+    """Also where an earlier version has left that in `before.json`."""
+    training = {"global_batch_size": 16, "max_steps": 4, "save_steps": 2, "learning_rate": 1e-2}
+    recipe = make_recipe(tmp_path, teacher, held_out=20, training=training)
+
+    def fill(name: str) -> Path:
+        own = recipe.model_copy(update={"output": str(tmp_path / name)})
+        out = open_output(own, distill.inputs(own))
+        if name == "killed" and not out.resumed:
+            files.write_json(out.file("before.json"), {"all": 7.0})
+        distill.run(own, out)
+        out.finish()
+        return tmp_path / name
+
+    def stop(moment: str) -> None:
+        if moment == "after complete.json":
+            raise Killed
+
+    monkeypatch.setattr(files, "on_commit", stop)
+    with pytest.raises(Killed):
+        fill("killed")
+    assert (tmp_path / "killed/checkpoints/checkpoint-2").is_dir()
+    monkeypatch.setattr(files, "on_commit", None)
+    whole, killed = files.read_json(fill("whole") / "facts.json"), fill("killed")
+    assert files.read_json(killed / "facts.json") == whole
+    assert whole["spearman"]["before"] != whole["spearman"]["after"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
