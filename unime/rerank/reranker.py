@@ -15,8 +15,9 @@ from unime.data.items import content_id_from_hash, pair_key
 from unime.data.table_checks import COSINE
 from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.modes import evaluating
-from unime.models.next_token import NextToken, PromptTokens
+from unime.models.next_token import NextToken
 from unime.models.pair_scorer import PairSide
+from unime.models.prompt_tokens import PromptTokens
 from unime.models.questions import RerankQuestion
 from unime.models.rerank_model import RerankModel
 from unime.rerank.content import Content, as_side

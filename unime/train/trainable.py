@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from unime.models.model_config import ModelConfig
-from unime.models.prefix import SharesPrefix
+from unime.models.shared_prefix import SharesPrefix
 from unime.models.vision_input import VisionInput
 
 
