@@ -264,7 +264,7 @@ def test_pieces_leave_no_trace(tmp_path: Path, root: Path, monkeypatch: pytest.M
     sources = [{"reader": "unime_v2", "path": "u.json", "task": "u"}, SOURCE]
     options: dict[str, Any] = {"sources": sources, "dev_share": 0.1, "max_reject_share": 0.5}
     run(tmp_path, **options, output=str(tmp_path / "whole"))
-    monkeypatch.setattr(data, "ROWS_PER_PART", 7)
+    monkeypatch.setattr("unime.data.parts.ROWS_PER_PART", 7)
     run(tmp_path, **options, output=str(tmp_path / "pieces"))
     for name in TABLES:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "pieces" / name).read_bytes()

@@ -8,8 +8,8 @@ from pathlib import Path
 from tests.families import build_family
 from unime.core.loading import load_processor
 from unime.models.model_config import ModelConfig
-from unime.models.next_token import Prompt, plain_inputs, token_ids
 from unime.models.processor import prepare_processor
+from unime.models.prompt_tokens import Prompt, plain_inputs, token_ids
 
 
 def test_a_padded_batch_beside_it_does_not_pad_what_another_thread_tokenizes(tmp_path: Path):

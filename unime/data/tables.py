@@ -17,7 +17,8 @@ from unime.core import files
 from unime.core.errors import DataError
 from unime.data.items import ID_BYTES
 
-NAME = pa.dictionary(pa.int32(), pa.large_string())
+# Parquet gives dictionaries back with narrow values; they hold distinct names, so few.
+NAME = pa.dictionary(pa.int32(), pa.string())
 ROWS_OF_ITEMS = pa.list_(pa.int32())
 
 ITEMS = pa.schema(

@@ -24,8 +24,8 @@ from unime.data.user_input import TextAndImage, UserInput, read_input
 from unime.judge import handshake
 from unime.judge.endpoint import Endpoint, EndpointOptions
 from unime.judge.engine import EngineError, ImageBytes, JudgeInput, Request
-from unime.judge.engines import Engines
 from unime.judge.job import as_sent
+from unime.judge.stage import Engines
 from unime.judge.vllm_engine import VllmOptions
 from unime.models.model_folder import ModelLike, ModelSettings, model_section
 

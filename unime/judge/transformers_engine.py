@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from unime.data.data_folder import DataFolder
-    from unime.models.next_token import Prompt
     from unime.models.pair_scorer import PairInput, PairSide
+    from unime.models.prompt_tokens import Prompt
 
 
 class JudgeModel(ModelConfig):

@@ -31,10 +31,10 @@ from unime.models.inputs import ModelInput, Renderer
 from unime.models.model_config import ModelConfig
 from unime.models.model_folder import ModelSettings, embedder_config
 from unime.models.modes import evaluating
-from unime.models.prefix import SharedPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompts import EmbedPrompt, load_prompt
 from unime.models.saving import save_backbone
+from unime.models.shared_prefix import SharedPrefix
 from unime.models.vision_input import VisionInput
 
 if TYPE_CHECKING:

@@ -14,45 +14,24 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from unime.models.hooks import hidden_states, hooks_of, new_cache, position_ids
-from unime.models.image_blocks import ImageBlock, ImageFeatures, KeyedImage, vision_output
-from unime.models.processor import tokenizing
-
-SHORTEST = 8
-"""Shorter beginnings are not worth a call of their own."""
-
-
-class Prompt(NamedTuple):
-    """A whole prompt, rendered by the wrapped chat template."""
-
-    text: str
-    """One placeholder for each image."""
-    pictures: tuple[KeyedImage, ...] = ()
-
-
-@dataclass(frozen=True)
-class PromptTokens:
-    """A prompt as the language model reads it."""
-
-    ids: Int[Tensor, " length"]
-    owner: Int[Tensor, " length"]
-    """At image tokens which image they show, and at which of the prompt's places, as a number that
-    all prompts of a call share; 0 elsewhere."""
-    seen: tuple[ImageBlock, ...]
-    prompt: Prompt | None = None
-    """What they were made of, for a model that is only given pixels."""
-
-    def __len__(self) -> int:
-        """Return the number of tokens."""
-        return len(self.ids)
+from unime.models.hooks import hidden_states, hooks_of, position_ids
+from unime.models.image_blocks import ImageBlock, ImageFeatures, vision_output
+from unime.models.prompt_tokens import (
+    Prompt,
+    PromptTokens,
+    place_blocks,
+    plain_hidden,
+    plain_inputs,
+    token_ids,
+)
+from unime.models.shared_prefix import SHORTEST, Stretch, continued, keys_and_values, shared_lengths
 
 
 class NextToken:
@@ -146,30 +125,26 @@ class NextToken:
     @torch.inference_mode()
     def _prefill(self, tokens: PromptTokens, length: int) -> Any:
         """Return the keys and values of a beginning."""
-        cache = new_cache(self.model.config)
-        self._forward([tokens], 0, length, cache)
-        return cache
+        return keys_and_values(self._backbone, self._hooks, self._stretch([tokens], 0, length))
 
     @torch.inference_mode()
     def _continue(
         self, rows: Sequence[PromptTokens], shared: int, cache: Any | None
     ) -> Float[Tensor, "batch vocab"]:
-        if cache is not None:
-            # The model appends to the cache it is given.
-            repeated: Any = copy.deepcopy(cache)
-            repeated.batch_select_indices(
-                torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
-            )
-            cache = repeated
-        hidden = self._forward(rows, shared, max(map(len, rows)), cache)
+        rest = self._stretch(rows, shared, max(map(len, rows)))
+        if cache is None:
+            hidden = hidden_states(self._backbone, self._hooks, rest.images, None, rest.inputs)
+        else:
+            one_group = torch.zeros(len(rows), dtype=torch.long, device=self.model.device)
+            # The model appends to the cache it is given, and this one serves other batches, too.
+            own = copy.deepcopy(cache)
+            hidden = continued(self._backbone, self._hooks, own, one_group, rest)
         last = torch.tensor([len(row) - shared - 1 for row in rows], device=hidden.device)
         ends = hidden[torch.arange(len(rows), device=hidden.device), last]
         return self.model.get_output_embeddings()(ends)
 
-    def _forward(
-        self, rows: Sequence[PromptTokens], start: int, stop: int, cache: Any | None
-    ) -> Float[Tensor, "batch length dim"]:
-        """Return the hidden states of positions `start` to `stop`, those before in the cache.
+    def _stretch(self, rows: Sequence[PromptTokens], start: int, stop: int) -> Stretch:
+        """Return positions `start` to `stop` of prompts; those before are in the cache.
 
         Rows are padded on the right: attention is causal, so padding changes nothing before it.
         """
@@ -188,8 +163,7 @@ class NextToken:
             "attention_mask": mask[:, :stop],
             "position_ids": self._positions(rows, ids, mask)[..., start:stop],
         }
-        output = vision_output(inside) if inside else None
-        return hidden_states(self._backbone, self._hooks, output, cache, inputs)
+        return Stretch(inputs, vision_output(inside) if inside else None)
 
     @property
     def _backbone(self) -> Any:
@@ -202,88 +176,18 @@ class NextToken:
         return position_ids(self._backbone, ids, mask, is_image, joined)
 
 
-def token_ids(processor: Any, prompts: Sequence[Prompt]) -> list[list[int]]:
-    """Return the tokens of prompts, one image token for each image."""
-    with tokenizing():
-        return processor.tokenizer(
-            [prompt.text for prompt in prompts],
-            add_special_tokens=_begins(processor, prompts[0].text),
-            verbose=False,
-        )["input_ids"]
-
-
-def plain_inputs(processor: Any, prompts: Sequence[Prompt]) -> dict[str, Tensor]:
-    """Return the inputs of prompts as transformers' users prepare them, padded on the right."""
-    images = [[picture.open() for picture in prompt.pictures] for prompt in prompts]
-    text = {
-        "padding": True,
-        "padding_side": "right",
-        "truncation": False,
-        "add_special_tokens": _begins(processor, prompts[0].text),
-        "verbose": False,
-    }
-    with tokenizing():
-        batch = processor(
-            text=[prompt.text for prompt in prompts],
-            images=images if any(images) else None,
-            text_kwargs=text,
-            common_kwargs={"return_tensors": "pt"},
-        )
-    return dict(batch)
-
-
-def plain_hidden(backbone: Any, inputs: Mapping[str, Tensor]) -> Float[Tensor, "batch dim"]:
-    """Return the hidden states of prompts' last tokens, of the model as anyone calls it."""
-    hidden = backbone(**inputs, use_cache=False).last_hidden_state
-    last = inputs["attention_mask"].sum(dim=1) - 1
-    return hidden[torch.arange(len(hidden), device=hidden.device), last]
-
-
-def _begins(processor: Any, text: str) -> bool:
-    """Tell whether the tokenizer has to write the begin token: a template's own is no second one."""
-    begin = processor.tokenizer.bos_token
-    return begin is None or not text.startswith(begin)
-
-
-def place_blocks(
-    ids: Sequence[int], blocks: Sequence[tuple[Tensor, Tensor]], image_token: int, outside: int
-) -> tuple[Int[Tensor, " length"], Int[Tensor, " length"]]:
-    """Put pictures' blocks where their placeholders are; return tokens and marks.
-
-    A block begins and ends with special tokens, at which a tokenizer splits: the ids on both sides
-    are those of the whole text.
-
-    Args:
-        ids: tokens with one image token for each image.
-        blocks: of each image its tokens, and a mark for each of them.
-        image_token: the placeholder.
-        outside: the mark of text.
-    """
-    text = torch.tensor(ids)
-    places = (text == image_token).nonzero().flatten().tolist()
-    assert len(places) == len(blocks), f"{len(places)} placeholders, {len(blocks)} pictures"
-    tokens, marks, start = [], [], 0
-    for place, (block, marked) in zip(places, blocks, strict=True):
-        tokens += [text[start:place], block]
-        marks += [torch.full((place - start,), outside), marked]
-        start = place + 1
-    tokens.append(text[start:])
-    marks.append(torch.full((len(text) - start,), outside))
-    return torch.cat(tokens), torch.cat(marks)
-
-
 def shared_length(rows: Sequence[PromptTokens]) -> int:
     """Return how many tokens all rows begin with in common; at least one of each stays outside.
 
     Image tokens are equal where they show the same image. No image is cut: where rows differ
     in an image, they differ from its first token on.
     """
-    most = min(map(len, rows)) - 1
-    first = rows[0]
-    same = torch.ones(most, dtype=torch.bool)
-    for row in rows[1:]:
-        same &= (row.ids[:most] == first.ids[:most]) & (row.owner[:most] == first.owner[:most])
-    return int(same.long().cumprod(dim=0).sum())
+    shortest = min(map(len, rows))
+    ids = torch.stack([row.ids[:shortest] for row in rows])
+    owners = torch.stack([row.owner[:shortest] for row in rows])
+    one_group = torch.zeros(len(rows), dtype=torch.long)
+    lengths = torch.full((len(rows),), shortest)
+    return int(shared_lengths(ids, owners, lengths, one_group, one_group[:1]))
 
 
 def _within(row: PromptTokens, start: int, stop: int) -> list[ImageBlock]:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from unime.core.errors import ModelError
 from unime.models.image_blocks import KeyedImage
-from unime.models.next_token import NextToken, Prompt, PromptTokens
+from unime.models.next_token import NextToken
+from unime.models.prompt_tokens import Prompt, PromptTokens
 from unime.models.prompts import JudgePrompt, RenderedPair
 
 

@@ -16,16 +16,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
+from unime.models.hooks import Hooks, hidden_states, hooks_of, position_ids
 from unime.models.image_blocks import image_token_id, looks_alone, prepare_pictures
-from unime.models.next_token import (
-    SHORTEST,
-    Prompt,
-    place_blocks,
-    plain_hidden,
-    plain_inputs,
-    token_ids,
-)
+from unime.models.prompt_tokens import Prompt, place_blocks, plain_hidden, plain_inputs, token_ids
+from unime.models.shared_prefix import SHORTEST, Stretch, continued, keys_and_values, shared_lengths
 from unime.models.vision_input import TowerOutput, tower_output
 
 NOT_PIXELS = (
@@ -112,15 +106,14 @@ def last_hidden(
     group, first, shared = batch["group"], batch["first"], batch["shared"]
     places = batch["start"]
     begins = places < shared[:, None]
-    cache = new_cache(backbone.config)
     beginning = {
         # What follows a shorter beginning may be an image, which is not for this pass.
         "input_ids": ids[first, : len(places)].where(begins, ids[first, last[first]][:, None]),
         "attention_mask": begins.to(mask.dtype),
         "position_ids": positions[..., first, : len(places)],
     }
-    hidden_states(backbone, hooks, _at(looked, batch["seen_start"]), cache, beginning)
-    cache.batch_select_indices(group)
+    start = Stretch(beginning, _at(looked, batch["seen_start"]))
+    cache = keys_and_values(backbone, hooks, start)
     places = shared[group][:, None] + batch["rest"]
     inside = places <= last[:, None]
     places = places.minimum(last[:, None])
@@ -129,7 +122,8 @@ def last_hidden(
         "attention_mask": torch.cat([begins[group], inside], dim=1).to(mask.dtype),
         "position_ids": positions.gather(-1, places.expand(*positions.shape[:-1], -1)),
     }
-    hidden = hidden_states(backbone, hooks, _at(looked, batch["seen_rest"]), cache, rest)
+    after = Stretch(rest, _at(looked, batch["seen_rest"]))
+    hidden = continued(backbone, hooks, cache, group, after)
     return hidden[rows, last - shared[group]]
 
 
@@ -159,20 +153,14 @@ def _shared(
 ) -> dict[str, Tensor]:
     """Return how long the groups' common beginnings are; nothing where none is worth a call.
 
-    An image is never cut: where rows differ in one, they differ from its first token on. A group
-    of one begins with all but its last token.
+    A group of one begins with all but its last token.
     """
     numbers = {key: place for place, key in enumerate(dict.fromkeys(groups))}
     if len(numbers) == len(groups):
         return {}
     group = torch.tensor([numbers[key] for key in groups])
     first = torch.tensor([groups.index(key) for key in numbers])
-    of_first = first[group]
-    same = (ids == ids[of_first]) & (shows == shows[of_first])
-    common = torch.minimum(same.long().cumprod(dim=1).sum(dim=1), lengths - 1)
-    shared = common.new_zeros(len(first)).scatter_reduce(
-        0, group, common, "amin", include_self=False
-    )
+    shared = shared_lengths(ids, shows, lengths, group, first)
     if int(shared.min()) < SHORTEST:
         return {}
     place = torch.arange(ids.shape[1])

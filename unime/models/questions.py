@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from unime.core.errors import ModelError
-from unime.models.next_token import Prompt
 from unime.models.pair_scorer import PairSide, messages_of
 from unime.models.processor import tokenizing
 from unime.models.prompt_batch import prompt_batch
+from unime.models.prompt_tokens import Prompt
 from unime.models.prompts import JudgePrompt, ListPrompt
 
 

@@ -19,13 +19,13 @@ from unime.models.backbones import load_generative
 from unime.models.exact_head import answer_logits, make_head_exact
 from unime.models.hooks import Hooks, hooks_of
 from unime.models.model_config import ModelConfig, RerankConfig
-from unime.models.next_token import Prompt
 from unime.models.pair_scorer import PairSide, single_token
-from unime.models.prefix import SharesPrefix
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden
+from unime.models.prompt_tokens import Prompt
 from unime.models.prompts import JudgePrompt, ListPrompt, load_judge_prompt, load_list_prompt
 from unime.models.questions import QuestionInputs, QuestionRenderer, RerankQuestion
+from unime.models.shared_prefix import SharesPrefix
 from unime.models.vision_input import VisionInput
 
 FACTS = "unime.json"

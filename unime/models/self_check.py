@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from unime.core.errors import ModelError, UnimeError
 from unime.core.processes import launched_fsdp
 from unime.models.image_blocks import KeyedImage
-from unime.models.next_token import NextToken, Prompt
+from unime.models.next_token import NextToken
 from unime.models.pair_scorer import PairSide
+from unime.models.prompt_tokens import Prompt
 
 if TYPE_CHECKING:
     from PIL.Image import Image

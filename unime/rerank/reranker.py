@@ -23,8 +23,9 @@ from unime.models.image_blocks import KeyedImage
 from unime.models.model_config import ModelConfig, RerankConfig
 from unime.models.model_folder import ModelSettings, model_section
 from unime.models.modes import evaluating
-from unime.models.next_token import NextToken, PromptTokens
+from unime.models.next_token import NextToken
 from unime.models.pair_scorer import PairSide
+from unime.models.prompt_tokens import PromptTokens
 from unime.models.questions import RerankQuestion
 from unime.models.rerank_model import RerankModel
 

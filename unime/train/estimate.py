@@ -223,7 +223,7 @@ def sample_work(recipe: ContrastRecipe, world: int, numbers: Sequence[int]) -> S
 
 def chunk_work(features: Mapping[str, Tensor], config: Any) -> ChunkWork:
     """Count one chunk's tokens and patches; `config` is the model's."""
-    from unime.models.prefix import SHORTEST, image_token_of, prefix_length
+    from unime.models.shared_prefix import SHORTEST, image_token_of, prefix_length
 
     rows, longest = features["input_ids"].shape
     lengths = features["attention_mask"].sum(dim=1)

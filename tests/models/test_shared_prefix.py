@@ -10,7 +10,7 @@ from tests.families import FAMILIES, build_family
 from unime.models.embedder import Embedder
 from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
-from unime.models.prefix import SharedPrefix, prefix_length
+from unime.models.shared_prefix import SharedPrefix, prefix_length
 
 TEXTS = ("a red circle", "one blue square, left of a green triangle", "grey")
 
