@@ -170,6 +170,7 @@ def test_own_pictures_has_twenty_lines():
     assert len(ast.parse(EXAMPLE.read_text()).body) <= 20
 
 
+@pytest.mark.slow
 def test_own_pictures_runs(tmp_path: Path):
     (tmp_path / "assets").symlink_to(ROOT / "assets")
     photos = tmp_path / "photos"
