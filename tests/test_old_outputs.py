@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from unime.core import console
 from unime.core.stage import execute, stage_of, stages
 from unime.data.tables import read_table
 
@@ -27,6 +28,14 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(folder, filter="data")
     return folder / "outputs_0_1"
+
+
+@pytest.fixture
+def said(caplog, monkeypatch) -> pytest.LogCaptureFixture:
+    """What the stages log, whether or not a command has set the logger up before."""
+    monkeypatch.setattr(console.logger, "propagate", True)
+    caplog.set_level("INFO", "unime")
+    return caplog
 
 
 def bytes_of(folder: Path) -> dict[str, str]:
@@ -48,11 +57,11 @@ def rows(path: str) -> str:
 
 
 @pytest.mark.parametrize("name", FINISHED)
-def test_a_finished_output_is_up_to_date(name, old, monkeypatch, capsys):
+def test_a_finished_output_is_up_to_date(name, old, monkeypatch, said):
     monkeypatch.chdir(old)
     before = bytes_of(old / name)
     run(f"{name}.yaml")
-    assert f"{name} is up to date" in capsys.readouterr().err
+    assert f"{name} is up to date" in said.text
     assert bytes_of(old / name) == before
 
 
@@ -65,10 +74,10 @@ def test_its_tables_are_inputs_of_todays_stages(old, monkeypatch):
     assert rows("judged_again/judged.parquet") == rows("4_judge/judged.parquet")
 
 
-def test_a_training_that_was_killed_is_resumed(old, monkeypatch, capsys):
+def test_a_training_that_was_killed_is_resumed(old, monkeypatch, said):
     monkeypatch.chdir(old)
     run("6_stopped.yaml")
-    assert "checkpoint-2" in capsys.readouterr().err.partition("resuming from")[2]
+    assert "checkpoint-2" in said.text.partition("resuming from")[2]
     found = load_file("6_stopped/model/model.safetensors")
     expected = load_file("6_contrast/model/model.safetensors")
     start = load_file("base/model.safetensors")
