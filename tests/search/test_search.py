@@ -120,7 +120,7 @@ def test_another_model_makes_another_index(photos: Path, model: Path, tmp_path: 
 def test_a_killed_update_is_carried_on(photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch):
     code = (
         "import os, sys, signal; from pathlib import Path\n"
-        "from unime import files; from unime.search import index, open_search\n"
+        "from unime.core import files; from unime.search import index, open_search\n"
         "index.BLOCK = 3\n"
         "done = []\n"
         "def kill(moment):\n"

@@ -7,7 +7,8 @@ and `run(recipe, out)` (the work, resumable).
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import entry_points
@@ -118,7 +119,9 @@ def execute(
     if dry_run:
         echo(_description(recipe, inputs))
         return
-    _fill(stage, recipe, inputs, restart=restart)
+    with _opened(recipe, inputs, restart=restart) as out:
+        if not out.up_to_date:
+            stage.run(recipe, out)
 
 
 def execute_values(module: str, values: Mapping[str, Any], *, restart: bool = False) -> Path:
@@ -138,12 +141,15 @@ def execute_values(module: str, values: Mapping[str, Any], *, restart: bool = Fa
     name = next(name for name, entry in stages().items() if entry.module == module)
     stage = cast("StageModule", importlib.import_module(module))
     recipe = checked({"stage": name, **values}, stage.RECIPE, f"what stage '{name}' was given")
-    _fill(stage, recipe, stage.inputs(recipe), restart=restart)
+    with _opened(recipe, stage.inputs(recipe), restart=restart) as out:
+        if not out.up_to_date:
+            stage.run(recipe, out)
     return Path(recipe.output)
 
 
-def _fill(stage: StageModule, recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> None:
-    """Open a recipe's output, run the stage if there is anything to do, mark it finished."""
+@contextmanager
+def _opened(recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> Iterator[Output]:
+    """Open a recipe's output for the stage to fill, and mark it finished at the end."""
     if processes.ranks().world > 1:
         _check_parallel(recipe.stage)
         processes.connect()
@@ -153,12 +159,13 @@ def _fill(stage: StageModule, recipe: Recipe, inputs: dict[str, Path], *, restar
     )
     if out.up_to_date:
         console.log(f"{recipe.stage}: {out.path} is up to date")
+        yield out
         return
     if not processes.is_main():
         out.keep_journal()
     console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
     try:
-        stage.run(recipe, out)
+        yield out
         if processes.is_main():
             out.finish()
     except Terminated:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from pydantic import Field, SerializeAsAny, create_model, field_serializer, model_validator
+from pydantic import Field, SerializeAsAny, field_serializer, model_validator
 
 from unime.core import console, files
 from unime.core.config import Recipe, Section, load_recipe
@@ -56,12 +56,11 @@ class OwnEngines(Section):
 if TYPE_CHECKING:
     Engines = OwnEngines
 else:
-    _added = {
-        point.name: (section, section())
-        for point in entry_points(group="unime.judge_engines")
-        for section in [point.load()]
-    }
-    Engines = create_model("Engines", __base__=OwnEngines, **_added)
+    _added = {point.name: point.load() for point in entry_points(group="unime.judge_engines")}
+    _defaults = {name: section() for name, section in _added.items()}
+    Engines = type(
+        "Engines", (OwnEngines,), {"__module__": __name__, "__annotations__": _added, **_defaults}
+    )
 
 ENGINES = Engines.model_fields
 
