@@ -8,6 +8,7 @@ from PIL import Image
 
 from tests.families import FAMILIES, build_family
 from unime.models.embedder import Embedder
+from unime.models.hooks import select_rows
 from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
 from unime.models.shared_prefix import SharedPrefix, prefix_length
@@ -62,3 +63,32 @@ def test_prefix_ends_before_images_differences_padding_and_the_last_token():
     assert prefix_length({"input_ids": ids, "attention_mask": short}, None) == 1
     same = {"input_ids": ids[:1].expand(2, -1), "attention_mask": full}
     assert prefix_length(same, None) == 4
+
+
+def test_a_shared_beginning_has_the_same_gradient_in_every_run() -> None:
+    """With two threads too: added up in a fixed order, or killed trainings would not end in equal bytes."""
+    from transformers import DynamicCache
+
+    generator = torch.Generator().manual_seed(0)
+    start = torch.randn(2, 4, 64, 32, generator=generator)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        for rows in (torch.zeros(48, dtype=torch.int64), torch.arange(48) % 2):
+            weights = torch.randn(48, 4, 64, 32, generator=generator)
+            found = []
+            for _ in range(8):
+                keys = start[: int(rows.max()) + 1].clone().requires_grad_()
+                cache = DynamicCache()
+                cache.update(keys, keys, 0)
+                select_rows(cache, rows)
+                layer = cache.layers[0]
+                assert layer.keys is not None and torch.equal(layer.keys, keys[rows])
+                (layer.keys * weights).sum().backward()
+                assert keys.grad is not None
+                found.append(keys.grad)
+            expected = torch.stack([weights[rows == row].sum(0) for row in range(len(found[0]))])
+            torch.testing.assert_close(found[0], expected)
+            assert all(torch.equal(found[0], other) for other in found)
+    finally:
+        torch.set_num_threads(threads)

@@ -96,6 +96,29 @@ def new_cache(config: Any) -> Any:
     return DynamicCache(config=config)
 
 
+def select_rows(cache: Any, rows: Int[Tensor, " batch"]) -> None:
+    """Give every row of a batch the keys and values of one of a cache's rows.
+
+    The cache's own `batch_select_indices` indexes: its backward pass adds up with atomics, in another
+    order in every run as soon as two threads share the work, and trainings would differ in their bits.
+
+    Args:
+        cache: is changed.
+        rows: of the cache, one for each row of the batch.
+    """
+    for layer in cache.layers:
+        if layer.get_seq_length() > 0:
+            layer.keys, layer.values = _rows_of(layer.keys, rows), _rows_of(layer.values, rows)
+
+
+def _rows_of(
+    states: Float[Tensor, "rows heads length dim"], rows: Int[Tensor, " batch"]
+) -> Float[Tensor, "batch heads length dim"]:
+    if len(states) == 1:
+        return states.expand(len(rows), -1, -1, -1)
+    return states.index_select(0, rows)
+
+
 def position_ids(
     backbone: Any,
     ids: Int[Tensor, "batch length"],
@@ -223,7 +246,7 @@ def _try_sharing(backbone: Any, trial: Trial, hooks: Hooks) -> None:
         "position_ids": positions[..., :length],
     }
     hidden_states(backbone, hooks, tower_output(backbone, trial.pixels)[0], cache, start)
-    cache.batch_select_indices(torch.zeros(2, dtype=torch.long, device=ids.device))
+    select_rows(cache, torch.zeros(2, dtype=torch.long, device=ids.device))
     rest = {
         "input_ids": ids[:, length:].repeat(2, 1),
         "attention_mask": mask.repeat(2, 1),

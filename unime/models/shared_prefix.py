@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from unime.models.backbones import pooled
-from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids
+from unime.models.hooks import Hooks, hidden_states, hooks_of, new_cache, position_ids, select_rows
 from unime.models.vision_input import TowerOutput
 
 SHORTEST = 8
@@ -85,7 +85,7 @@ def continued(
         group: which beginning each row has.
         rest: the rows' own tokens.
     """
-    cache.batch_select_indices(group)
+    select_rows(cache, group)
     return hidden_states(backbone, hooks, rest.images, cache, rest.inputs)
 
 
