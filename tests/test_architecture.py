@@ -117,7 +117,7 @@ def test_models_are_loaded_in_one_place_that_runs_no_code_and_reads_no_pickle():
 
 def test_the_loads_of_the_clean_process_are_as_safe():
     from unime.core.loading import NO_CODE, SAFE
-    from unime.export.other_loaders import SCRIPT
+    from unime.export.plain_loader import SCRIPT
 
     assert SAFE == {"trust_remote_code": False, "use_safetensors": True}
     assert NO_CODE == {"trust_remote_code": False}

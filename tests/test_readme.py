@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from unime.core import files
-from unime.eval.result_table import markdown_table
+from unime.eval.markdown import markdown_table
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLES = re.findall(

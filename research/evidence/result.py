@@ -211,7 +211,7 @@ def _evaluated(folder: Path) -> tuple[dict[str, Any], dict[str, Outcomes]]:
 
 
 def _outcomes(folder: Path) -> dict[str, Outcomes]:
-    from unime.eval.scores import load_task
+    from unime.eval.task_file import load_task
 
     found = {}
     for benchmark, facts in files.read_json(folder / "scores.json")["benchmarks"].items():

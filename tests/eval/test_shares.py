@@ -12,9 +12,10 @@ from pydantic import ValidationError
 from tests.eval.small import recipe
 from unime.core.errors import RecipeError
 from unime.eval.intervals import score_of
-from unime.eval.scores import TaskScores, save_task
+from unime.eval.relative_scores import shares
+from unime.eval.scores import TaskScores
 from unime.eval.stage import EvalRecipe
-from unime.eval.summary import shares
+from unime.eval.task_file import save_task
 
 
 def save(folder: Path, found: np.ndarray, grades: np.ndarray) -> Path:

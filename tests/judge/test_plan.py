@@ -17,9 +17,9 @@ from unime.core.stage import execute
 from unime.data.tables import read_table
 from unime.judge.engine import EngineError
 from unime.judge.export_scores import export_judged
+from unime.judge.partial import compact_store, score_part
 from unime.judge.plan import job_status, plan_job
 from unime.judge.serve import Service, command, options_of
-from unime.judge.stage import compact_store, score_part
 from unime.judge.vllm_engine import VllmOptions
 
 __all__ = ["folders"]

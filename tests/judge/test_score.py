@@ -26,7 +26,7 @@ from unime.data.items import pair_key
 from unime.data.tables import read_table
 from unime.judge import stage as score_module
 from unime.judge.engine import EngineError, Score
-from unime.judge.stage import score_part
+from unime.judge.partial import score_part
 from unime.judge.store import ScoreStore
 from unime.judge.store.write_ahead_log import PATTERN, read_log
 

@@ -18,7 +18,7 @@ from unime.judge.transformers_engine import (
     TransformersOptions,
     as_pair,
 )
-from unime.models.pair_scorer import single_token_spellings
+from unime.models.answers import single_token_spellings
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from unime.losses import RerankBatch, combine
 from unime.losses.combine import LossTerm
-from unime.losses.reranking import choose, listwise, yes_contrast, yes_no
+from unime.losses.listwise import choose, listwise
+from unime.losses.yes_no import yes_contrast, yes_no
 
 SEEDS = st.integers(0, 10_000)
 

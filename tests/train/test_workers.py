@@ -29,7 +29,7 @@ from unime.train.chunking import ChunkBudget
 from unime.train.contrast import ContrastRecipe
 from unime.train.loader import BatchSource, make_loader
 from unime.train.sampler import TaskBatches
-from unime.train.texts import TextLayout
+from unime.train.text_batches import TextLayout
 
 LENGTH = 4
 

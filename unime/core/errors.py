@@ -21,6 +21,7 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
 TERMINATED = 143
 """Exit code of a command that SIGTERM ended: 128 + 15."""
 
@@ -111,8 +112,7 @@ def sentence_of(error: UnimeError | OSError) -> str:
     where = f"{error.filename}: " if error.filename is not None else ""
     reason = error.strerror or str(error) or type(error).__name__
     advice = {
-        errno.ENOSPC: "; free some space, then the same command carries on",
-        errno.EDQUOT: "; free some space, then the same command carries on",
+        **dict.fromkeys(FULL, "; free some space, then the same command carries on"),
         errno.EACCES: f"; this process runs as user {os.getuid() if hasattr(os, 'getuid') else '?'}",
         errno.EROFS: "; choose another place with output=FOLDER",
     }

@@ -36,7 +36,7 @@ def run(
 ) -> None:
     """Evaluate a recipe's models on its benchmarks, or one model on mteb's own tasks."""
     if recipe.startswith(MTEB):
-        from unime.eval.mteb import run_mteb
+        from unime.eval.mteb_tasks import run_mteb
 
         if model is None:
             raise RecipeError(f"{recipe} needs a model: --model FOLDER")
@@ -134,6 +134,6 @@ def table(
     results: Annotated[Path, typer.Argument(help="A results.json.")],
 ) -> None:
     """Print a result file as the Markdown table that README shows."""
-    from unime.eval.result_table import markdown_table
+    from unime.eval.markdown import markdown_table
 
     typer.echo(markdown_table(results), nl=False)

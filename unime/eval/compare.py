@@ -25,7 +25,7 @@ from unime.eval.intervals import (
     score_of,
 )
 from unime.eval.result_table import grid
-from unime.eval.scores import load_task
+from unime.eval.task_file import load_task
 
 SCORES = "scores.json"
 

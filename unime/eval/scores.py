@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from unime.data.tables import write_table
 from unime.eval import metrics
 from unime.eval.similarity import Similarities
 
@@ -143,36 +139,3 @@ def first_gold(gold: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     """Return (n,) the first gold entry of each list."""
     entries = np.where(gold, np.arange(len(gold)), len(gold))
     return np.minimum.reduceat(entries, offsets[:-1])
-
-
-KEY = b"unime.task"
-
-
-def save_task(path: Path, scores: TaskScores) -> None:
-    """Write a task's file; its presence marks the task as done."""
-    facts = {
-        "metrics": scores.metrics,
-        "expected": scores.expected,
-        "chance": scores.chance,
-        "by_kind": {kind: asdict(found) for kind, found in scores.by_kind.items()},
-        "correlated": scores.values.ndim == 2,
-    }
-    table = scores.per_query.replace_schema_metadata({KEY: json.dumps(facts).encode()})
-    write_table(path, table)
-
-
-def load_task(path: Path) -> TaskScores:
-    """Read one back."""
-    table = pq.read_table(path)
-    facts = json.loads((table.schema.metadata or {})[KEY])
-    values = table["value"].to_numpy()
-    if facts["correlated"]:
-        values = np.stack([values, table["grade"].to_numpy()], axis=1)
-    return TaskScores(
-        values=values,
-        metrics=facts["metrics"],
-        expected=facts["expected"],
-        chance=facts["chance"],
-        per_query=table,
-        by_kind={kind: KindScore(**found) for kind, found in facts["by_kind"].items()},
-    )

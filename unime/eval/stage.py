@@ -34,11 +34,13 @@ from unime.eval.benchmark import (
 from unime.eval.encoders.registry import ModelEntry, expand
 from unime.eval.metrics import geometry
 from unime.eval.pool import Pool
+from unime.eval.relative_scores import shares
 from unime.eval.result_table import results_table
 from unime.eval.runners import RUNNERS
-from unime.eval.scores import ParsedTask, TaskScores, load_task, save_task
+from unime.eval.scores import ParsedTask, TaskScores
 from unime.eval.similarity import Similarities, Vectors
-from unime.eval.summary import result_row, shares, summarise
+from unime.eval.summary import result_row, summarise
+from unime.eval.task_file import load_task, save_task
 from unime.eval.unusable_images import unusable
 
 SCORES = "scores.json"

@@ -63,7 +63,7 @@ def _start_of(checkpoint: str) -> Iterator[ModelConfig]:
     """Yield the model that a checkpoint's training started from."""
     from pathlib import Path
 
-    from unime.eval.encoders.trained import recipe_of
+    from unime.eval.encoders.checkpoint import recipe_of
 
     try:
         yield ModelConfig(**recipe_of(Path(checkpoint))["model"])

@@ -36,7 +36,7 @@ def score(
 ) -> None:
     """Score a mined table's pairs; what is scored is kept, whatever happens."""
     from unime.core.stage import execute
-    from unime.judge.stage import score_part
+    from unime.judge.partial import score_part
 
     words = overrides or []
     if not dry_run and (budget or shard or retry):
@@ -76,7 +76,7 @@ def status(recipe: RecipePath, overrides: Overrides = None) -> None:
 @app.command()
 def compact(recipe: RecipePath, overrides: Overrides = None) -> None:
     """Merge the shards of a recipe's score store."""
-    from unime.judge.stage import compact_store
+    from unime.judge.partial import compact_store
 
     typer.echo(compact_store(recipe, overrides or []))
 

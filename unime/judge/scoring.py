@@ -14,13 +14,11 @@ from contextlib import closing
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from pydantic import Field
+from jaxtyping import Bool
 
 from unime.core import console
-from unime.core.config import Section
-from unime.data.tables import cyclic_order
 from unime.judge.budget import FREE, UNLIMITED, Meter, Prices, SpendingLimit
+from unime.judge.early_stop import EarlyStop
 from unime.judge.engine import Engine, EngineError, Request, Score, StreamingEngine, Usage
 from unime.judge.job import JudgeJob
 from unime.judge.store import ScoreStore
@@ -241,32 +239,3 @@ class Progress:
         if self._meter.usage.retries:
             parts.append(f"{self._meter.usage.retries} tried again")
         return "".join(f", {part}" for part in parts)
-
-
-class EarlyStop(Section):
-    """When a query has enough negatives; the values of the `unime select` that follows."""
-
-    negatives: int = Field(default=10, gt=0)
-    """How many candidates must survive the rule `either`."""
-    step: int = Field(default=5, gt=0)
-    """Candidates are asked about in the cyclic order of this step, as `unime select` draws them."""
-    relative_margin: float = Field(default=0.01, ge=-1, le=1)
-    absolute_cut: float = Field(default=0.5, ge=0, le=1)
-
-    def next_places(
-        self,
-        positive: float,
-        scores: Float[np.ndarray, " candidates"],
-        unasked: np.ndarray,
-    ) -> Int[np.ndarray, " places"]:
-        """Return which candidates to ask about now: as many as negatives are lacking.
-
-        Args:
-            positive: the positive's score; NaN when it has none.
-            scores: the candidates' scores as mined; NaN where there is none.
-            unasked: which of them were never asked about.
-        """
-        cut = np.fmin(positive - self.relative_margin, self.absolute_cut)
-        lacking = max(0, self.negatives - int((scores <= cut).sum()))
-        order = cyclic_order(len(scores), self.step)
-        return order[unasked[order]][:lacking]

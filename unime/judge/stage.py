@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -18,13 +17,14 @@ import pyarrow as pa
 from pydantic import Field, SerializeAsAny, field_serializer, model_validator
 
 from unime.core import console, files
-from unime.core.config import Recipe, Section, load_recipe
+from unime.core.config import Recipe, Section
 from unime.core.errors import RecipeError, lookup
 from unime.core.provenance import Output
 from unime.data.data_folder import DataFolder
 from unime.data.stage_tables import read_mined
 from unime.data.tables import write_table
 from unime.judge.budget import FREE, UNLIMITED, Prices, SpendingLimit
+from unime.judge.early_stop import EarlyStop
 from unime.judge.engine import (
     ChecksData,
     Engine,
@@ -34,7 +34,7 @@ from unime.judge.engine import (
     StreamingEngine,
 )
 from unime.judge.job import WHOLE, JudgeJob, Shard
-from unime.judge.scoring import EarlyStop, Outcome, score_missing
+from unime.judge.scoring import Outcome, score_missing
 from unime.judge.store import ScoreStore
 from unime.judge.transformers_engine import TransformersOptions
 from unime.judge.truth_report import report_truth
@@ -279,47 +279,3 @@ def _note_outcome(outcome: Outcome, out: Output) -> None:
             "retries": usage.retries,
         }
     )
-
-
-def score_part(
-    recipe_path: Path | str,
-    overrides: Sequence[str],
-    *,
-    budget: str | None = None,
-    shard: str | None = None,
-    retry: bool = False,
-) -> int:
-    """Score a part of a recipe's job; return how many pairs of it are left.
-
-    Args:
-        recipe_path: the recipe.
-        overrides: `dotted.key=value`.
-        budget: such as "1000 calls", "2.5h" or "20 EUR".
-        shard: "i/n".
-        retry: ask again for pairs that were set aside.
-
-    Raises:
-        EngineError: when no pair of it could be scored.
-    """
-    recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
-    part = Shard.parse(shard) if shard else WHOLE
-    limit = SpendingLimit.parse(budget, recipe.prices) if budget else UNLIMITED
-    with ScoreStore(recipe.store) as store:
-        work = ScoringWork.of(recipe, part)
-        outcome = work.score(store, limit, retry=retry)
-        work.check(store)
-    if outcome.left:
-        console.log(
-            f"judge: the budget of {budget} is spent, {outcome.left} pairs are left; the same "
-            "command carries on"
-        )
-    return outcome.left
-
-
-def compact_store(recipe_path: Path | str, overrides: Sequence[str]) -> str:
-    """Merge the shards of a recipe's store; return what was done."""
-    recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
-    with ScoreStore(recipe.store) as store:
-        before = store.compact()
-        after = store.summary()
-    return f"{recipe.store}: {after['rows']} scores, {before} shards became {after['shards']}"

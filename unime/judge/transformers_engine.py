@@ -60,8 +60,9 @@ class TransformersEngine:
     """Scores pairs with a model in this process."""
 
     def __init__(self, options: TransformersOptions) -> None:
+        from unime.models.answers import single_token_spellings
         from unime.models.backbones import load_generative
-        from unime.models.pair_scorer import PairScorer, single_token_spellings
+        from unime.models.pair_scorer import PairScorer
         from unime.models.rerank_model import RerankModel, facts_of
         from unime.models.self_check import check_next_token
 
@@ -122,7 +123,7 @@ class TransformersEngine:
         return self.scorer.prompted(PairInput("", query, candidate))
 
     def _masses(self, logits: Tensor) -> Tensor:
-        from unime.models.pair_scorer import answer_masses
+        from unime.models.answers import answer_masses
 
         return answer_masses(logits, (self._yes, self._no))
 

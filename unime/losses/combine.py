@@ -13,11 +13,12 @@ from torch import Tensor
 from unime.core.config import Section
 from unime.core.errors import RecipeError, did_you_mean, lookup
 from unime.losses.info_nce import info_nce
+from unime.losses.listwise import choose, listwise
 from unime.losses.matryoshka import at_lengths
 from unime.losses.records import ContrastBatch, RelationBatch, RerankBatch
 from unime.losses.relational_kl import relational_kl
-from unime.losses.reranking import choose, listwise, yes_contrast, yes_no
 from unime.losses.soft_label import soft_label
+from unime.losses.yes_no import yes_contrast, yes_no
 
 Loss = Callable[..., Tensor]
 

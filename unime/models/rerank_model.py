@@ -15,11 +15,12 @@ from torch import Tensor
 from unime.core import files
 from unime.models import self_check
 from unime.models.adapters import merged
+from unime.models.answers import single_token
 from unime.models.backbones import load_generative
 from unime.models.exact_head import answer_logits, make_head_exact
 from unime.models.hooks import Hooks, hooks_of
 from unime.models.model_config import ModelConfig, RerankConfig
-from unime.models.pair_scorer import PairSide, single_token
+from unime.models.pair_scorer import PairSide
 from unime.models.processor import preprocessing_of
 from unime.models.prompt_batch import last_hidden
 from unime.models.prompt_tokens import Prompt

@@ -30,7 +30,8 @@ from unime.train.loader import BatchSource
 from unime.train.sampler import TaskBatches
 from unime.train.settings import TrainingSection
 from unime.train.teacher import TeacherSection, teach
-from unime.train.texts import TextLayout, TextSource, distinct, item_texts, read_texts, split_texts
+from unime.train.text_batches import TextLayout
+from unime.train.texts import TextSource, distinct, item_texts, read_texts, split_texts
 
 
 class DistillRecipe(Recipe):

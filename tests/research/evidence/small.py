@@ -15,7 +15,8 @@ from research.evidence.grid import Grid, load_grid
 from unime.core import files
 from unime.core.config import _merge
 from unime.core.contents import fingerprint
-from unime.eval.scores import TaskScores, save_task
+from unime.eval.scores import TaskScores
+from unime.eval.task_file import save_task
 
 TASKS = {"cats": ("overall", "classification", "ind"), "dogs": ("overall", "retrieval", "ood"), "swap_obj": ("compositional", "swap", None)}  # fmt: skip
 QUERIES = 40

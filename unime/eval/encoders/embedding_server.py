@@ -104,11 +104,8 @@ class EndpointModel:
         from tenacity import wait_exponential as wait
 
         url = f"{self._config.url.rstrip('/')}/embeddings"
-        body = {
-            "model": self._config.served_model,
-            "messages": messages,
-            "encoding_format": "float",
-        }
+        model = self._config.served_model
+        body = {"model": model, "messages": messages, "encoding_format": "float"}
         temporary = (aiohttp.ClientError, TimeoutError, BadReplyError)
         try:
             async for attempt in AsyncRetrying(

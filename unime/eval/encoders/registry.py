@@ -18,16 +18,12 @@ from pydantic import Field, PositiveInt, model_validator
 from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import RecipeError
+from unime.eval.encoders.checkpoint import CheckpointConfig, load_checkpoint
 from unime.eval.encoders.embedding_server import EndpointConfig, load_endpoint
 from unime.eval.encoders.open_clip import OpenClipConfig, load_open_clip
 from unime.eval.encoders.precomputed import PrecomputedConfig, load_precomputed
 from unime.eval.encoders.sentence_model import SentenceTransformersConfig, load_sentence_model
-from unime.eval.encoders.trained import (
-    CheckpointConfig,
-    TrainedConfig,
-    load_checkpoint,
-    load_trained,
-)
+from unime.eval.encoders.trained import TrainedConfig, load_trained
 from unime.eval.two_stage import RerankerChoice
 from unime.models.model_config import ModelConfig
 

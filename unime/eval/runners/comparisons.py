@@ -16,7 +16,7 @@ from unime.eval import order_metrics
 from unime.eval.benchmark import TaskSpec
 from unime.eval.order_metrics import Demands
 from unime.eval.pool import Pool, Region
-from unime.eval.runners.comparison_forms import FORMS, CompositionalItem, Content, RowLocation
+from unime.eval.runners.comparison_forms import FORMS, Content, RowLocation
 from unime.eval.scores import TaskScores, ranking_columns
 from unime.eval.similarity import Similarities
 
@@ -107,10 +107,7 @@ def read(spec: TaskSpec, pool: Pool) -> Comparisons:
         raise DataError(f"{spec.benchmark}, task {spec.name}: no items")
     left, right = (
         np.stack(
-            [
-                _add(spec, pool, [_side(item, i, side) for item in items])
-                for i in range(form.places)
-            ],
+            [_add(spec, pool, [item.pairs[i][side] for item in items]) for i in range(form.places)],
             axis=1,
         )
         for side in (0, 1)
@@ -130,10 +127,6 @@ def read(spec: TaskSpec, pool: Pool) -> Comparisons:
         groups=[item.group for item in items],
         at_least=spec.definition.at_least,
     )
-
-
-def _side(item: CompositionalItem, place: int, side: int) -> Content:
-    return item.pairs[place][side]
 
 
 def _add(spec: TaskSpec, pool: Pool, contents: list[Content]) -> np.ndarray:
