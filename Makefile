@@ -100,7 +100,7 @@ smoke: setup  ## the same, shrunk, for CI: runs/smoke
 photos: setup  ## the main job on captioned photographs: runs/photos
 	sh recipes/photos/run.sh
 
-evidence: setup  ## the claims over seeds, cell by cell (12 hours; stops and resumes at will): results/
+evidence: setup  ## the claims over seeds, cell by cell (12 hours; stops and resumes at will): research/results/
 	sh research/recipes/evidence/run.sh
 
 base: setup  ## train the tiny checkpoint in assets/ further (hours; stops and resumes at will)

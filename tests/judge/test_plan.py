@@ -52,8 +52,8 @@ def test_status_names_reasons_and_the_store(folders):
     path = recipe_for(folders, engines={"fake": {"unscored": 0.3}})
     score_part(path, [], budget="30 calls")
     said = figures(job_status(path, []))
-    assert int(said["scored"]) + int(said["set aside"]) == 30 and said["missing"] == "24"
-    assert f"{said['set aside']}: the fake engine has no answer" in job_status(path, [])
+    assert int(said["scored"]) + int(said["failed"]) == 30 and said["missing"] == "24"
+    assert f"{said['failed']}: the fake engine has no answer" in job_status(path, [])
     score_part(path, [], budget="10 calls")
     assert "40 scores, 2 shards became 1" in compact_store(path, [])
 

@@ -81,7 +81,7 @@ HOSTILE: dict[str | bytes, str] = {
 
 
 def test_a_hostile_reply_costs_its_pair_and_nothing_else():
-    """Whatever comes back, it is tried again and set aside with the reason; the job goes on."""
+    """Whatever comes back, it is tried again and fails with the reason; the job goes on."""
     faults = list(HOSTILE)
 
     def misbehave(number, text):
@@ -97,7 +97,7 @@ def test_a_hostile_reply_costs_its_pair_and_nothing_else():
         score = scores[wanted[4 * number].key]
         assert math.isnan(score.value), fault[:100]
         # One try more when all others failed meanwhile.
-        tries, _, said = score.reason.removeprefix("set aside after ").partition(" tries: ")
+        tries, _, said = score.reason.removeprefix("failed after ").partition(" tries: ")
         assert int(tries) >= 2 and said == reason, fault[:100]
     assert sum(math.isnan(score.value) for score in scores.values()) == len(faults)
 

@@ -1,4 +1,4 @@
-"""The client against a server that misbehaves: every pair scored once, or set aside and why."""
+"""The client against a server that misbehaves: every pair scored once, or failed and why."""
 
 from __future__ import annotations
 
@@ -111,11 +111,11 @@ def test_every_pair_is_scored_once_whatever_goes_wrong(vllm):
 @pytest.mark.parametrize(
     ("fault", "reason"),
     [
-        ("500", "set aside after 3 tries: 500 out of order"),
-        ("no logprobs", "set aside after 3 tries: the reply has no log-probabilities"),
-        ("malformed", "set aside after 3 tries: the reply is not JSON"),
-        ("drop", "set aside after 3 tries: the connection was lost (ServerDisconnectedError)"),
-        ("stall", "set aside after 3 tries: no reply within 1 s"),
+        ("500", "failed after 3 tries: 500 out of order"),
+        ("no logprobs", "failed after 3 tries: the reply has no log-probabilities"),
+        ("malformed", "failed after 3 tries: the reply is not JSON"),
+        ("drop", "failed after 3 tries: the connection was lost (ServerDisconnectedError)"),
+        ("stall", "failed after 3 tries: no reply within 1 s"),
         ("400", "rejected by the server: 400 out of order"),
     ],
 )

@@ -37,11 +37,11 @@ def encode_ids(pool: Pool, key: str) -> list[bytes]:
 def encode_pool(
     entry: ModelEntry, pool: Pool, cache: Path, matrix: Path, batch_size: int, processes: int
 ) -> tuple[np.ndarray, int]:
-    """Return the embeddings of all encodes of a pool, and how many were not in the cache.
+    """Return the embeddings of all inputs of a pool, and how many were not in the cache.
 
     Args:
         entry: the model.
-        pool: the distinct encodes.
+        pool: the distinct inputs.
         cache: folder of all models' caches.
         matrix: where the embeddings of this pool are put together, a file that is memory-mapped.
         batch_size: how many the model encodes at once.
@@ -62,7 +62,7 @@ def encode_pool(
     order = by_kind_and_length(pool)
     missing = order[np.array([ids[row] not in known for row in order], dtype=bool)]
     if len(missing) < len(order):
-        console.log(f"{entry.name}: {len(order) - len(missing)} of {len(order)} encodes are cached")
+        console.log(f"{entry.name}: {len(order) - len(missing)} of {len(order)} inputs are cached")
     if processes > 1 and len(missing) > batch_size:
         _in_processes(work, missing, processes)
     elif len(missing):
@@ -89,7 +89,7 @@ def _encode_blocks(work: _Work, blocks: Sequence[np.ndarray], device: str | None
     name, entries = work.entry.name, work.pool.entries
     total, done = sum(map(len, blocks)), 0
     for rows in blocks:
-        label = f"{name}: encodes {done + 1} to {done + len(rows)} of {total}"
+        label = f"{name}: inputs {done + 1} to {done + len(rows)} of {total}"
         lazy = LazyInputs(work.pool, rows)
         values = encoder.encode(lazy, batch_size=work.batch_size, label=label)
         values = np.asarray(values, dtype=np.float32)
@@ -110,7 +110,7 @@ def _in_processes(work: _Work, missing: np.ndarray, processes: int) -> None:
     failures = context.SimpleQueue()
     gpus = torch.cuda.device_count()
     threads = max(1, torch.get_num_threads() // processes)
-    console.log(f"{name}: {len(missing)} encodes in {processes} processes")
+    console.log(f"{name}: {len(missing)} inputs in {processes} processes")
     workers = []
     for number in range(processes):
         device = f"cuda:{number % gpus}" if gpus else None

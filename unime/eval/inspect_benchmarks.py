@@ -63,7 +63,7 @@ def check_benchmarks(choices: Sequence[BenchmarkChoice], models: Sequence[ModelE
         raise DataError("\n  ".join(lines))
     count = sum(len(task.queries) for group in tasks for task in group)
     return (
-        f"{sum(map(len, tasks))} tasks, {count} queries, {len(pool)} distinct encodes, "
+        f"{sum(map(len, tasks))} tasks, {count} queries, {len(pool)} distinct inputs, "
         f"{len(pictures)} distinct pictures: all good"
     )
 

@@ -208,10 +208,10 @@ def geometry(
     """Return the three numbers of one task, rounded.
 
     Args:
-        values: embeddings of the pool `(encodes, dim)`.
+        values: embeddings of the pool `(inputs, dim)`.
         queries: (n,) rows.
         golds: (n,) rows of a right answer each.
-        has_image: (encodes,) bool.
+        has_image: (inputs,) bool.
 
     Returns:
         `alignment`: mean squared distance of query and gold, 0 is best. `uniformity`: log of the

@@ -1,4 +1,4 @@
-"""All distinct encodes of the selected tasks, each encoded once per model."""
+"""All distinct inputs of the selected tasks, each encoded once per model."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class PoolEntry:
 
 
 class Pool:
-    """Distinct encodes by row number, and the pictures they need.
+    """Distinct inputs by row number, and the pictures they need.
 
     Two places with equal picture files share one encode: identity is the content, not the path.
     """
@@ -110,7 +110,7 @@ class Pool:
         return {**self.__dict__, "_decoded": {}, "_free_bytes": 0}
 
     def __len__(self) -> int:
-        """Return the number of distinct encodes."""
+        """Return the number of distinct inputs."""
         return len(self.entries)
 
     def add(
@@ -122,7 +122,7 @@ class Pool:
         root: Path,
         side: Side,
     ) -> np.ndarray:
-        """Return (n,) int32 rows of encodes, adding those not there yet.
+        """Return (n,) int32 rows of inputs, adding those not there yet.
 
         Args:
             texts: n texts.

@@ -49,7 +49,7 @@ class TaskScores:
 
 @runtime_checkable
 class ParsedTask(Protocol):
-    """A task read from disk: index arrays into the pool of encodes, ready to be scored often."""
+    """A task read from disk: index arrays into the pool of inputs, ready to be scored often."""
 
     @property
     def name(self) -> str:
@@ -63,7 +63,7 @@ class ParsedTask(Protocol):
 
     @property
     def encodes_without_sharing(self) -> int:
-        """How many encodes it would take without sharing: queries and entries of all lists."""
+        """How many inputs it would take without sharing: queries and entries of all lists."""
         ...
 
     def score(self, similarities: Similarities) -> TaskScores:

@@ -31,7 +31,7 @@ class Similarities(Protocol):
     """What a task is scored with: a model's similarities between rows of the pool."""
 
     def pairs(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return (n,) similarities of encodes `left` and `right`, row by row."""
+        """Return (n,) similarities of inputs `left` and `right`, row by row."""
         ...
 
     def blocks(
@@ -52,10 +52,10 @@ class Similarities(Protocol):
 
 
 class Vectors:
-    """The embeddings of all encodes of a run, checked."""
+    """The embeddings of all inputs of a run, checked."""
 
     def __init__(self, embeddings: np.ndarray, model: str) -> None:
-        """Check and keep embeddings `(encodes, dim)`, L2-normalised.
+        """Check and keep embeddings `(inputs, dim)`, L2-normalised.
 
         Raises:
             ModelError: for NaN or infinite values, or rows that are not of length 1.
@@ -66,7 +66,7 @@ class Vectors:
         self.canonical = _first_equal_row(self.values)
 
     def pairs(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-        """Return (n,) similarities of encodes `left` and `right`, row by row."""
+        """Return (n,) similarities of inputs `left` and `right`, row by row."""
         products = self.values[self.canonical[left]] * self.values[self.canonical[right]]
         return products.sum(axis=1, dtype=np.float32)
 
@@ -92,8 +92,8 @@ class Vectors:
         """Return (total,) similarities of each query with the candidates of its own list.
 
         Args:
-            queries: (n,) encodes.
-            candidates: (m,) the task's distinct candidate encodes.
+            queries: (n,) inputs.
+            candidates: (m,) the task's distinct candidate inputs.
             position: (total,) entries of all lists, as indices into `candidates`.
             offsets: (n + 1,) where each query's list starts.
         """
@@ -176,7 +176,7 @@ def compress(embeddings: np.ndarray, dims: int | None, precision: str) -> np.nda
     """Return embeddings as a store would hold them, back in float32 and of length 1.
 
     Args:
-        embeddings: float32 `(encodes, dim)`, L2-normalised.
+        embeddings: float32 `(inputs, dim)`, L2-normalised.
         dims: keep the first so many numbers (Matryoshka), normalised again.
         precision: "float32"; "int8", 127 steps either way of the largest number of each row;
             "binary", the signs, whose cosine is 1 - 2 x Hamming distance / dim.

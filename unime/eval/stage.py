@@ -171,14 +171,14 @@ def select(choices: Sequence[BenchmarkChoice]) -> Selected:
 
 
 def read(selected: Selected, image_cache_gb: float) -> tuple[Pool, list[Sequence[ParsedTask]]]:
-    """Read all tasks once, for all models: index arrays into one pool of distinct encodes."""
+    """Read all tasks once, for all models: index arrays into one pool of distinct inputs."""
     start = time.monotonic()
     pool = Pool(image_cache_gb)
     tasks = [[RUNNERS[spec.layout].read(spec, pool) for spec in specs] for *_, specs in selected]
     asked = sum(task.encodes_without_sharing for group in tasks for task in group)
     console.log(
         f"{sum(map(len, tasks))} tasks read in {time.monotonic() - start:.1f} s: "
-        f"{len(pool)} distinct encodes for {asked} queries and list entries"
+        f"{len(pool)} distinct inputs for {asked} queries and list entries"
     )
     return pool, [list(group) for group in tasks]
 

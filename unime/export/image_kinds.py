@@ -73,8 +73,8 @@ def ours(embedder: Embedder, files: Mapping[str, Path]) -> dict[str, np.ndarray]
     from unime.data.images import load_file
     from unime.models.inputs import ModelInput
 
-    encodes = [ModelInput("", load_file(path), "target", "") for path in files.values()]
-    return dict(zip(files, embedder.encode(encodes, label="kinds of pictures"), strict=True))
+    inputs = [ModelInput("", load_file(path), "target", "") for path in files.values()]
+    return dict(zip(files, embedder.encode(inputs, label="kinds of pictures"), strict=True))
 
 
 def compared(

@@ -32,7 +32,9 @@ def score(
     shard: Annotated[
         str | None, typer.Option(help="Score part i/n only; a last run without it gathers all.")
     ] = None,
-    retry: Annotated[bool, typer.Option("--retry", help="Ask again for pairs set aside.")] = False,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Ask again for pairs that failed.")
+    ] = False,
 ) -> None:
     """Score a mined table's pairs; what is scored is kept, whatever happens."""
     from unime.core.stage import execute
@@ -67,7 +69,7 @@ def plan(
 
 @app.command()
 def status(recipe: RecipePath, overrides: Overrides = None) -> None:
-    """Say what of a job is scored, set aside and missing."""
+    """Say what of a job is scored, failed and missing."""
     from unime.judge.plan import job_status
 
     typer.echo(job_status(recipe, overrides or []))

@@ -160,7 +160,7 @@ class JudgeJob:
         return pair_key(query, instruction, candidate, self.fingerprint)
 
     def count_unscored(self, store: ScoreStore) -> tuple[int, int]:
-        """Return how many distinct pairs were set aside, and how many were never asked about."""
+        """Return how many distinct pairs failed, and how many were never asked about."""
         aside = unasked = 0
         for group in self.groups:
             keys = list({key for number in group.tolist() for key in self.keys(number)})

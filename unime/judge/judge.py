@@ -21,7 +21,7 @@ from unime.data.images import load_file
 from unime.data.items import content_id, content_id_from_hash, pair_key
 from unime.data.pixels import pixels_hash, to_rgb
 from unime.data.user_input import TextAndImage, UserInput, read_input
-from unime.judge import handshake
+from unime.judge import server_checks
 from unime.judge.endpoint import Endpoint, EndpointOptions
 from unime.judge.engine import EngineError, ImageBytes, JudgeInput, Request
 from unime.judge.job import as_sent
@@ -156,7 +156,7 @@ async def _served_by(url: str) -> str:
     endpoint = Endpoint(options, standard.api_key_env, 30.0, 10.0)
     await endpoint.open()
     try:
-        names = await handshake.served_models(endpoint)
+        names = await server_checks.served_models(endpoint)
     finally:
         await endpoint.close()
     if len(names) != 1:

@@ -28,7 +28,7 @@ def score_part(
         overrides: `dotted.key=value`.
         budget: such as "1000 calls", "2.5h" or "20 EUR".
         shard: "i/n".
-        retry: ask again for pairs that were set aside.
+        retry: ask again for pairs that failed.
 
     Raises:
         EngineError: when no pair of it could be scored.

@@ -80,7 +80,7 @@ def plan_job(
 
 
 def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
-    """Return what of a job is scored, set aside and missing."""
+    """Return what of a job is scored, failed and missing."""
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     store = ScoreStore(recipe.store)
     job = ScoringWork.of(recipe).job
@@ -96,7 +96,7 @@ def job_status(recipe_path: Path | str, overrides: Sequence[str]) -> str:
     kept = store.summary()
     lines = [
         f"scored     {counts['scored']}",
-        f"set aside  {reasons.total()}",
+        f"failed     {reasons.total()}",
         *[f"  {number}: {reason}" for reason, number in reasons.most_common(10)],
         f"missing    {counts['missing']}"
         + (f", {needed} of them needed next: early stop" if recipe.early_stop else ""),
@@ -152,7 +152,7 @@ def _measured(work: ScoringWork, store: ScoreStore, pairs: int) -> float | None:
         budget=SpendingLimit(calls=float(pairs)),
         early=recipe.early_stop,
     )
-    done = outcome.scored + outcome.set_aside
+    done = outcome.scored + outcome.failed
     return done / outcome.seconds if done else None
 
 

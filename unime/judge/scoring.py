@@ -28,7 +28,7 @@ class Outcome(NamedTuple):
     """What a job did."""
 
     scored: int
-    set_aside: int
+    failed: int
     left: int
     """Pairs that the budget did not reach."""
     seconds: float
@@ -56,7 +56,7 @@ def score_missing(
         block_queries: how many queries an engine in this process gets at once.
         budget: when to stop.
         prices: what the engine costs.
-        retry: ask again for pairs that were set aside.
+        retry: ask again for pairs that failed.
         early: when a query has been asked about enough.
     """
     missing = Missing(job, store, retry, early)
@@ -187,7 +187,7 @@ class Progress:
     def __init__(self, total: int, meter: Meter) -> None:
         self._total = total
         self._meter = meter
-        self._done = self._set_aside = 0
+        self._done = self._failed = 0
         self._start = self._last = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -198,7 +198,7 @@ class Progress:
     def add(self, scores: Sequence[Score]) -> None:
         """Count scores that are safe on disk."""
         self._done += len(scores)
-        self._set_aside += sum(score.value != score.value for score in scores)
+        self._failed += sum(score.value != score.value for score in scores)
         now = time.monotonic()
         if self._bar is not None:
             self._bar.update(len(scores))
@@ -222,8 +222,8 @@ class Progress:
         if self._bar is not None:
             self._bar.close()
         return Outcome(
-            self._done - self._set_aside,
-            self._set_aside,
+            self._done - self._failed,
+            self._failed,
             left,
             time.monotonic() - self._start,
             self._meter.spent,
@@ -234,8 +234,8 @@ class Progress:
         parts = []
         if self._meter.prices.known:
             parts.append(f"{self._meter.spent:.2f} {self._meter.prices.currency} spent")
-        if self._set_aside:
-            parts.append(f"{self._set_aside} set aside")
+        if self._failed:
+            parts.append(f"{self._failed} failed")
         if self._meter.usage.retries:
             parts.append(f"{self._meter.usage.retries} tried again")
         return "".join(f", {part}" for part in parts)

@@ -214,10 +214,10 @@ def kind_of_reason(reason: str) -> str:
 
 def describe(outcome: Outcome, prices: Prices) -> str:
     """Return one sentence about what a job did."""
-    done = outcome.scored + outcome.set_aside
+    done = outcome.scored + outcome.failed
     if not done:
         return f"nothing asked, {outcome.left} pairs left" if outcome.left else "all scored before"
-    parts = [f"{outcome.scored} pairs scored", f"{outcome.set_aside} set aside"]
+    parts = [f"{outcome.scored} pairs scored", f"{outcome.failed} failed"]
     parts += [f"{outcome.left} left"] if outcome.left else []
     parts.append(f"{done / outcome.seconds:.1f}/s")
     parts += [f"{outcome.usage.retries} tried again"] if outcome.usage.retries else []
@@ -270,7 +270,7 @@ def _note_outcome(outcome: Outcome, out: Output) -> None:
     out.note(
         judging={
             "scored": outcome.scored,
-            "set_aside": outcome.set_aside,
+            "set_aside": outcome.failed,
             "seconds": round(outcome.seconds, 2),
             "spent": round(outcome.spent, 4),
             "calls": usage.calls,

@@ -23,8 +23,8 @@ from unime.core import console
 from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import DataError
-from unime.judge import handshake, signals
 from unime.judge import protocol as wire
+from unime.judge import server_checks, signals
 from unime.judge.endpoint import (
     Endpoint,
     EndpointOptions,
@@ -41,7 +41,7 @@ COMMIT_SECONDS = 0.1
 """How long finished calls are gathered before they are made durable together."""
 
 FEW = 3
-"""So few failing pairs are set aside without proof that the server works for others."""
+"""So few failing pairs are given up without proof that the server works for others."""
 
 PAUSE = 0.1
 """Seconds before a pair that fails, as all others do, waits behind them."""
@@ -60,7 +60,7 @@ class VllmOptions(Section):
     """The environment variable that holds the servers' key."""
     timeout_seconds: float = Field(default=120.0, gt=0, exclude=True)
     tries: int = Field(default=5, gt=0, exclude=True)
-    """A pair that fails so often while others succeed is set aside, with the reason."""
+    """A pair that fails so often while others succeed is given up, with the reason."""
     give_up_seconds: float = Field(default=600.0, gt=0, exclude=True)
     """How long to wait for a server that is gone."""
 
@@ -173,8 +173,8 @@ class _Run:
             )
             self._endpoints.append(endpoint)
             await endpoint.open()
-            await handshake.check_model(endpoint, options.model.id)
-        self._tokens = await handshake.answer_tokens(
+            await server_checks.check_model(endpoint, options.model.id)
+        self._tokens = await server_checks.answer_tokens(
             self._endpoints[0], options.model.id, self._prompt
         )
         self._bodies = wire.Bodies(self._prompt, options.model.id, self._tokens)
@@ -318,7 +318,7 @@ class _Run:
                 endpoint.doubt(str(error))
                 await asyncio.sleep(PAUSE)
                 raise _LaterError from None
-            reason = f"set aside after {self._failures[request.key]} tries: {error}"
+            reason = f"failed after {self._failures[request.key]} tries: {error}"
             score = Score(request.key, math.nan, reason)
         except RejectedError as error:
             self._note_rejection(endpoint, error)

@@ -164,11 +164,11 @@ class SearchFolder:
         for block in progress(blocks, label="search: embedding", unit="blocks"):
             found: dict[str, list[Entry]] = {}
             for batch in self._read(block, todo, found):
-                encodes = [
+                inputs = [
                     ModelInput(text, image, "target", "" if image is None else OF_IMAGE)
                     for _, text, image in batch
                 ]
-                vectors = self.embedder.encode(encodes, batch_size=32)
+                vectors = self.embedder.encode(inputs, batch_size=32)
                 for (path, text, _), vector in zip(batch, vectors, strict=True):
                     entry = Entry(path, todo[path], text, "", vector)
                     found.setdefault(path, []).append(entry)

@@ -192,7 +192,7 @@ class Preemption(TrainerCallback):
         self.happened = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Listen."""
+        """Handle SIGTERM from here on."""
         self._before = signal.signal(signal.SIGTERM, self._note)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
@@ -202,7 +202,7 @@ class Preemption(TrainerCallback):
             control.should_save = control.should_training_stop = True
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Listen no more."""
+        """Give SIGTERM back to who handled it before."""
         signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, number: int, frame: Any) -> None:

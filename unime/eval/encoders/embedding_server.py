@@ -63,18 +63,18 @@ class EndpointModel:
         self._prompt = load_prompt(config.prompt)
 
     def encode(
-        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
-        """Return L2-normalised embeddings `(encodes, dim)`.
+        """Return L2-normalised embeddings `(inputs, dim)`.
 
         Raises:
             ModelError: when the server cannot be reached or refuses an input.
         """
         parts = []
-        starts = range(0, len(encodes), max(batch_size, self._config.concurrency))
+        starts = range(0, len(inputs), max(batch_size, self._config.concurrency))
         step = starts.step
         for start in progress(starts, len(starts), label, "batch"):
-            parts.append(asyncio.run(self._batch(encodes[start : start + step])))
+            parts.append(asyncio.run(self._batch(inputs[start : start + step])))
         if len({part.shape[1] for part in parts}) != 1:
             raise ModelError(f"{self._config.url} gives embeddings of several lengths")
         vectors = np.concatenate(parts)

@@ -61,15 +61,15 @@ class OpenClipModel:
         self._tokenizer, self._device = tokenizer, device
 
     def encode(
-        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
-        """Return L2-normalised embeddings `(encodes, dim)`."""
+        """Return L2-normalised embeddings `(inputs, dim)`."""
         import torch
 
-        starts = range(0, len(encodes), batch_size)
+        starts = range(0, len(inputs), batch_size)
         with torch.inference_mode():
             parts = [
-                self._batch(list(encodes[start : start + batch_size]))
+                self._batch(list(inputs[start : start + batch_size]))
                 for start in progress(starts, len(starts), label, "batch")
             ]
         return np.concatenate(parts)

@@ -78,7 +78,7 @@ class Precomputed:
         return found
 
     def encode(
-        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
         """Refuse: embeddings from elsewhere know inputs by id alone."""
         raise ModelError(f"{self._config.id} holds embeddings; it cannot encode new inputs")

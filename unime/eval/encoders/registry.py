@@ -38,9 +38,9 @@ class Encoder(Protocol):
     """What a loaded model offers: `unime.models.Embedder`, or anything that encodes alike."""
 
     def encode(
-        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
-        """Return L2-normalised embeddings `(encodes, dim)`."""
+        """Return L2-normalised embeddings `(inputs, dim)`."""
         ...
 
 

@@ -76,12 +76,12 @@ class SentenceModel:
         }
 
     def encode(
-        self, encodes: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
+        self, inputs: Sequence[ModelInput], batch_size: int = 64, label: str = "encoding"
     ) -> np.ndarray:
-        """Return L2-normalised embeddings `(encodes, dim)`."""
+        """Return L2-normalised embeddings `(inputs, dim)`."""
         parts: list[np.ndarray] = []
-        for start in range(0, len(encodes), batch_size):
-            batch = list(encodes[start : start + batch_size])
+        for start in range(0, len(inputs), batch_size):
+            batch = list(inputs[start : start + batch_size])
             vectors = np.empty(0)
             for side, prompt in self._prompts.items():
                 rows = [row for row, encode in enumerate(batch) if encode.side == side]

@@ -18,7 +18,7 @@ class Runner(Protocol):
     """The metrics it computes; a task's main metric is one of them."""
 
     def read(self, spec: TaskSpec, pool: Pool) -> ParsedTask:
-        """Read one task, its distinct encodes into the pool."""
+        """Read one task, its distinct inputs into the pool."""
         ...
 
 

@@ -25,7 +25,7 @@ METRICS: tuple[str, ...] = ("pairwise", "macro")
 
 @dataclass(frozen=True)
 class Comparisons:
-    """Items with a few pairs of encodes each; rows of the pool."""
+    """Items with a few pairs of inputs each; rows of the pool."""
 
     name: str
     metric: str
@@ -46,7 +46,7 @@ class Comparisons:
 
     @property
     def encodes_without_sharing(self) -> int:
-        """The distinct encodes of each item."""
+        """The distinct inputs of each item."""
         rows = np.sort(np.concatenate([self.left, self.right], axis=1), axis=1)
         return int((np.diff(rows, axis=1) != 0).sum()) + len(rows)
 

@@ -85,14 +85,14 @@ def _by_content(
     candidate_rows: np.ndarray,
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return each query's gold places and their grades; a document's duplicates count like it."""
-    twins: dict[int, list[int]] = {}
+    duplicates: dict[int, list[int]] = {}
     for place, row in enumerate(candidate_rows.tolist()):
-        twins.setdefault(row, []).append(place)
+        duplicates.setdefault(row, []).append(place)
     golds, gains = [], []
     for key, _ in queries:
         found: dict[int, float] = {}
         for document, grade in grades[key].items():
-            for place in twins[int(candidate_rows[places[document]])]:
+            for place in duplicates[int(candidate_rows[places[document]])]:
                 found[place] = max(grade, found.get(place, 0.0))
         golds.append(np.array(sorted(found)))
         gains.append(np.array([found[place] for place in sorted(found)], dtype=np.float32))

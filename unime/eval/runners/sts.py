@@ -27,7 +27,7 @@ METRICS: tuple[str, ...] = ("spearman",)
 
 @dataclass(frozen=True)
 class GradedPairs:
-    """Pairs of encodes with the similarity people gave them; rows of the pool."""
+    """Pairs of inputs with the similarity people gave them; rows of the pool."""
 
     name: str
     left: np.ndarray

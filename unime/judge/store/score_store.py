@@ -38,9 +38,9 @@ class StoredScores(NamedTuple):
     """What the store knows of some keys, in their order."""
 
     known: Bool[np.ndarray, " keys"]
-    """Scored, or set aside for a reason."""
+    """Scored, or failed for a reason."""
     values: Float32[np.ndarray, " keys"]
-    """NaN where unknown or set aside."""
+    """NaN where unknown or failed."""
 
 
 class ScoreStore:
@@ -100,7 +100,7 @@ class ScoreStore:
         return StoredScores(known, values)
 
     def reasons(self, keys: Sequence[bytes]) -> dict[bytes, str]:
-        """Return why keys have no score; only those that were set aside."""
+        """Return why keys have no score; only those that failed."""
         found = self.find(keys)
         places = np.flatnonzero(found.known & np.isnan(found.values))
         missing = [keys[place] for place in places.tolist()]
