@@ -27,8 +27,7 @@ from unime.data.image_check import ImageChecker
 from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS
 from unime.data.parts import count_rows, write_parts, write_rejected
-from unime.data.readers import READERS, DataSource, ResolvedSource, folder
-from unime.data.readers import formats as rows
+from unime.data.readers import READERS, DataSource, ResolvedSource, folder, formats
 from unime.data.readers.formats import HUB, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
@@ -188,7 +187,7 @@ def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
         return [folder.captions_file(path) or path, *notes]
     if path.is_dir() and any(path.glob("dataset_*.json")):
         return [path, *notes]
-    return [*rows.data_files(job), *notes]
+    return [*formats.data_files(job), *notes]
 
 
 def _name(path: Path, root: Path) -> str:

@@ -247,10 +247,10 @@ def _evaluate(
 def _similarities(entry: ModelEntry, vectors: Vectors, pool: Pool) -> Similarities:
     if entry.reranker is None:
         return vectors
-    from unime.eval import two_stage as rerank
+    from unime.eval import two_stage
 
-    scorer = rerank.load_reranker(entry.reranker)
-    return rerank.Reranked(vectors, scorer, pool, entry.reranker)
+    scorer = two_stage.load_reranker(entry.reranker)
+    return two_stage.Reranked(vectors, scorer, pool, entry.reranker)
 
 
 def score(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unime.core.errors import ModelError
 from unime.core.replies import LIMIT, BadReplyError, embeddings_of, parse_reply
 from unime.data.pixels import to_rgb
-from unime.export import image_kinds as kinds
+from unime.export import image_kinds
 from unime.export.plain_loader import SCRIPT
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def in_clean_process(
         job = job_of(embedder, folder, named, Path(temporary))
         (result,) = run_elsewhere([job], python)
         files = {kind: Path(path) for kind, path in job[KINDS].items()}
-        result[KINDS] = kinds.compared(kinds.ours(embedder, files), result[KINDS])
+        result[KINDS] = image_kinds.compared(image_kinds.ours(embedder, files), result[KINDS])
     for name, encode in named.items():
         # transformers does not cut long texts: such a probe has no counterpart there.
         if embedder.is_truncated(encode):
@@ -63,7 +63,7 @@ def job_of(
             to_rgb(encode.image).save(image)
         text = user_text(embedder, encode)
         jobs.append({"name": name, "prompt_name": side_name(encode), "text": text, "image": image})
-    files = {kind: str(path) for kind, path in kinds.write_kinds(temporary).items()}
+    files = {kind: str(path) for kind, path in image_kinds.write_kinds(temporary).items()}
     where = {"folder": str(folder.resolve()), "device": str(embedder.device)}
     return {**where, "probes": jobs, KINDS: files}
 

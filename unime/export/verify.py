@@ -19,10 +19,7 @@ import numpy as np
 from unime.core import files
 from unime.core.errors import ModelError
 from unime.core.hashes import sha256
-from unime.export import folder_checks as checks
-from unime.export import image_kinds as kinds
-from unime.export import other_loaders as elsewhere
-from unime.export import short_vectors
+from unime.export import folder_checks, image_kinds, other_loaders, short_vectors
 from unime.export.probe_inputs import probes
 from unime.models.exported import load_exported, read_export_file
 
@@ -61,11 +58,11 @@ def verify_folder(folder: Path | str, server: str | None = None, python: str | N
         folder = folder / "embedder"
     (folder / SEAL).unlink(missing_ok=True)
     facts = read_export_file(folder, "unime.json")
-    _fail(folder, checks.damage(folder))
+    _fail(folder, folder_checks.damage(folder))
     embedder = load_exported(folder)
     # First, because other libraries would say the same in worse words.
-    wrong = checks.settings(folder, facts) + checks.rendering(embedder, facts)
-    _fail(folder, wrong + checks.final_norm(embedder))
+    wrong = folder_checks.settings(folder, facts) + folder_checks.rendering(embedder, facts)
+    _fail(folder, wrong + folder_checks.final_norm(embedder))
     comparisons, pictures = _everywhere(embedder, folder, server, python or sys.executable)
     problems = [
         f"{c.probe} over {c.path}: cosine {c.cosine:.6f}, expected at least {MIN_COSINE}"
@@ -91,22 +88,22 @@ def pictures_report(folder: Path | str) -> str:
     folder = Path(folder)
     path = (folder / "embedder" if (folder / "embedder").is_dir() else folder) / SEAL
     pictures = files.read_json(path).get("pictures") if path.is_file() else None
-    return kinds.report(pictures) if pictures else ""
+    return image_kinds.report(pictures) if pictures else ""
 
 
 def _everywhere(
     embedder: Embedder, folder: Path, server: str | None, python: str
-) -> tuple[list[EmbeddingComparison], kinds.Measured]:
+) -> tuple[list[EmbeddingComparison], image_kinds.Measured]:
     """Return the probes' comparisons, worst first, and what was found of other kinds of pictures."""
     named = probes(embedder)
     reference = read_export_file(folder, "unime_probes.json")
     vectors: dict[str, Mapping[str, Any]] = {
         "unime": dict(zip(named, embedder.encode(list(named.values())), strict=True))
     }
-    vectors |= elsewhere.in_clean_process(embedder, folder, named, python)
-    pictures = vectors.pop(elsewhere.KINDS, {})
+    vectors |= other_loaders.in_clean_process(embedder, folder, named, python)
+    pictures = vectors.pop(other_loaders.KINDS, {})
     if server is not None:
-        vectors["vLLM"] = elsewhere.on_server(embedder, named, server)
+        vectors["vLLM"] = other_loaders.on_server(embedder, named, server)
     comparisons = [
         EmbeddingComparison(_cosine(vector, reference[name]), name, path)
         for path, found in vectors.items()
@@ -117,7 +114,9 @@ def _everywhere(
 
 
 def seal(
-    folder: Path, comparisons: Sequence[EmbeddingComparison], pictures: kinds.Measured | None = None
+    folder: Path,
+    comparisons: Sequence[EmbeddingComparison],
+    pictures: image_kinds.Measured | None = None,
 ) -> dict[str, Any]:
     """Return what a verified folder says about itself."""
     paths = sorted({c.path for c in comparisons})

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from unime.core.replies import finite
-from unime.judge import protocol as wire
+from unime.judge import protocol
 from unime.judge.endpoint import (
     Endpoint,
     FailedError,
@@ -17,7 +17,9 @@ from unime.judge.endpoint import (
 from unime.judge.engine import EngineError
 
 
-async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.AnswerTokens | None:
+async def answer_tokens(
+    endpoint: Endpoint, model: str, prompt: Any
+) -> protocol.AnswerTokens | None:
     """Ask a vLLM server for the ids of all single tokens that spell an answer.
 
     Returns:
@@ -28,7 +30,7 @@ async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.Ans
     """
     found: dict[str, set[int]] = {"yes": set(), "no": set()}
     for kind, answers in (("yes", prompt.yes), ("no", prompt.no)):
-        for spelling in sorted(wire.spellings(answers)):
+        for spelling in sorted(protocol.spellings(answers)):
             body = {"model": model, "prompt": spelling, "add_special_tokens": False}
             try:
                 ids = (await _patient(endpoint, "/tokenize", body))["tokens"]
@@ -50,7 +52,7 @@ async def answer_tokens(endpoint: Endpoint, model: str, prompt: Any) -> wire.Ans
                 f"the model {model} has no single token for the answer '{kind}'; use a prompt "
                 "file with answers it has"
             )
-    return wire.AnswerTokens(frozenset(found["yes"]), frozenset(found["no"]))
+    return protocol.AnswerTokens(frozenset(found["yes"]), frozenset(found["no"]))
 
 
 async def check_model(endpoint: Endpoint, model: str) -> None:

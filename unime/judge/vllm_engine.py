@@ -23,8 +23,7 @@ from unime.core import console
 from unime.core.config import Section
 from unime.core.contents import fingerprint
 from unime.core.errors import DataError
-from unime.judge import protocol as wire
-from unime.judge import server_checks, signals
+from unime.judge import protocol, server_checks, signals
 from unime.judge.endpoint import (
     Endpoint,
     EndpointOptions,
@@ -142,8 +141,8 @@ class _Run:
         self._options = options
         self._prompt = prompt
         self._usage = usage
-        self._tokens: wire.AnswerTokens | None = None
-        self._bodies: wire.Bodies
+        self._tokens: protocol.AnswerTokens | None = None
+        self._bodies: protocol.Bodies
         self._endpoints: list[Endpoint] = []
         self._workers: list[asyncio.Task[None]] = []
         self._orphans: deque[Request] = deque()
@@ -177,7 +176,7 @@ class _Run:
         self._tokens = await server_checks.answer_tokens(
             self._endpoints[0], options.model.id, self._prompt
         )
-        self._bodies = wire.Bodies(self._prompt, options.model.id, self._tokens)
+        self._bodies = protocol.Bodies(self._prompt, options.model.id, self._tokens)
         loop = asyncio.get_running_loop()
         for endpoint in self._endpoints:
             for _ in range(endpoint.options.concurrency):
@@ -359,8 +358,8 @@ class _Run:
         self._usage.calls += 1
         reply = await endpoint.call("/v1/chat/completions", body)
         try:
-            yes, no = wire.read_masses(reply, self._prompt, self._tokens)
-        except wire.ReplyError as error:
+            yes, no = protocol.read_masses(reply, self._prompt, self._tokens)
+        except protocol.ReplyError as error:
             raise FailedError(str(error)) from None
         endpoint.succeeded()
         self._count_tokens(endpoint, reply)
@@ -382,8 +381,8 @@ class _Run:
     def _count_tokens(self, endpoint: Endpoint, reply: Any) -> None:
         """Add up what a reply bills; a judgement counts whatever its bill says."""
         try:
-            tokens, cached = wire.read_usage(reply)
-        except wire.ReplyError as error:
+            tokens, cached = protocol.read_usage(reply)
+        except protocol.ReplyError as error:
             if not self._bill_is_wrong:
                 console.log(f"judge: {endpoint.options.url}: {error}; such calls add none")
             self._bill_is_wrong = True

@@ -15,7 +15,7 @@ from jaxtyping import Float
 from unime.core import files, inside, locks
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
-from unime.search import index_files as store
+from unime.search import index_files
 from unime.search.index_files import Entry, FileState
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class SearchFolder:
         embedder = load_exported(model, plain=True)
         place.mkdir(parents=True, exist_ok=True)
         with locks.only_writer(place):
-            store.begin(place, model, _fingerprint(model))
+            index_files.begin(place, model, _fingerprint(model))
         found = cls(folder, place, embedder, Snapshot([], np.empty((0, embedder.dim), np.float32)))
         found.update()
         if not found.snapshot.entries:
@@ -98,7 +98,7 @@ class SearchFolder:
         with self._lock:
             known = self._known
             if known is None:
-                known = store.load(self.place)
+                known = index_files.load(self.place)
             there = scan(self.folder, self.place)
             fresh = {p: e for p, e in known.items() if p in there and e[0].state == there[p]}
             todo = {path: state for path, state in there.items() if path not in fresh}
@@ -110,7 +110,9 @@ class SearchFolder:
                 )
                 with locks.only_writer(self.place):
                     fresh |= self._embed(todo)
-                    store.finish(self.place, (e for path in sorted(fresh) for e in fresh[path]))
+                    index_files.finish(
+                        self.place, (e for path in sorted(fresh) for e in fresh[path])
+                    )
             if changed or not self.snapshot.entries:
                 self.snapshot = _snapshot(fresh, self.embedder.dim)
                 _report_problems(fresh)
@@ -172,7 +174,7 @@ class SearchFolder:
                 for (path, text, _), vector in zip(batch, vectors, strict=True):
                     entry = Entry(path, todo[path], text, "", vector)
                     found.setdefault(path, []).append(entry)
-            store.write_part(self.place, [e for path in block for e in found[path]])
+            index_files.write_part(self.place, [e for path in block for e in found[path]])
             done |= found
         return done
 

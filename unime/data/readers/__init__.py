@@ -14,11 +14,11 @@ from unime.data.items import Pair
 from unime.data.readers import (
     flagembedding,
     folder,
+    formats,
     mmeb,
     sentence_transformers,
     unime_v2,
 )
-from unime.data.readers import formats as rows
 from unime.data.readers.base import DataSource, ReadRow, Record, ResolvedSource, RowError
 from unime.data.readers.mmeb import EvalQuery, read_eval
 
@@ -42,12 +42,12 @@ class Reader(NamedTuple):
 
 
 READERS: dict[str, Reader] = {
-    "flagembedding": Reader(rows.records, flagembedding.pairs),
+    "flagembedding": Reader(formats.records, flagembedding.pairs),
     "folder": Reader(folder.records, folder.pairs),
-    "mmeb_eval": Reader(rows.records, mmeb.eval_pairs),
-    "mmeb_train": Reader(rows.records, mmeb.train_pairs),
-    "sentence_transformers": Reader(rows.records, sentence_transformers.pairs),
-    "unime_v2": Reader(rows.records, unime_v2.pairs),
+    "mmeb_eval": Reader(formats.records, mmeb.eval_pairs),
+    "mmeb_train": Reader(formats.records, mmeb.train_pairs),
+    "sentence_transformers": Reader(formats.records, sentence_transformers.pairs),
+    "unime_v2": Reader(formats.records, unime_v2.pairs),
 }
 
 

@@ -16,8 +16,7 @@ from typing import Any
 from unime.core import inside
 from unime.core.errors import DataError
 from unime.data.items import Item, Pair
-from unime.data.readers import cells
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, formats
 from unime.data.readers.base import Record, ResolvedSource, RowError
 from unime.data.readers.instructions import FILE_NAME
 
@@ -37,7 +36,7 @@ def records(job: ResolvedSource) -> Iterator[Record]:
     """
     file = captions_file(job.path)
     if file is not None:
-        yield from rows.records(job._replace(path=file))
+        yield from formats.records(job._replace(path=file))
         return
     if not job.path.is_dir():
         raise DataError(f"{job.path} does not exist (data root {job.root})")
@@ -53,11 +52,13 @@ def captions_file(path: Path) -> Path | None:
     """Return the captions file: the path itself, or the one in the folder."""
     if path.is_file():
         return path
-    names = [f"{stem}{suffix}" for stem in CAPTION_FILES for suffix in rows.FORMATS]
+    names = [f"{stem}{suffix}" for stem in CAPTION_FILES for suffix in formats.FORMATS]
     named = next((path / name for name in names if (path / name).is_file()), None)
     if named is not None or not path.is_dir():
         return named
-    others = [p for p in path.iterdir() if p.suffix in rows.FORMATS and not p.name.startswith(".")]
+    others = [
+        p for p in path.iterdir() if p.suffix in formats.FORMATS and not p.name.startswith(".")
+    ]
     others = [p for p in others if p.is_file()]
     return others[0] if len(others) == 1 and others[0].name != FILE_NAME else None
 

@@ -19,8 +19,7 @@ from typing import Any
 
 from unime.core.errors import DataError
 from unime.data.items import Item, Pair
-from unime.data.readers import cells
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, formats
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 
@@ -81,7 +80,7 @@ def read_eval(
         image_root=image_root,
         instructions=Instructions(known_tasks([folder, folder.parent]), given),
     )
-    for file, number, values in rows.records(job):
+    for file, number, values in formats.records(job):
         try:
             if isinstance(values, RowError):
                 raise values

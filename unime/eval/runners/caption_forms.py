@@ -12,8 +12,7 @@ from typing import Any
 from unime.core import inside
 from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
-from unime.data.readers import cells, folder
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, folder, formats
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
@@ -45,7 +44,7 @@ def _table(path: Path, spec: TaskSpec) -> Iterator[Captioned]:
 
     Columns `image` and `text` (or `caption`, `captions`), as royokong/flickr30k_test has them.
     """
-    for file, number, values in rows.records(_job(path, spec, "rows")):
+    for file, number, values in formats.records(_job(path, spec, "rows")):
         try:
             if isinstance(values, RowError):
                 raise values

@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 from unime.core import console
 from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
-from unime.data.readers import cells
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, formats
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.order_metrics import Demands
@@ -201,7 +200,7 @@ def _id(record: Any, number: int) -> Any:
 def _rows(path: Path, place: RowLocation) -> Iterator[tuple[int, dict[str, Any]]]:
     source = DataSource(reader="rows", path=str(path))
     job = ResolvedSource(source, place.root, path, "", place.images, Instructions({}))
-    for record in rows.records(job):
+    for record in formats.records(job):
         if isinstance(record.values, RowError):
             raise DataError(f"{path}, row {record.number}: {record.values}")
         yield record.number, record.values

@@ -17,8 +17,7 @@ import numpy as np
 
 from unime.core import console
 from unime.core.errors import DataError
-from unime.data.readers import cells
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, formats
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
@@ -153,7 +152,7 @@ def _rows(folder: Path, part: str, spec: TaskSpec) -> Iterator[dict[str, Any]]:
     for path in found:
         source = DataSource(reader="rows", path=str(path))
         job = ResolvedSource(source, spec.root, path, spec.name, spec.images, Instructions({}))
-        for record in rows.records(job):
+        for record in formats.records(job):
             if isinstance(record.values, RowError):
                 raise DataError(f"{path}, row {record.number}: {record.values}")
             yield record.values

@@ -12,8 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from unime.core.errors import DataError
-from unime.data.readers import cells
-from unime.data.readers import formats as rows
+from unime.data.readers import cells, formats
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
@@ -72,7 +71,7 @@ def read(spec: TaskSpec, pool: Pool) -> GradedPairs:
     for path in spec.paths():
         source = DataSource(reader="rows", path=str(path))
         job = ResolvedSource(source, spec.root, path, spec.name, "", Instructions({}))
-        for file, number, values in rows.records(job):
+        for file, number, values in formats.records(job):
             try:
                 if isinstance(values, RowError):
                     raise values

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float32
 from unime.core import console, files
 from unime.core.errors import UnimeError
 from unime.judge.engine import Score
-from unime.judge.store import write_ahead_log as logs
+from unime.judge.store import write_ahead_log
 from unime.judge.store.shard_checks import check_scores
 from unime.judge.store.shards import SHARD, Shards, rows_of, table_of
 from unime.judge.store.sorted_rows import Rows, SortedRows, split_keys
@@ -55,7 +55,7 @@ class ScoreStore:
         """
         self._shards = Shards(str(path))
         self._local = local or _local_folder(self._shards)
-        self._log: logs.WriterLog | None = None
+        self._log: write_ahead_log.WriterLog | None = None
         self._recent: dict[bytes, Score] = {}
         self._parts: list[SortedRows] = []
         self._judges: set[str] = set()
@@ -122,7 +122,7 @@ class ScoreStore:
             return
         check_scores(fingerprint, scores)
         if self._log is None:
-            self._log = logs.WriterLog.create(self._local)
+            self._log = write_ahead_log.WriterLog.create(self._local)
         judge = _digest(fingerprint)
         if judge not in self._judges:
             self._shards.note_judge(judge, fingerprint)
@@ -170,15 +170,15 @@ class ScoreStore:
 
     def summary(self) -> dict[str, int]:
         """Return how many rows, shards and unsealed logs there are."""
-        waiting = len(list(self._local.glob(logs.PATTERN)))
+        waiting = len(list(self._local.glob(write_ahead_log.PATTERN)))
         return {"rows": len(self), "shards": len(self._shards.names()), "logs": waiting}
 
     def _recover(self) -> None:
         """Seal the logs that killed writers left."""
-        for log in logs.WriterLog.abandoned(self._local):
+        for log in write_ahead_log.WriterLog.abandoned(self._local):
             self._seal(log)
 
-    def _seal(self, log: logs.WriterLog) -> None:
+    def _seal(self, log: write_ahead_log.WriterLog) -> None:
         """Turn a log into a shard. Killed in between, the same shard is written again."""
         lines = log.read()
         scores = [score for line in lines for score in line.scores]
@@ -201,8 +201,8 @@ class ScoreStore:
                 continue  # merged away between listing and reading
         self._recent = {
             score.key: score
-            for path in sorted(self._local.glob(logs.PATTERN))
-            for line in logs.read_log(path)
+            for path in sorted(self._local.glob(write_ahead_log.PATTERN))
+            for line in write_ahead_log.read_log(path)
             for score in line.scores
         }
 
