@@ -173,15 +173,15 @@ def test_a_file_is_replaced_only_where_it_carries_the_mark(tmp_path: Path):
 def test_commands_leave_a_users_file_alone(tmp_path: Path):
     path = tmp_path / "report.html"
     path.write_text("mine")
-    with pytest.raises(OutputError, match="is not as `python -m judge export` writes it"):
+    with pytest.raises(OutputError, match="is not as `unime judge export` writes it"):
         export_judged("no.yaml", [], path, "unime_v2")
-    with pytest.raises(OutputError, match="is not as `python -m eval report` writes it"):
+    with pytest.raises(OutputError, match="is not as `unime eval report` writes it"):
         write_report([tmp_path])
     recipe = RECIPE.model_validate({
         "stage": "eval", "output": "o", "results": str(path), "benchmarks": [{"name": "captions", "root": "r"}],
         "models": [{"name": "m", "model": {"id": "x"}}],
     })  # fmt: skip
-    with pytest.raises(OutputError, match="is not as `python -m eval run` writes it"):
+    with pytest.raises(OutputError, match="is not as `unime eval run` writes it"):
         run(recipe, Output(tmp_path / "o", {}))
     assert not (tmp_path / "o").exists()
     assert path.read_text() == "mine"

@@ -97,7 +97,7 @@ def test_a_run_needs_no_stage_but_an_evaluation(run, tmp_path, stages):
 
 
 def test_a_folder_without_an_evaluation_is_one_clear_sentence(tmp_path):
-    with pytest.raises(DataError, match="holds no evaluation; run `python -m eval run` first"):
+    with pytest.raises(DataError, match="holds no evaluation; run `unime eval run` first"):
         write_report([tmp_path])
 
 

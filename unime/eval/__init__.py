@@ -1,1 +1,1 @@
-"""The evaluation program: `python -m eval run | check | list | compare | report`."""
+"""The evaluation program: `unime eval run | check | list | compare | report`."""

@@ -1,4 +1,4 @@
-"""`python -m eval compare A B`: is B better than A, per task and over all, with due doubt.
+"""`unime eval compare A B`: is B better than A, per task and over all, with due doubt.
 
 Both are compared on the same queries. Per task: the difference, its 95 % interval by a paired
 bootstrap, and a randomisation test's p-value, corrected for the number of tasks by Holm's method.

@@ -19,7 +19,7 @@ def markdown_table(path: Path | str) -> str:
     """
     rows = files.read_json(path).get("rows", [])
     if not rows:
-        raise DataError(f"{path} has no rows; was it written by `python -m eval run`?")
+        raise DataError(f"{path} has no rows; was it written by `unime eval run`?")
     build = _retrieval if "retrieval" in rows[0] else _overall
     header, lines = build([*rows, {"name": "chance", **rows[0]["chance"]}])
     rule = ["---", *("---:" for _ in header[1:])]

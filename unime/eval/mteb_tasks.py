@@ -1,4 +1,4 @@
-"""`python -m eval run mteb:NAME`: mteb's own tasks with an exported model.
+"""`unime eval run mteb:NAME`: mteb's own tasks with an exported model.
 
 An export of ours goes through `unime.eval.mteb_model`, any other model through sentence-transformers.
 """

@@ -67,7 +67,7 @@ def write_inputs(pool: Pool, folder: Path) -> Path:
     check_replaceable(
         folder / INPUTS,
         lambda path: pq.read_schema(path).names == table.column_names,
-        "python -m eval inputs",
+        "unime eval inputs",
     )
     write_table(folder / INPUTS, table)
     return folder / INPUTS

@@ -1,4 +1,4 @@
-"""`python -m eval rerank`: what a reranker does to an embedder's first candidates, on the dev split.
+"""`unime eval rerank`: what a reranker does to an embedder's first candidates, on the dev split.
 
 For each depth k: the embedder's hit@1 and recall@k (no reranker can do better), and hit@1 and
 nDCG@10 after reranking pointwise, fused and listwise, with their cost a query. Beside that what an

@@ -1,4 +1,4 @@
-"""`python -m eval run`: evaluate models on benchmarks; score files, a result file and a table.
+"""`unime eval run`: evaluate models on benchmarks; score files, a result file and a table.
 
 Output: `pool.parquet` (what each pool row is) and, for each model, one Parquet file a task with
 every query's result, `scores.json`, `scores.csv`, TREC runs and `.eval_results`; with a `reference`,
@@ -102,7 +102,7 @@ def run(recipe: EvalRecipe, out: Output) -> None:
         DataError: naming every file that is missing, before anything is computed.
     """
     if recipe.results is not None:
-        check_replaceable(Path(recipe.results), has_keys("rows"), "python -m eval run")
+        check_replaceable(Path(recipe.results), has_keys("rows"), "unime eval run")
     selected = select(recipe.benchmarks)
     models = expand(recipe.models)
     waiting = [m for m in models if not _folder(out, m).joinpath(SCORES).is_file()]

@@ -1,4 +1,4 @@
-"""`python -m judge export`: judged pairs in the layouts other trainers read."""
+"""`unime judge export`: judged pairs in the layouts other trainers read."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def export_judged(
     """
     write = lookup(FORMATS, name, "format")
     # Its layouts leave no room for a mark of ours; people have files of the same layouts.
-    check_replaceable(output, never, "python -m judge export")
+    check_replaceable(output, never, "unime judge export")
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     rows = list(_rows(recipe, selected))
     kept = [row for row in rows if row.scores and row.negatives]

@@ -1,4 +1,4 @@
-"""`python -m judge plan` and `status`: what a job asks for and costs, and how far it is."""
+"""`unime judge plan` and `status`: what a job asks for and costs, and how far it is."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ async def served_models(endpoint: Endpoint) -> list[str]:
         listed = await _patient(endpoint, "/v1/models")
     except (UnavailableError, FailedError, RejectedError) as error:
         raise EngineError(
-            f"no judge at {url}: {error}; start one with: python -m judge serve RECIPE"
+            f"no judge at {url}: {error}; start one with: unime judge serve RECIPE"
         ) from None
     try:
         return [str(entry["id"]) for entry in listed["data"]]

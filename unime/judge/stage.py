@@ -1,4 +1,4 @@
-"""`python -m judge score`: scores each distinct pair of a mined table once.
+"""`unime judge score`: scores each distinct pair of a mined table once.
 
 Scores go to a store that outlives the run (see `unime.judge.store`): what was scored before, by this
 recipe or any other, is not asked again, and a killed run carries on where it was.

@@ -50,7 +50,7 @@ class VllmOptions(Section):
     """A judge behind one or more OpenAI-compatible servers."""
 
     model: JudgeModel
-    """Its `id` is the name the server knows it by; `python -m judge serve` sees to that."""
+    """Its `id` is the name the server knows it by; `unime judge serve` sees to that."""
     min_answer_mass: float = Field(default=0.01, ge=0.0, le=1.0)
     """Below this probability of yes and no together, a pair is unscored."""
     # What follows changes no score, so it is no part of a manifest and may change in mid-job.

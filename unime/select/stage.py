@@ -37,7 +37,7 @@ class SelectRecipe(Recipe):
     mined: str
     """The output of `unime mine`."""
     judged: str | None = None
-    """The output of `python -m judge score`; not needed by rules on similarities."""
+    """The output of `unime judge score`; not needed by rules on similarities."""
     rule: str = "either"
     """Which candidates are dropped; see `RULES`."""
     negatives: int = Field(default=10, gt=0)

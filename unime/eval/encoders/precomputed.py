@@ -1,6 +1,6 @@
 """Embeddings made elsewhere, looked up by what they embed.
 
-`python -m eval inputs RECIPE FOLDER` writes `inputs.parquet`: one row an input with its id, text,
+`unime eval inputs RECIPE FOLDER` writes `inputs.parquet`: one row an input with its id, text,
 picture, side and instruction. Whoever embeds them writes `embeddings.npy`, float `(rows, dim)`, in
 the same order, beside it.
 """
@@ -41,7 +41,7 @@ def load_precomputed(config: PrecomputedConfig, device: str | None = None) -> Pr
     folder = Path(config.id)
     missing = [name for name in (INPUTS, EMBEDDINGS) if not (folder / name).is_file()]
     if missing:
-        raise ModelError(f"{folder} has no {' and no '.join(missing)}; see `python -m eval inputs`")
+        raise ModelError(f"{folder} has no {' and no '.join(missing)}; see `unime eval inputs`")
     ids = pq.read_table(folder / INPUTS, columns=["id"])["id"].to_pylist()
     values = np.load(folder / EMBEDDINGS, mmap_mode="r")
     if values.ndim != 2 or len(values) != len(ids):
@@ -70,7 +70,7 @@ class Precomputed:
         if missing:
             raise ModelError(
                 f"{self._config.id}: {missing} of {len(ids)} inputs have no embedding; write them "
-                "anew with `python -m eval inputs`"
+                "anew with `unime eval inputs`"
             )
         found = np.asarray(self._values[[self._rows[key] for key in ids]], dtype=np.float32)
         if self._config.normalize:

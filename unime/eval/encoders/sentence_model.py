@@ -38,7 +38,7 @@ class SentenceTransformersConfig(Section):
         if value:
             raise ValueError(
                 "a model's own code is never run here; embed the inputs where you trust it "
-                "(python -m eval inputs RECIPE FOLDER) and evaluate them as precomputed"
+                "(unime eval inputs RECIPE FOLDER) and evaluate them as precomputed"
             )
         return value
 

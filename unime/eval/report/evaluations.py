@@ -67,7 +67,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One output of `python -m eval run`."""
+    """One output of `unime eval run`."""
 
     folder: Path
     models: list[Model] = field(default_factory=list)
@@ -85,7 +85,7 @@ def find_evaluations(run: Path) -> list[Evaluation]:
     """
     folders = [run] if (run / ITEMS).is_file() else sorted(p.parent for p in run.glob(f"*/{ITEMS}"))
     if not folders:
-        raise DataError(f"{run} holds no evaluation; run `python -m eval run` first")
+        raise DataError(f"{run} holds no evaluation; run `unime eval run` first")
     return [_read(folder, run.name) for folder in folders]
 
 

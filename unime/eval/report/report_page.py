@@ -1,4 +1,4 @@
-"""`python -m eval report`: one self-contained HTML page about evaluations and their runs.
+"""`unime eval report`: one self-contained HTML page about evaluations and their runs.
 
 Everything it shows is read from finished outputs; nothing is computed that they do not say. The
 page holds its own copy of Vega and of all pictures, and asks the network for nothing.
@@ -19,7 +19,8 @@ from unime.eval.compare import compare
 from unime.eval.report.evaluations import Model
 
 TEMPLATE = "page.html.j2"
-MARK = "Made by <code>python -m eval report</code>"
+MARK = "eval report</code>"
+"""In every page, since 0.1.0."""
 """What tells a report, which may be written over, from another file."""
 
 
@@ -40,7 +41,7 @@ def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:
     from unime.eval.report.run_history import judge_opinions, stages_of
 
     path = output or runs[0] / "report.html"
-    check_replaceable(path, contains(MARK), "python -m eval report")
+    check_replaceable(path, contains(MARK), "unime eval report")
     evaluations = [found for run in runs for found in find_evaluations(run)]
     stages = [stage for run in runs for stage in stages_of(run)]
     models = [model for evaluation in evaluations for model in evaluation.models]

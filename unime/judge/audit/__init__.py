@@ -1,1 +1,1 @@
-"""The parts of `python -m judge audit`: probes, findings, page."""
+"""The parts of `unime judge audit`: probes, findings, page."""

@@ -1,4 +1,4 @@
-"""`python -m judge audit`: looks for faults in a judge, and shows them.
+"""`unime judge audit`: looks for faults in a judge, and shows them.
 
 The audit draws some queries, looks at their positives and mined candidates, and adds pairs whose
 answer is known without a truth (see `unime.judge.audit.probes`). What the store lacks is asked and
@@ -95,8 +95,8 @@ def audit_recipe(
     recipe = load_recipe(recipe_path, ScoreRecipe, overrides)
     path = output or Path(recipe.output) / "audit.html"
     if output is not None:
-        check_replaceable(path, contains(MARK), "python -m judge audit")
-        check_replaceable(path.with_suffix(".json"), has_keys("findings"), "python -m judge audit")
+        check_replaceable(path, contains(MARK), "unime judge audit")
+        check_replaceable(path.with_suffix(".json"), has_keys("findings"), "unime judge audit")
     work = ScoringWork.of(recipe)
     manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
     table_only = getattr(getattr(recipe.engines, recipe.engine), "KNOWS_TABLE_ONLY", False)

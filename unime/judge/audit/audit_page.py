@@ -15,7 +15,8 @@ from unime.core import files
 from unime.judge.audit.findings import Finding, Scores
 from unime.judge.engine import JudgeInput
 
-MARK = '<meta name="generator" content="unime judge audit">'
+MARK = 'judge audit">'
+"""In every page, since 0.1.0."""
 """What tells an audit's page, which may be written over, from another file."""
 THUMBNAIL = 96
 BINS = 20
