@@ -20,8 +20,7 @@ from unime.eval.report.evaluations import Model
 
 TEMPLATE = "page.html.j2"
 MARK = "eval report</code>"
-"""In every page, since 0.1.0."""
-"""What tells a report, which may be written over, from another file."""
+"""What tells a report, which may be written over, from another file; also in pages of 0.1.0."""
 
 
 def write_report(runs: Sequence[Path], output: Path | None = None) -> Path:

@@ -16,8 +16,7 @@ from unime.judge.audit.findings import Finding, Scores
 from unime.judge.engine import JudgeInput
 
 MARK = 'judge audit">'
-"""In every page, since 0.1.0."""
-"""What tells an audit's page, which may be written over, from another file."""
+"""What tells an audit's page, which may be written over, from another file; also in pages of 0.1.0."""
 THUMBNAIL = 96
 BINS = 20
 
