@@ -68,6 +68,20 @@ def _is_our_call() -> bool:
 
 
 @pytest.fixture(autouse=True)
+def plain_logger() -> Iterator[None]:
+    """Undo what a command does to the project's logger: it would speak past pytest, or twice."""
+    logger = logging.getLogger("unime")
+
+    def reset() -> None:
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)
+
+    reset()
+    yield
+    reset()
+
+
+@pytest.fixture(autouse=True)
 def no_outdated_calls() -> Iterator[list[str]]:
     """Fail a test in which we call transformers in a way that it calls deprecated."""
     once = sys.modules.get("transformers.utils.logging")

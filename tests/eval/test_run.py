@@ -285,7 +285,7 @@ def test_check_finds_a_damaged_picture_and_a_wrong_size(tmp_path):
     path = tmp_path / "9_eval.yaml"
     path.write_text(yaml.safe_dump(recipe(world, tmp_path / "out")))
     done = CliRunner().invoke(app, ["check", str(path)], catch_exceptions=False)
-    assert f"9 tasks, 68 queries, {count_encodes(world)} distinct encodes" in done.output
+    assert f"9 tasks, 68 queries, {count_encodes(world)} distinct inputs" in done.output
     tasks = json.loads((world / "instructions.json").read_text())
     tasks["colour_name"]["queries"] = 7
     (world / "instructions.json").write_text(json.dumps(tasks))

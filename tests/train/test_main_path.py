@@ -29,7 +29,6 @@ from tests.families import build_family
 from tests.rerank.test_stage import recipe_of as rerank_recipe
 from tests.train.folder import drawn_folder
 from unime.cli import main
-from unime.core import console
 from unime.core.config import Recipe
 from unime.models.model_config import ModelConfig
 from unime.train.contrast import ContrastRecipe
@@ -96,14 +95,11 @@ RECIPES: dict[str, Callable[[Path], Recipe]] = {
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """`main` listens for SIGTERM and sets the logger up: not longer than it runs."""
-    before, level = signal.getsignal(signal.SIGTERM), console.logger.level
-    monkeypatch.setattr(console.logger, "handlers", [])
-    monkeypatch.setattr(console.logger, "propagate", True)
+def terminal() -> Iterator[None]:
+    """`main` listens for SIGTERM: not longer than it runs."""
+    before = signal.getsignal(signal.SIGTERM)
     yield
     signal.signal(signal.SIGTERM, before)
-    console.logger.setLevel(level)
 
 
 def ours(frame: FrameType | None) -> list[tuple[str, str]]:
