@@ -60,7 +60,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from unime.rerank import RerankModel
 
     folder = tmp_path_factory.mktemp("checkout")
-    for name in ("assets", "examples", "eval", "judge", "world", "Makefile", "pyproject.toml"):
+    for name in ("assets", "examples", "eval", "judge", "research", "Makefile", "pyproject.toml"):
         (folder / name).symlink_to(ROOT / name)
     (folder / "recipes").mkdir()
     for path in (ROOT / "recipes").iterdir():

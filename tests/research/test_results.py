@@ -8,7 +8,7 @@ import pytest
 
 from unime.core import files
 
-RESULTS = Path(__file__).resolve().parents[2] / "results"
+RESULTS = Path(__file__).resolve().parents[2] / "research" / "results"
 LOOKS = RESULTS / "mini" / "looks.json"
 """What was looked at when: no measured number."""
 MEASURED = [
@@ -16,6 +16,9 @@ MEASURED = [
     for path in sorted(RESULTS.rglob("*.json"))
     if path != LOOKS and not path.name.endswith(".manifest.json")
 ]
+
+
+assert MEASURED
 
 
 @pytest.mark.parametrize("path", MEASURED, ids=lambda path: str(path.relative_to(RESULTS)))
