@@ -13,7 +13,10 @@ from unime.stages import recipes_in
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPES = sorted(
-    path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.yaml") if path.name[0].isdigit()
+    path.relative_to(ROOT)
+    for folder in ("recipes", "research/recipes")
+    for path in (ROOT / folder).rglob("*.yaml")
+    if path.name[0].isdigit()
 )
 MODULES = {name: entry.module for name, entry in stages.stages().items()}
 
@@ -26,7 +29,7 @@ def dry_run(path: Path, *overrides: str) -> str:
 
 
 def test_recipes_are_found():
-    assert len(RECIPES) >= 50
+    assert len(RECIPES) >= 100
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=str)
