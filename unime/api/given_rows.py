@@ -9,7 +9,6 @@ rows are the same file, so a second call is known as the same one, and nothing i
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import math
 import numbers
@@ -27,7 +26,7 @@ from unime.core.errors import DataError
 from unime.core.hashes import content_hash
 from unime.data.images import decode
 from unime.data.items import hash_image
-from unime.data.pixels import first_line, to_rgb
+from unime.data.pixels import as_png, first_line, to_rgb
 from unime.data.readers.folder import CAPTION_COLUMNS, IMAGE_COLUMNS
 from unime.data.readers.sentence_transformers import IMAGE_PATH, SCORES
 
@@ -156,9 +155,7 @@ class RowsFolder:
         """Return where an image is below `folder`: one in memory is written, a file is linked."""
         if isinstance(value, str | Path):
             return self._linked(self._base / value)
-        buffer = io.BytesIO()
-        _image(value, what).save(buffer, "PNG", compress_level=1)
-        data = buffer.getvalue()
+        data = as_png(_image(value, what))
         path = self.folder / IMAGES / f"{hash_image(data).hex()}.png"
         if not path.exists():
             with files.atomic_path(path) as temporary:

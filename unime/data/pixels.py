@@ -39,6 +39,13 @@ class ImageError(UnusableError):
     """An image that cannot be used."""
 
 
+def as_png(image: Image.Image) -> bytes:
+    """Return an image as a PNG file, quickly written rather than small."""
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
 def to_rgb(image: object) -> Image.Image:
     """Return an image as upright RGB, transparent parts over white; the image itself stays as it is.
 

@@ -68,21 +68,18 @@ def make_probe(embedder: Embedder, data: DataFolder, count: int) -> CalibrationS
         data: an output of `unime data`.
         count: about so many targets.
     """
-    from unime.models.inputs import ModelInput
+    from unime.models.inputs import load_input
 
     split = data.split("dev")
     rows = split if len(split) else data.split("train")
     rows = rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
     pairs = [data.pair(int(row)) for row in rows]
 
-    def encode(item: int, side: str, instruction: str) -> ModelInput:
-        return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)
-
     # A target under two instructions is two vectors; the first of a pair's positives is in.
     targets = dict.fromkeys((pair.positives[0], pair.target_instruction) for pair in pairs)
     asked = pairs[:: max(1, len(pairs) // QUERIES)][:QUERIES]
-    queries = [encode(pair.query, "query", pair.query_instruction) for pair in asked]
-    documents = [encode(item, "target", instruction) for item, instruction in targets]
+    queries = [load_input(data, pair.query, "query", pair.query_instruction) for pair in asked]
+    documents = [load_input(data, item, "target", instruction) for item, instruction in targets]
     relevant = np.array([[item in pair.positives for item, _ in targets] for pair in asked])
     return CalibrationSet(
         embedder.encode(queries, label="calibration, queries"),

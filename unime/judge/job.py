@@ -16,7 +16,7 @@ from unime.core.errors import RecipeError
 from unime.data import images
 from unime.data.data_folder import DataFolder
 from unime.data.items import pair_key
-from unime.data.pixels import ORIENTATION
+from unime.data.pixels import ORIENTATION, as_png
 from unime.data.tables import JUDGED
 from unime.judge.engine import ImageBytes, JudgeInput, Request
 from unime.judge.store import ScoreStore
@@ -225,9 +225,7 @@ def as_sent(data: bytes, location: str) -> ImageBytes:
     media_type = _plain_type(data)
     if media_type is not None:
         return ImageBytes(media_type, data)
-    buffer = io.BytesIO()
-    images.decode(data, location).save(buffer, "PNG", compress_level=1)
-    return ImageBytes("image/png", buffer.getvalue())
+    return ImageBytes("image/png", as_png(images.decode(data, location)))
 
 
 def _plain_type(data: bytes) -> str | None:

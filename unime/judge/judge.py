@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -19,7 +18,7 @@ from unime.core.config import checked
 from unime.core.errors import DataError, RecipeError
 from unime.data.images import load_file
 from unime.data.items import content_id, content_id_from_hash, pair_key
-from unime.data.pixels import pixels_hash, to_rgb
+from unime.data.pixels import as_png, pixels_hash, to_rgb
 from unime.data.user_input import TextAndImage, UserInput, read_input
 from unime.judge import server_checks
 from unime.judge.endpoint import Endpoint, EndpointOptions
@@ -174,7 +173,7 @@ def _content(given: TextAndImage) -> JudgeInput:
         opened: Callable[[], Image] = partial(load_file, image)
     else:
         shown = to_rgb(image)
-        read, opened = partial(_as_png, shown), partial(_same, shown)
+        read, opened = partial(_encoded, shown), partial(_same, shown)
     key = content_id_from_hash(given.text, pixels_hash(shown))
     return JudgeInput(key, given.text, opened, shown.width * shown.height, read)
 
@@ -187,7 +186,5 @@ def _same(image: Image) -> Image:
     return image
 
 
-def _as_png(image: Image) -> ImageBytes:
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=1)
-    return ImageBytes("image/png", buffer.getvalue())
+def _encoded(image: Image) -> ImageBytes:
+    return ImageBytes("image/png", as_png(image))

@@ -18,7 +18,7 @@ from unime.data.known_positives import KnownPositives
 from unime.data.training_rows import PairColumns, TrainingRows
 from unime.losses import LossTerm
 from unime.mine.task_plan import ItemInput
-from unime.models.inputs import ModelInput
+from unime.models.inputs import ModelInput, load_input
 from unime.train.batch import ContrastIndices, ItemSizes, Layout
 from unime.train.sampler import Draw, TaskBatches
 
@@ -130,7 +130,7 @@ class ContrastLayout:
 
     def load(self, entry: ItemInput) -> ModelInput:
         """Return one input of the embedder, its image decoded."""
-        return load_encode(self._data, *entry)
+        return load_input(self._data, *entry)
 
     def has_negative(self, number: int, losses: Sequence[LossTerm]) -> bool:
         """Tell whether a batch gives one of the losses something to tell from a positive."""
@@ -245,8 +245,3 @@ def _masked(masks: _Masks, allowed: np.ndarray) -> dict[str, float]:
         "masked_known_positive": float(known.sum()) / rows - 1,
         "masked_not_in_batch": float((~allowed & ~known & ~itself).sum()) / rows,
     }
-
-
-def load_encode(data: DataFolder, item: int, side: str, instruction: str) -> ModelInput:
-    """Return one input of the embedder, its image decoded."""
-    return ModelInput(data.items.item(item).text, data.load_image(item), side, instruction)

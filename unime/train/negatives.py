@@ -12,7 +12,6 @@ from unime.core.errors import DataError
 from unime.data.data_folder import DataFolder
 from unime.data.training_rows import TrainingRows
 from unime.losses import LossTerm
-from unime.train.batch import ContrastIndices
 from unime.train.sampler import TaskBatches
 
 
@@ -90,20 +89,3 @@ def check_negatives(
         log(
             f"WARNING: no batch of task {task} has a negative in the first epoch; it teaches nothing"
         )
-
-
-def can_contrast(indices: ContrastIndices, losses: Sequence[LossTerm]) -> bool:
-    """Tell whether a batch gives one of the losses something to tell from a positive."""
-    present = indices.negatives >= 0
-    own = present & indices.allowed.gather(1, indices.negatives.clamp(min=0))
-    scored = (~indices.scores.isnan()).sum(dim=1) >= 2
-    found = {
-        "info_nce": bool(indices.allowed.any()),
-        "info_nce, own": bool(own.any()),
-        "soft_label": bool((own.any(dim=1) & scored).any()),
-    }
-    names = [
-        f"{term.name}, own" if term.options.get("in_batch") is False else term.name
-        for term in losses
-    ]
-    return any(found.get(name, True) for name in names)

@@ -38,8 +38,6 @@ CUT = 0.5
 
 SHOWN = 60
 
-MODELS = ("transformers", "vllm")
-"""Engines that read what is asked; an oracle is told."""
 INJECTED = "Injected instructions, at the end of wrong candidates"
 
 
@@ -99,8 +97,8 @@ def audit_recipe(
         check_replaceable(path.with_suffix(".json"), has_keys("findings"), "unime judge audit")
     work = ScoringWork.of(recipe)
     manifest = plan_of(recipe.model_dump(mode="json"), inputs(recipe))
-    table_only = getattr(getattr(recipe.engines, recipe.engine), "KNOWS_TABLE_ONLY", False)
-    probes = Sampler(work.job, made_up=not table_only).draw(sample)
+    reads = _reads_what_is_asked(recipe)
+    probes = Sampler(work.job, made_up=reads).draw(sample)
     if not probes:
         raise RecipeError(f"{recipe.mined} has no pairs to look at")
     with ScoreStore(recipe.store) as store:
@@ -115,7 +113,7 @@ def audit_recipe(
         others = _other_judges(recipe_path, overrides, recipe, second)
         for name, other in others.items():
             tables[name] = [_compare(other, store, audited)]
-        if recipe.engine in MODELS:
+        if reads:
             tables[INJECTED] = injections.effects(
                 probes, lambda made: ask(work, store, _keyed_for(work, made))
             )
@@ -186,12 +184,17 @@ def _true_of(truth: KnownTruth | None, request: Request) -> bool | None:
         return None
 
 
+def _reads_what_is_asked(recipe: ScoreRecipe) -> bool:
+    """Tell a model, which may be asked about made-up texts, from an engine that is told the answers."""
+    return not getattr(getattr(recipe.engines, recipe.engine), "KNOWS_TABLE_ONLY", False)
+
+
 def _other_judges(
     recipe_path: Path | str, overrides: Sequence[str], recipe: ScoreRecipe, second: Path | None
 ) -> dict[str, ScoringWork]:
     """Return the judges to compare with: another wording of this one, and a second one."""
     found: dict[str, ScoringWork] = {}
-    if getattr(recipe.engines, recipe.engine, None) is not None and recipe.engine in MODELS:
+    if _reads_what_is_asked(recipe):
         words = [*overrides, f"engines.{recipe.engine}.model.prompt={PARAPHRASE}"]
         reworded = load_recipe(recipe_path, ScoreRecipe, words)
         found["Consistency under a paraphrased prompt"] = ScoringWork.of(reworded)
