@@ -18,7 +18,7 @@ STAGES = {
     "smolvlm": StageEntry(
         "research.world.smolvlm",
         ("research.world", "smolvlm"),
-        "Put a real language model into a SmolVLM with random eyes.",
+        "Put a real language model into a SmolVLM with a random vision tower.",
     ),
     "pairs": StageEntry(
         "research.world.pairs",

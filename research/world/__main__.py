@@ -25,7 +25,9 @@ for _entry in STAGES.values():
 def baselines(
     folder: Annotated[str, typer.Argument(help="A built world, such as runs/mini/0_world.")],
     output: Annotated[str | None, typer.Option(help="Write the scores here, as JSON.")] = None,
-    student: Annotated[str, typer.Option(help="Whose eyes they see with.")] = "assets/student",
+    student: Annotated[
+        str, typer.Option(help="Whose vision tower they see with.")
+    ] = "assets/student",
     seed: int = 0,
     epochs: int = 12,
 ) -> None:

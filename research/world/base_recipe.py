@@ -43,7 +43,7 @@ class BaseRecipe(Recipe):
     steps: int = Field(gt=0)
     """Of both kinds of lessons."""
     sight_steps: int = Field(default=0, ge=0)
-    """The first steps teach the eyes alone: see `research.world.base_sight`."""
+    """The first steps teach the vision tower alone: see `research.world.base_sight`."""
     sight_every: int = Field(default=0, ge=0)
     """After them, one step in so many does so again; 0: none."""
     sight_batch_size: int = 128
@@ -82,7 +82,7 @@ class BaseRecipe(Recipe):
         return torch.cpu._is_avx512_bf16_supported() if self.bf16 == "auto" else self.bf16
 
     def is_sight(self, step: int) -> bool:
-        """Tell whether a step teaches the eyes alone."""
+        """Tell whether a step teaches the vision tower alone."""
         again = self.sight_every > 0 and step % self.sight_every == 0
         return step < self.sight_steps or again
 

@@ -1,4 +1,4 @@
-"""The student's first lessons: its eyes learn what stands where, before any words.
+"""The student's first lessons: its vision tower learns what stands where, before any words.
 
 A vision-language model starts from a vision tower that can see. No such weights ship in packages, so
 this one is taught on scenes whose truth is known: every image token whose square holds a thing's
@@ -56,7 +56,7 @@ class SightBatch(NamedTuple):
 class SightHeads(nn.Module):
     """What reads the image tokens, through the language model's own words.
 
-    A token that shows a red circle is to lie near the embeddings of "red" and "circle": what the eyes
+    A token that shows a red circle is to lie near the embeddings of "red" and "circle": what the tower
     see is then said and compared in words without learning a dictionary first.
     """
 

@@ -112,7 +112,7 @@ class _State:
         self.step = 0
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """Yield what is trained: the model, and what reads its eyes in the first lessons."""
+        """Yield what is trained: the model, and what reads its vision tower in the first lessons."""
         yield from self.model.named_parameters()
         yield from ((f"heads.{name}", p) for name, p in self.heads.named_parameters())
 
@@ -241,7 +241,7 @@ def _report(
 
 @torch.inference_mode()
 def _sight_figures(state: _State, recipe: BaseRecipe) -> dict[str, float]:
-    """Measure the eyes on scenes kept for evaluation."""
+    """Measure the vision tower on scenes kept for evaluation."""
     rng = np.random.default_rng((recipe.seed, 1 << 41))
     (batch,) = sight_batches(rng, recipe.eval_lessons, 1, OBJECTS, True, recipe.partition)
     features, _ = vision_features(state.average.model.visual, batch.patches)

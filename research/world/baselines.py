@@ -44,7 +44,7 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
 
     Args:
         folder: the output of `python -m research.world build`.
-        student: the model whose eyes the baselines see with.
+        student: the model whose vision tower the baselines see with.
         seed: of the baselines' training.
         epochs: passes over the training pairs.
         output: where to write the scores as JSON; nowhere if None.
@@ -65,9 +65,9 @@ def report(folder: str, student: str, seed: int, epochs: int, output: str | None
     }
     facts = files.read_json(root / "instructions.json")
     rows = [_chance(evaluation, pairs, facts)]
-    eyes = FrozenVisionTower(root, Path(student))
+    vision_tower = FrozenVisionTower(root, Path(student))
     for name, senses in MODELS.items():
-        model = Reference(_vocabulary(tasks), eyes, senses)
+        model = Reference(_vocabulary(tasks), vision_tower, senses)
         console.log(f"training the baseline {name}")
         train(model, tasks, epochs, np.random.default_rng(seed))
         row = _row(name, {task: hits(model, lists) for task, lists in evaluation.items()}, facts)

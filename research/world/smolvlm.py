@@ -4,7 +4,7 @@ No package holds the weights of a vision-language model, but one holds a languag
 SmolLM2-135M, as a 4-bit GGUF file. This puts the dequantised weights into the text model of
 transformers' SmolVLM, every one of them checked, and gives it a small vision tower and connector of
 random weights, a processor and a chat template, so that every stage takes it for a model.
-**Its eyes are random: only what it does with text can be measured.**
+**Its vision tower is random: only what it does with text can be measured.**
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ class VisionTowerConfig(Section):
 
 
 class SmolvlmRecipe(Recipe):
-    """Which language model, with which eyes."""
+    """Which language model, with which vision tower."""
 
     language_model: str
     """A GGUF file; `python -m research.world teacher --also` fetches one."""
@@ -95,7 +95,7 @@ def run(recipe: SmolvlmRecipe, out: Output) -> None:
         )
     language_model, tokenizer = load_gguf(path)
     torch.manual_seed(recipe.seed)
-    model = put_eyes_on(language_model, add_picture_tokens(tokenizer), recipe.eyes)
+    model = with_vision_tower(language_model, add_picture_tokens(tokenizer), recipe.eyes)
     processor = _processor(tokenizer, recipe.eyes)
     with files.atomic_folder(out.file("model")) as folder:
         model.save_pretrained(folder)
@@ -105,7 +105,9 @@ def run(recipe: SmolvlmRecipe, out: Output) -> None:
         for part in ("text_model", "vision_model", "connector")
     }
     out.facts(parameters=counts, random=["vision_model", "connector"])
-    log(f"{out.file('model')}: {counts['text_model']:,} parameters that read; the eyes are random")
+    log(
+        f"{out.file('model')}: {counts['text_model']:,} parameters that read; the vision tower is random"
+    )
 
 
 def load_gguf(path: Path) -> tuple[Any, Any]:
@@ -139,13 +141,13 @@ def add_picture_tokens(tokenizer: Any) -> Any:
     return tokenizer
 
 
-def put_eyes_on(language_model: Any, tokenizer: Any, eyes: VisionTowerConfig) -> Any:
-    """Return a SmolVLM with a language model's weights and random eyes.
+def with_vision_tower(language_model: Any, tokenizer: Any, tower: VisionTowerConfig) -> Any:
+    """Return a SmolVLM with a language model's weights and a random vision tower.
 
     Args:
         language_model: a decoder such as Llama, with its head.
         tokenizer: with the tokens for pictures.
-        eyes: the vision tower.
+        tower: the vision tower's sizes.
 
     Raises:
         ModelError: when a weight is missing, left over or of another shape.
@@ -157,15 +159,15 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: VisionTowerConfig) ->
     token = tokenizer.convert_tokens_to_ids
     text = language_model.config.to_dict() | {"architectures": None, "_name_or_path": ""}
     vision: dict[str, Any] = {
-        "image_size": eyes.image_size, "patch_size": eyes.patch_size,
-        "hidden_size": eyes.hidden_size, "intermediate_size": 2 * eyes.hidden_size,
-        "num_hidden_layers": eyes.layers, "num_attention_heads": eyes.heads,
+        "image_size": tower.image_size, "patch_size": tower.patch_size,
+        "hidden_size": tower.hidden_size, "intermediate_size": 2 * tower.hidden_size,
+        "num_hidden_layers": tower.layers, "num_attention_heads": tower.heads,
     }  # fmt: skip
     config = transformers.SmolVLMConfig(
         text_config=text,
         vision_config=vision,
         image_token_id=token(PICTURE_TOKENS["image_token"]),
-        scale_factor=eyes.scale_factor,
+        scale_factor=tower.scale_factor,
         tie_word_embeddings=language_model.config.tie_word_embeddings,
     )
     model = transformers.SmolVLMForConditionalGeneration(config)
@@ -178,20 +180,20 @@ def put_eyes_on(language_model: Any, tokenizer: Any, eyes: VisionTowerConfig) ->
     return model.eval()
 
 
-def _processor(tokenizer: Any, eyes: VisionTowerConfig) -> Any:
+def _processor(tokenizer: Any, tower: VisionTowerConfig) -> Any:
     import transformers
 
     for name, value in PICTURE_TOKENS.items():
         setattr(tokenizer, name, value)
         tokenizer.init_kwargs[name] = value
     edges: dict[str, Any] = {
-        "size": {"longest_edge": eyes.image_size},
-        "max_image_size": {"longest_edge": eyes.image_size},
+        "size": {"longest_edge": tower.image_size},
+        "max_image_size": {"longest_edge": tower.image_size},
     }
     return transformers.SmolVLMProcessor(
         image_processor=transformers.SmolVLMImageProcessor(**edges),
         tokenizer=tokenizer,
         video_processor=transformers.SmolVLMVideoProcessor(num_frames=1, fps=1, **edges),
-        image_seq_len=eyes.tokens,
+        image_seq_len=tower.tokens,
         chat_template=TEMPLATE,
     )

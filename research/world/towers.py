@@ -1,4 +1,4 @@
-"""The reference model behind the baselines: words and the student's eyes, for both sides."""
+"""The reference model behind the baselines: words and the student's vision tower, for both sides."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class FrozenVisionTower:
     """What the student's vision tower makes of pictures; frozen, every picture encoded once.
 
     A contrastive model starts from a vision tower that can see, and from random weights a few thousand
-    pairs don't teach it: such a baseline would say more about its eyes than about the world.
+    pairs don't teach it: such a baseline would say more about its vision than about the world.
     """
 
     def __init__(self, root: Path, student: Path) -> None:
@@ -54,7 +54,7 @@ class FrozenVisionTower:
         """Encode the pictures that are not known yet."""
         new = [name for name in dict.fromkeys(names) if name not in self._seen]
         starts = range(0, len(new), batch)
-        for start in console.progress(starts, len(starts), "eyes", "batches"):
+        for start in console.progress(starts, len(starts), "vision tower", "batches"):
             part = new[start : start + batch]
             pixels = np.stack([np.array(Image.open(self.root / name)) for name in part])
             features, _ = vision_features(self._visual, patches_of(pixels))
@@ -84,12 +84,12 @@ def words_of(side: Input, texts: bool = True) -> list[str]:
 class Tower(nn.Module):
     """Words, and a look at the picture that the words steer; one unit vector out."""
 
-    def __init__(self, words: int, senses: Senses, eyes: int, width: int = 256) -> None:
+    def __init__(self, words: int, senses: Senses, seen: int, width: int = 256) -> None:
         super().__init__()
         self.senses = senses
         self.words = nn.Embedding(words, width, padding_idx=0)
         self.phrases = nn.Conv1d(width, width, 3, padding=1, groups=8)
-        self.eyes = nn.Sequential(nn.LayerNorm(eyes), nn.Dropout(0.1), nn.Linear(eyes, width))
+        self.seen = nn.Sequential(nn.LayerNorm(seen), nn.Dropout(0.1), nn.Linear(seen, width))
         self.places = nn.Parameter(0.1 * torch.randn(IMAGE_TOKENS, width))
         self.steer = nn.Linear(width, 2 * width)
         self.ask = nn.Linear(width, width)
@@ -103,7 +103,7 @@ class Tower(nn.Module):
     def forward(
         self,
         words: Int[Tensor, "batch length"],
-        pictures: Float[Tensor, "batch tokens eyes"] | None,
+        pictures: Float[Tensor, "batch tokens seen"] | None,
     ) -> Float[Tensor, "batch dim"]:
         """Embed a batch of which all items have a picture, or none."""
         text = self._read(words)
@@ -119,14 +119,14 @@ class Tower(nn.Module):
         return self.read_norm((tokens * kept).sum(1))
 
     def _look(
-        self, pictures: Float[Tensor, "batch tokens eyes"], text: Float[Tensor, "batch width"]
+        self, pictures: Float[Tensor, "batch tokens seen"], text: Float[Tensor, "batch width"]
     ) -> Float[Tensor, "batch width"]:
         """Scale and shift what is seen by what the words ask for (FiLM, arXiv:1709.07871); pool it.
 
         Half of the pooling is a mean, half looks where the words point, eight times.
         """
         scale, shift = self.steer(text)[:, None].chunk(2, dim=-1)
-        tokens = F.gelu(self.eyes(pictures) * (1 + scale) + shift + self.places)
+        tokens = F.gelu(self.seen(pictures) * (1 + scale) + shift + self.places)
         heads = tokens.unflatten(-1, (8, -1))
         asked = self.ask(text).unflatten(-1, (8, -1))
         focus = torch.einsum("bthd,bhd->bth", heads, asked).softmax(dim=1)
@@ -135,11 +135,13 @@ class Tower(nn.Module):
 
 
 class Reference:
-    """A tower with its vocabulary and its eyes."""
+    """A tower with its vocabulary and a frozen vision tower."""
 
-    def __init__(self, vocabulary: dict[str, int], eyes: FrozenVisionTower, senses: Senses) -> None:
-        self.vocabulary, self.eyes, self.senses = vocabulary, eyes, senses
-        self.tower = Tower(len(vocabulary) + 2, senses, eyes.width)
+    def __init__(
+        self, vocabulary: dict[str, int], vision_tower: FrozenVisionTower, senses: Senses
+    ) -> None:
+        self.vocabulary, self.vision_tower, self.senses = vocabulary, vision_tower, senses
+        self.tower = Tower(len(vocabulary) + 2, senses, vision_tower.width)
 
     def embed(self, inputs: Sequence[Input]) -> Float[Tensor, "batch dim"]:
         """Embed items of one kind: all with a picture, or none."""
@@ -154,7 +156,7 @@ class Reference:
             row[: len(ids)] = torch.tensor(ids)
         pictures = None
         if inputs[0].item.image and self.senses.pictures:
-            pictures = self.eyes([str(i.item.image) for i in inputs])
+            pictures = self.vision_tower([str(i.item.image) for i in inputs])
         return self.tower(words, pictures)
 
     @torch.no_grad()

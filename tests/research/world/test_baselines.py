@@ -60,7 +60,7 @@ def test_the_gate_names_what_is_wrong() -> None:
 def test_a_bag_of_words_does_not_see_their_order() -> None:
     torch.manual_seed(0)
     words = torch.tensor([[5, 6, 7, 8, 0], [8, 7, 6, 5, 0]])
-    bag = Tower(10, Senses(order=False), eyes=6).eval()(words, torch.ones(2, 16, 6))
+    bag = Tower(10, Senses(order=False), seen=6).eval()(words, torch.ones(2, 16, 6))
     torch.testing.assert_close(bag[0], bag[1])
-    ordered = Tower(10, Senses(), eyes=6).eval()(words, torch.ones(2, 16, 6))
+    ordered = Tower(10, Senses(), seen=6).eval()(words, torch.ones(2, 16, 6))
     assert (ordered[0] - ordered[1]).abs().max() > 1e-3

@@ -155,7 +155,7 @@ def test_a_language_model_gets_eyes_and_keeps_every_weight(tmp_path):
         expected = language_model(input_ids=ids).logits
     eyes = smolvlm.VisionTowerConfig(hidden_size=32)
     smolvlm.add_picture_tokens(tokenizer)
-    model = smolvlm.put_eyes_on(language_model, tokenizer, eyes)
+    model = smolvlm.with_vision_tower(language_model, tokenizer, eyes)
     after = model.model.text_model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(after[key][: len(value)], value) for key, value in before.items())
@@ -181,7 +181,9 @@ def test_a_left_over_weight_is_refused():
     language_model.model.register_parameter("bias", torch.nn.Parameter(torch.zeros(1)))
     smolvlm.add_picture_tokens(tokenizer)
     with pytest.raises(ModelError, match=r"no text model of a SmolVLM: .*\n.*\"bias\""):
-        smolvlm.put_eyes_on(language_model, tokenizer, smolvlm.VisionTowerConfig(hidden_size=32))
+        smolvlm.with_vision_tower(
+            language_model, tokenizer, smolvlm.VisionTowerConfig(hidden_size=32)
+        )
 
 
 @pytest.fixture
