@@ -24,6 +24,8 @@ class SourceOptions(TypedDict, total=False):
     image_root: str
     language: str | None
     limit: int | None
+    encoding: str | None
+    quoting: Literal["auto", "standard", "none"]
 
 
 class DataOptions(SourceOptions, total=False):

@@ -13,9 +13,11 @@ from unime.api.options import DataOptions, SourceOptions
 from unime.core.errors import DataError, OutputError, RecipeError, UnimeError, did_you_mean
 from unime.core.provenance import check_ours, move_aside
 from unime.data.data_folder import DataFolder
+from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import folder as captioned
 from unime.data.readers import formats
-from unime.data.readers.formats import HUB
+from unime.data.readers.base import TableOptions
+from unime.data.readers.hub import HUB
 from unime.models.model_folder import ModelLike, model_section
 
 Direction = Literal["both", "i2t", "t2i"]
@@ -68,7 +70,7 @@ def load_data(
         restart: move an existing output aside and begin anew.
         options: `dev_share` or `dev_count` to hold out, `max_reject_share` (0.01), `max_pixels`;
             `query_instruction`, `target_instruction`, `in_batch`, `meta_task`, `language`, `limit`,
-            `split`, `name` of the source.
+            `split`, `name`, `encoding`, `quoting` of the source.
 
     Returns:
         The tables, opened.
@@ -92,7 +94,7 @@ def load_data(
     if model is not None:
         values["model"] = model_section(model, "embedder")
     if isinstance(source, str | PathLike):
-        place, path, columns = _of_path(fspath(source), root)
+        place, path, columns = _of_path(fspath(source), root, how)
         values |= _recipe(place, path, columns, (reader, task, direction), how)
         return DataFolder.open(run_stage("data", values, output, restart=restart))
     if restart and Path(output).exists():
@@ -111,7 +113,9 @@ def load_data(
         raise
 
 
-def _of_path(place: str, root: Folder | None) -> tuple[str, str, tuple[str, ...]]:
+def _of_path(
+    place: str, root: Folder | None, how: Mapping[str, Any]
+) -> tuple[str, str, tuple[str, ...]]:
     """Return the data root, the source below it, and the columns, as far as they are known.
 
     Raises:
@@ -127,17 +131,19 @@ def _of_path(place: str, root: Folder | None) -> tuple[str, str, tuple[str, ...]
         )
     base = Path(fspath(root)) if root is not None else path if path.is_dir() else path.parent
     below = path.relative_to(base) if path.is_relative_to(base) else path.absolute()
-    file = captioned.captions_file(path)
-    if file is not None:
-        return str(base), str(below), _columns_of(file)
-    images = any(p.suffix.lower() in captioned.SUFFIXES for p in path.rglob("*"))
+    options = TableOptions(base, how.get("encoding"), how.get("quoting", "auto"))
+    tables = captioned.caption_tables(path, options, how.get("split"))
+    tables = tables or (formats.tables_in(path) if path.is_dir() else [])
+    if tables:
+        return str(base), str(below), _columns_of(tables[0], options)
+    images = any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.rglob("*"))
     return str(base), str(below), ("image", "caption") if images else ()
 
 
-def _columns_of(file: Path) -> tuple[str, ...]:
+def _columns_of(file: Path, options: TableOptions) -> tuple[str, ...]:
     """Return the names in a table's first row; none where the stage is to say what is wrong."""
     try:
-        first = next(iter(formats.FORMATS[file.suffix](file, file.parent)), None)
+        first = next(formats.read_rows(file, options), None)
     except (UnimeError, KeyError, OSError, UnicodeError):
         return ()
     return tuple(first) if isinstance(first, dict) else ()
@@ -188,7 +194,6 @@ def _reader_of(columns: tuple[str, ...]) -> str:
         return "unime_v2"
     if {"qry", "pos_text"} <= names:
         return "mmeb_train"
-    has_image = names & set(captioned.IMAGE_COLUMNS)
-    has_caption = names & set(captioned.CAPTION_COLUMNS)
+    is_captioned = captioned.columns_among(columns) is not None
     has_query = names & {"query", "anchor", "positive"}
-    return "folder" if has_image and has_caption and not has_query else "sentence_transformers"
+    return "folder" if is_captioned and not has_query else "sentence_transformers"

@@ -27,6 +27,31 @@ MAX_PIXELS = 64_000_000
 # Pillow would hand EPS to Ghostscript and open many rare formats; user data gets the common ones.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
 
+IMAGE_SUFFIXES = frozenset(
+    [
+        ".png",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".gif",
+        ".bmp",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".jp2",
+        ".j2k",
+        ".ppm",
+        ".pgm",
+        ".pbm",
+        ".ico",
+        ".heic",
+        ".heif",
+    ]
+)
+"""Of files that are taken for images, in small letters. HEIC is among them to be refused with a reason."""
+
 _MEMBER = re.compile(r"(?P<file>.*?\.(?P<kind>parquet|tar))#(?P<member>.+)", re.DOTALL)
 
 

@@ -28,7 +28,7 @@ from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS
 from unime.data.parts import count_rows, write_parts, write_rejected
 from unime.data.readers import READERS, DataSource, ResolvedSource, folder, formats
-from unime.data.readers.formats import HUB, hub_to_parquet
+from unime.data.readers.hub import HUB, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
 
@@ -184,7 +184,8 @@ def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
     notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
     job = _job(source, root, path, "")
     if source.reader == "folder":
-        return [folder.captions_file(path) or path, *notes]
+        tables = folder.caption_tables(path, formats.options_of(job), source.split)
+        return [*(tables or [path]), *notes]
     if path.is_dir() and any(path.glob("dataset_*.json")):
         return [path, *notes]
     return [*formats.data_files(job), *notes]

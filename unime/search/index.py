@@ -15,6 +15,7 @@ from jaxtyping import Float
 from unime.core import files, inside, locks
 from unime.core.console import log, progress
 from unime.core.errors import DataError, ModelError
+from unime.data.images import IMAGE_SUFFIXES
 from unime.search import index_files
 from unime.search.index_files import Entry, FileState
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from unime.models.embedder import Embedder
 
-IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGES = tuple(sorted(IMAGE_SUFFIXES))
 TEXTS = (".txt", ".md", ".rst")
 FOR_TEXT = "Find me an everyday image that matches the given caption"
 FOR_IMAGE = "Find an image that shows the same as the given image"

@@ -172,7 +172,7 @@ def test_a_json_list_cut_off_is_an_error_of_the_file(tmp_path: Path, cut: int) -
 def test_json_list_elements_across_pieces() -> None:
     from io import StringIO
 
-    from unime.data.readers.formats import _elements
+    from unime.data.readers.json_rows import _elements
 
     values = [{"n": 12345}, 678.5, "text, with ] and [", [1, [2]], None, 90]
     for size in range(1, 30):

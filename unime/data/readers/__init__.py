@@ -46,7 +46,7 @@ READERS: dict[str, Reader] = {
     "folder": Reader(folder.records, folder.pairs),
     "mmeb_eval": Reader(formats.records, mmeb.eval_pairs),
     "mmeb_train": Reader(formats.records, mmeb.train_pairs),
-    "sentence_transformers": Reader(formats.records, sentence_transformers.pairs),
+    "sentence_transformers": Reader(sentence_transformers.records, sentence_transformers.pairs),
     "unime_v2": Reader(formats.records, unime_v2.pairs),
 }
 

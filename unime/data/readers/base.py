@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -11,6 +12,8 @@ from unime.core.config import Section
 from unime.core.errors import DataError
 from unime.data.items import Pair
 from unime.data.readers.instructions import Instructions
+
+Quoting = Literal["auto", "standard", "none"]
 
 
 class DataSource(Section):
@@ -44,6 +47,17 @@ class DataSource(Section):
     """Folder reader: which caption to take where a row has them by language."""
     limit: int | None = Field(default=None, gt=0)
     """Read only the first rows."""
+    encoding: str | None = None
+    """Of text files; told by their bytes unless said here."""
+    quoting: Quoting = "auto"
+    """CSV and TSV: "standard" (a quoted cell may hold separators and line breaks), "none" (a line is a
+    row, a quotation mark a character), or told by the file."""
+
+
+class EmbeddedImage(str):
+    """The location of an image whose bytes lie in a table or an archive; never a text."""
+
+    __slots__ = ()
 
 
 class ResolvedSource(NamedTuple):
@@ -56,6 +70,16 @@ class ResolvedSource(NamedTuple):
     task: str
     image_root: str
     instructions: Instructions
+
+
+class TableOptions(NamedTuple):
+    """How a file of rows is read."""
+
+    root: Path
+    """The data root; the locations of images in tables are relative to it."""
+    encoding: str | None = None
+    quoting: Quoting = "auto"
+    """Both as in `DataSource`."""
 
 
 class Record(NamedTuple):
@@ -83,3 +107,14 @@ class RowError(DataError):
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
+
+
+def unique_names(names: Iterable[str]) -> list[str]:
+    """Return the names of columns; a repeated one gets a number, so that none hides another."""
+    found: dict[str, None] = {}
+    for name in names:
+        number, own = 2, name
+        while own in found:
+            own, number = f"{name} ({number})", number + 1
+        found[own] = None
+    return list(found)

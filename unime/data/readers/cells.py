@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import re
 from collections.abc import Sequence
+from decimal import Decimal
+from numbers import Real
+from pathlib import Path
 from typing import Any
 
+from unime.core import inside
 from unime.data.items import Item, Pair
-from unime.data.readers.base import RowError
-from unime.data.readers.formats import EmbeddedImage
+from unime.data.readers.base import EmbeddedImage, ResolvedSource, RowError
+
+MAX_PATH = 4096
+"""Characters; a longer text is no path."""
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 def require(values: dict[str, Any], *names: str) -> None:
-    """Check that columns are there.
+    """Check that columns are there, each once.
 
     Raises:
-        RowError: naming the first one missing.
+        RowError: naming the first one that is missing, or there twice.
     """
     for name in names:
+        if f"{name} (2)" in values:
+            raise RowError(
+                "repeated column", f"two columns are called '{name}'; rename one of them"
+            )
         if name not in values:
             have = ", ".join(values) or "none"
             raise RowError("missing column", f"'{name}'; columns: {have}")
@@ -32,6 +45,8 @@ def text(value: Any, what: str) -> str:
     value = _single(value)
     if value is None:
         return ""
+    if isinstance(value, EmbeddedImage):
+        raise RowError("wrong type", f"{what}: expected text, got an image ({value})")
     if not isinstance(value, str):
         raise RowError("wrong type", f"{what}: expected text, got {_shown(value)}")
     try:
@@ -58,6 +73,49 @@ def image(value: Any, what: str, image_root: str) -> str | None:
     return f"{image_root.rstrip('/')}/{path}" if image_root else path
 
 
+def existing_image(path: str, root: Path, image_root: str) -> str | None:
+    """Return the location of a file that is there, also where Windows wrote its path; None elsewhere.
+
+    An absolute path below the root is one too.
+    """
+    if len(path) > MAX_PATH or "\n" in path:
+        return None
+    below = f"{image_root.rstrip('/')}/" if image_root else ""
+    names = [f"{below}{path}"]
+    if "\\" in path:
+        names.append(f"{below}{path.replace(chr(92), '/')}")
+    if path.startswith("/") and Path(path).is_relative_to(root.absolute()):
+        names.append(Path(path).relative_to(root.absolute()).as_posix())
+    for name in names:
+        with contextlib.suppress(inside.FileError, OSError):
+            inside.find(root, name)
+            return name
+    return None
+
+
+def located_image(
+    value: Any, what: str, job: ResolvedSource, image_root: str | None = None
+) -> str | None:
+    """Return the location of an image cell, as `image`; a path that Windows wrote is followed.
+
+    Args:
+        value: the cell.
+        what: it is, for errors.
+        job: the source.
+        image_root: in place of the source's.
+
+    Raises:
+        RowError: as `image`.
+    """
+    below = job.image_root if image_root is None else image_root
+    location = image(value, what, below)
+    if location is not None and not isinstance(_single(value), EmbeddedImage):
+        path = text(value, what).strip()
+        if "\\" in path or path.startswith("/"):
+            return existing_image(path, job.root, below) or location
+    return location
+
+
 def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
     """Return the items of two aligned cells, each a list or a single value.
 
@@ -82,10 +140,10 @@ def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
 
 
 def numbers(value: Any, what: str) -> tuple[float, ...]:
-    """Return a score or a list of scores; None is NaN, that is, unscored.
+    """Return a score or a list of scores; an empty cell is NaN, that is, unscored.
 
     Raises:
-        RowError: for anything that is no finite number.
+        RowError: for anything that is no finite number: NaN, infinity, true, too many digits.
     """
     cells = value if isinstance(value, list | tuple) else [value]
     return tuple(_number(cell, what) for cell in cells)
@@ -139,17 +197,21 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _number(value: Any, what: str) -> float:
-    if value is None:
+    if value is None or (isinstance(value, str) and not value.strip()):
         return math.nan
-    try:
-        number = float(value) if not isinstance(value, bool) else math.inf
-    except (TypeError, ValueError):
-        number = math.inf
-    if math.isinf(number):
+    number = math.inf
+    # A table of text has numbers as text: those that a program writes, not "1_000" or "nan".
+    if isinstance(value, str):
+        number = float(value) if _NUMBER.fullmatch(value.strip()) else math.inf
+    elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+        with contextlib.suppress(OverflowError):
+            number = float(value)
+    if not math.isfinite(number):
         raise RowError("wrong type", f"{what}: expected a number, got {_shown(value)}")
     return number
 
 
 def _shown(value: Any) -> str:
-    shown = repr(value)
+    is_huge = isinstance(value, int) and abs(value) >= 10**40  # repr has a limit of its own
+    shown = "of more than 40 digits" if is_huge else repr(value)
     return f"{type(value).__name__} {shown if len(shown) <= 40 else shown[:37] + '...'}"

@@ -1,23 +1,132 @@
 """sentence-transformers columns: anchor, positive, negative or negative_1..n, label or score.
 
-Column order matters and names do not: the first column is the query, the second the positive,
-further ones negatives. `label`, `labels`, `score` and `scores` hold scores: one number for the
-positive, or a list for the positive and each negative. A cell is a text, an image (in the table, or
-a path that ends like one), {"text", "image"}, or chat messages with one turn.
+Column order matters and names do not, but for two: a column `positive` holds the positives, and columns
+`negative`, `negative_1`, ... never do. Else the first column is the query, the second the positive, further
+ones negatives, in the order of the file's first row. An empty cell changes nothing for the others: without
+query or positive the row is rejected, an empty negative is left out with its score.
+`label`, `labels`, `score` and `scores` hold scores: one number for the positive, or a list for the positive
+and each negative. A cell is a text, an image (in the table, or the path of a file that is there), {"text",
+"image"}, or chat messages with one turn.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
 from typing import Any
 
+from unime.core import console
+from unime.data.images import IMAGE_SUFFIXES
 from unime.data.items import Item, Pair
-from unime.data.readers import cells
-from unime.data.readers.base import ResolvedSource, RowError
-from unime.data.readers.formats import EmbeddedImage
+from unime.data.readers import cells, formats
+from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
 
 SCORES = ("label", "labels", "score", "scores")
-IMAGE_PATH = re.compile(r"\S+\.(?:png|jpe?g|webp|gif|bmp|tiff?|avif)", re.IGNORECASE)
+INDEX = ("", "Unnamed: 0", "__index_level_0__")
+"""Columns that pandas writes for the numbers of its rows."""
+IMAGE_PATH = re.compile(
+    rf"\S+\.(?:{'|'.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})", re.IGNORECASE
+)
+SAMPLE = 100
+"""Rows that tell which columns hold nothing but paths of images."""
+_NEGATIVE = re.compile(r"negatives?([ _]?\(?\d+\)?)?", re.IGNORECASE)
+
+
+def records(job: ResolvedSource) -> Iterator[Record]:
+    """Yield the rows of a source's files, columns in the order of their parts.
+
+    Raises:
+        DataError: as `formats.records`.
+    """
+    for path in formats.data_files(job):
+        rows = formats.records_of(path, job)
+        sample = list(islice(rows, SAMPLE))
+        paths = _path_columns(sample, job)
+        _say_what_is_left_out(path, sample)
+        orders: dict[frozenset[str], list[str]] = {}
+        for record in chain(sample, rows):
+            if isinstance(record.values, RowError):
+                yield record
+                continue
+            values = {name: record.values.get(name) for name in _order(record.values, orders)}
+            for name in paths & values.keys():
+                if isinstance(values[name], str) and values[name]:
+                    values[name] = {"image": values[name]}
+            yield record._replace(values=values)
+
+
+def _say_what_is_left_out(path: Path, sample: Sequence[Record]) -> None:
+    for record in sample[:1]:
+        if not isinstance(record.values, RowError):
+            for name in set(record.values) & set(INDEX):
+                console.log(f"{path.name}: column {name!r}, the row numbers of pandas, is not read")
+
+
+def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> list[str]:
+    """Return a row's columns: query, positive, negatives, then scores.
+
+    Args:
+        values: the row.
+        orders: those of the file's rows so far, by their columns. A row that lacks some has them empty.
+    """
+    names = frozenset(values)
+    known = orders.get(names)
+    if known is None:
+        wider = (
+            order for found, order in orders.items() if names < found and len(_contents(names)) > 1
+        )
+        known = next(wider, None) or _by_name(list(values))
+        orders[names] = known
+    return known
+
+
+def _by_name(names: list[str]) -> list[str]:
+    scores = [name for name in names if name in SCORES]
+    contents = [name for name in names if name not in SCORES and name not in INDEX]
+    negatives = [name for name in contents if _NEGATIVE.fullmatch(name)]
+    others = [name for name in contents if name not in negatives]
+    if "positive" in others[1:] or (others[:1] == ["positive"] and len(others) > 1):
+        others.remove("positive")
+        others.insert(1, "positive")
+    elif negatives and len(others) < 2:
+        others.append("positive")  # no row of this file has one
+    return [*others[:2], *(name for name in contents if name not in others[:2]), *scores]
+
+
+def _contents(names: Iterable[str]) -> list[str]:
+    return [name for name in names if name not in SCORES]
+
+
+def _path_columns(sample: Sequence[Record], job: ResolvedSource) -> set[str]:
+    """Return the columns whose every text ends like an image file, and is one somewhere."""
+    texts: dict[str, list[str]] = {}
+    for record in sample:
+        if not isinstance(record.values, RowError):
+            for name, value in record.values.items():
+                if (
+                    isinstance(value, str)
+                    and not isinstance(value, EmbeddedImage)
+                    and value.strip()
+                ):
+                    texts.setdefault(name, []).append(value)
+    return {
+        name
+        for name, found in texts.items()
+        if all(map(_ends_like_an_image, found)) and any(_is_image_path(one, job) for one in found)
+    }
+
+
+def _is_image_path(text: str, job: ResolvedSource) -> bool:
+    """Tell whether a text that ends like an image file is the path of one, there or missing."""
+    if IMAGE_PATH.fullmatch(text):
+        return True
+    return cells.existing_image(text, job.root, job.image_root) is not None
+
+
+def _ends_like_an_image(text: str) -> bool:
+    return "." in text and f".{text.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
 
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
@@ -26,12 +135,14 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     Raises:
         RowError: when the row cannot be used; also when its label says it is no match.
     """
-    columns = [name for name in values if name not in SCORES]
+    columns = _contents(values)
     if len(columns) < 2:
         raise RowError("missing column", f"expected anchor and positive, got {', '.join(values)}")
-    items = [_item(values[name], name, job) for name in columns if values[name] is not None]
-    if len(items) < 2:
-        raise RowError("empty item", f"'{columns[0]}' or '{columns[1]}' is empty")
+    for name in columns[:2]:
+        if _is_empty(values[name]):
+            raise RowError("empty item", f"'{name}' is empty")
+    given = [name for name in columns[2:] if not _is_empty(values[name])]
+    items = [_item(values[name], name, job) for name in (*columns[:2], *given)]
     known = job.instructions
     query_instruction, query = known.plain(items[0].text, job.task, "query")
     targets = [known.plain(item.text, job.task, "target") for item in items[1:]]
@@ -45,20 +156,38 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
         query_instruction=query_instruction,
         target_instruction=targets[0][0],
         negatives=tuple(contents[1:]),
-        scores=_scores(values, len(contents) - 1),
+        scores=_scores(values, columns[2:], given),
     )
     return [cells.checked(pair)]
 
 
-def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
+def _is_empty(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and not value.strip())
+
+
+def _scores(
+    values: dict[str, Any], negatives: Sequence[str], given: Sequence[str]
+) -> tuple[float, ...]:
+    """Return the positive's score and those of the negatives that are there.
+
+    Args:
+        values: the row.
+        negatives: the columns of negatives.
+        given: those of them that are not empty.
+    """
     column = next((name for name in SCORES if name in values), None)
-    if column is None or values[column] is None:
+    if column is None or _is_empty(values[column]):
         return ()
     scores = cells.numbers(values[column], column)
     if not isinstance(values[column], list) and scores[0] == 0:
         raise RowError("no positive", f"{column} is 0: the row says that it is no match")
-    if len(scores) != 1 + negatives:
-        raise RowError("wrong type", f"{column}: {len(scores)} scores, expected {1 + negatives}")
+    if len(scores) == 1 + len(negatives):
+        kept = [score for name, score in zip(negatives, scores[1:], strict=True) if name in given]
+        return (scores[0], *kept)
+    if len(scores) != 1 + len(given):
+        raise RowError(
+            "wrong type", f"{column}: {len(scores)} scores, expected {1 + len(negatives)}"
+        )
     return scores
 
 
@@ -66,16 +195,30 @@ def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, EmbeddedImage):
         return Item.of("", str(value))
     if isinstance(value, dict):
-        return Item.of(
-            cells.text(value.get("text"), f"{what} text"),
-            cells.image(value.get("image"), f"{what} image", job.image_root),
-        )
+        return _part(value, what, job)
     if isinstance(value, list):
         return _message(value, what, job)
     text = cells.text(value, what)
-    if IMAGE_PATH.fullmatch(text):
-        return Item.of("", cells.image(text, what, job.image_root))
+    if _ends_like_an_image(text):
+        # A text may end so too; the file decides. One that is missing is no text, unless it has blanks.
+        there = cells.existing_image(text, job.root, job.image_root)
+        if there is not None or IMAGE_PATH.fullmatch(text):
+            return Item.of("", there or cells.image(text, what, job.image_root))
     return Item.of(text)
+
+
+def _part(value: dict[str, Any], what: str, job: ResolvedSource) -> Item:
+    """Return the content of {"text", "image"}."""
+    unknown = [repr(name) for name in value if name not in ("text", "image") and value[name]]
+    if unknown:
+        raise RowError(
+            "unsupported cell",
+            f"{what}: {', '.join(unknown)}; a cell holds one 'text' and one 'image' at most",
+        )
+    return Item.of(
+        cells.text(value.get("text"), f"{what} text"),
+        cells.located_image(value.get("image"), f"{what} image", job),
+    )
 
 
 def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
@@ -87,9 +230,17 @@ def _message(value: list[Any], what: str, job: ResolvedSource) -> Item:
         return Item.of(cells.text(content, what))
     if not isinstance(content, list) or not all(isinstance(part, dict) for part in content):
         raise RowError("wrong type", f"{what}: expected a content of text and image parts")
-    texts = [cells.text(part["text"], what) for part in content if part.get("text")]
-    images = [part["image"] for part in content if part.get("image")]
+    parts = [
+        _part({name: cell for name, cell in part.items() if name != "type"}, what, job)
+        for part in content
+    ]
+    for kind in (part.get("type", "text") for part in content):
+        if kind not in ("text", "image"):
+            raise RowError(
+                "unsupported cell", f"{what}: a part of the type {kind!r}; known: text, image"
+            )
+    images = [item.image for item in parts if item.image is not None]
     if len(images) > 1:
         raise RowError("wrong type", f"{what}: {len(images)} images, expected at most one")
-    image = cells.image(images[0] if images else None, what, job.image_root)
-    return Item.of("\n".join(texts), image)
+    texts = [item.text for item in parts if item.text]
+    return Item.of("\n".join(texts), images[0] if images else None)

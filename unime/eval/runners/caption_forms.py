@@ -12,7 +12,8 @@ from typing import Any
 from unime.core import inside
 from unime.core.errors import DataError
 from unime.core.yaml_files import read_json
-from unime.data.readers import cells, folder, formats
+from unime.data.images import IMAGE_SUFFIXES
+from unime.data.readers import cells, folder, formats, sidecars
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
@@ -87,13 +88,13 @@ def _urban1k(path: Path, spec: TaskSpec) -> Iterator[Captioned]:
 
     Source: Zhang et al. 2024, Long-CLIP.
     """
-    pictures = sorted(p for p in (path / "image").iterdir() if p.suffix.lower() in folder.SUFFIXES)
+    pictures = sorted(p for p in (path / "image").iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
     for picture in pictures:
         caption = path / "caption" / f"{picture.stem}.txt"
         if not caption.is_file():
             raise DataError(f"{picture} has no caption file {caption}")
         place = caption.relative_to(spec.root).as_posix()
-        lines = inside.read_text(spec.root, place, folder.MAX_CAPTION).splitlines() or [""]
+        lines = inside.read_text(spec.root, place, sidecars.MAX_CAPTION).splitlines() or [""]
         yield picture.relative_to(spec.root).as_posix(), [lines[0].strip()]
 
 

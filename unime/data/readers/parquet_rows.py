@@ -1,0 +1,136 @@
+"""Rows of a Parquet file. What a column of bytes holds is told by the bytes, cell by cell."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from unime.core import console
+from unime.core.errors import DataError
+from unime.data.images import image_columns
+from unime.data.readers.base import EmbeddedImage, RowError, TableOptions, unique_names
+
+ROWS_PER_BATCH = 1024
+HEAD = 64
+"""Bytes that tell an image."""
+
+_IMAGE = re.compile(
+    rb"\x89PNG|\xff\xd8\xff|GIF8[79]a|RIFF.{4}WEBP|II\*\x00|MM\x00\*|BM.{4}\x00{4}"
+    rb"|\x00{3}\x0cjP|\xff\x4f\xff\x51|.{4}ftyp(?:avi[fs]|hei[cfmsx]|hev[cmx]|mif1|msf1)"
+    rb"|\x00\x00\x01\x00|P[1-6]\s+(?:\x23[^\n]*\n\s*)*\d+\s+\d+\s",
+    re.DOTALL,
+)
+"""How the formats begin that are read as images, and HEIC, which is refused by its name."""
+
+
+def read_parquet(path: Path, options: TableOptions) -> Iterator[dict[str, Any] | RowError]:
+    """Yield the rows of a Parquet file; images in it as their locations.
+
+    Raises:
+        DataError: when it cannot be read, has fewer rows than it says, or holds images and lies outside
+            of the data root.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    root, kinds = options.root, dict[str, Counter[str]]()
+    try:
+        file = pq.ParquetFile(path, memory_map=True)
+        names = unique_names(file.schema_arrow.names)
+        embedded = image_columns(file.schema_arrow)
+        if embedded and not path.is_relative_to(root):
+            raise DataError(f"{path} holds images but lies outside the data root {root}")
+        place = path.relative_to(root).as_posix() if embedded else ""
+        start = 0
+        for batch in file.iter_batches(ROWS_PER_BATCH):
+            columns = []
+            for name, column in zip(names, batch.columns, strict=True):
+                columns.append(
+                    _cells(column, place, name, start, kinds)
+                    if name in embedded
+                    else column.to_pylist()
+                )
+            for row in zip(*columns, strict=True):
+                yield dict(zip(names, row, strict=True))
+            start += batch.num_rows
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+    if start != file.metadata.num_rows:
+        raise DataError(f"{path}: {start} rows read, it says that it has {file.metadata.num_rows}")
+    for name, found in kinds.items():
+        if found["texts"]:
+            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+            console.log(f"{path.name}: column {name!r} is of bytes, without a type: {counts}")
+
+
+def columns_of(path: Path) -> list[str]:
+    """Return the names of the columns.
+
+    Raises:
+        DataError: when it is no Parquet file.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return unique_names(pq.read_schema(path).names)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+
+
+def _cells(
+    column: Any, file: str, name: str, start: int, kinds: dict[str, Counter[str]]
+) -> list[Any]:
+    """Return the cells of a column of bytes, or of {bytes, path}; images are not copied.
+
+    Args:
+        column: the Arrow array.
+        file: the Parquet file, below the data root.
+        name: of the column.
+        start: the row of the first cell.
+        kinds: counts what was found in bare columns.
+    """
+    import pyarrow as pa
+
+    if not pa.types.is_struct(column.type):
+        return _bare_cells(column, file, name, start, kinds.setdefault(name, Counter()))
+    there = column.field("bytes").is_valid().to_pylist()
+    has_paths = column.type.get_field_index("path") >= 0
+    paths = column.field("path").to_pylist() if has_paths else [None] * len(column)
+    return [
+        EmbeddedImage(f"{file}#{start + row}/{name}") if is_there else path
+        for row, (is_there, path) in enumerate(zip(there, paths, strict=True))
+    ]
+
+
+def _bare_cells(column: Any, file: str, name: str, start: int, counts: Counter[str]) -> list[Any]:
+    """Return texts, and the locations of images and of what is neither (it is refused as an image)."""
+    import pyarrow as pa
+    from pyarrow.compute import SliceOptions, call_function
+
+    column = column.cast(pa.large_binary())
+    heads = call_function("binary_slice", [column], SliceOptions(0, HEAD)).to_pylist()
+    cells: list[Any] = [None] * len(heads)
+    for row, head in enumerate(heads):
+        if head is None:
+            continue
+        if _IMAGE.match(head):
+            counts["images"] += 1
+        elif (text := _text(column[row].as_py())) is not None:
+            counts["texts"] += 1
+            cells[row] = text
+            continue
+        else:
+            counts["cells of neither"] += 1
+        cells[row] = EmbeddedImage(f"{file}#{start + row}/{name}")
+    return cells
+
+
+def _text(data: bytes) -> str | None:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
