@@ -77,7 +77,7 @@ class _Header(NamedTuple):
 def _header(path: Path, lines: Lines) -> _Header:
     """Take a table's first lines, up to its header."""
     given = None
-    for line in lines.ahead():
+    while (line := next(lines.ahead(), None)) is not None:
         match = _SEPARATOR_LINE.fullmatch(line)
         if match is None and line.strip():
             break

@@ -16,7 +16,7 @@ What was chosen, and what was not, is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,6 +43,7 @@ CAPTION_COLUMNS = ("caption", "captions", "text", "description", "title", "comme
 CAPTION_FILES = ("captions", "metadata")
 SAMPLE = 50
 """Rows that tell where the images lie."""
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*")
 _NUMBERED = re.compile(r"(?P<name>.*?[a-z])(?:[ _]?\(?\d+\)?)", re.DOTALL)
 
 
@@ -152,7 +153,10 @@ def _with_columns(files: Sequence[Path], options: TableOptions, must: bool) -> l
         try:
             columns[file] = _columns_of(file, options)
         except DataError:
-            if must and file.suffix.lower() != ".txt":
+            # A piece that is damaged is missed; a .txt or a stray JSON is perhaps no table at all.
+            if file.suffix.lower() in (".parquet", ".tar") or (
+                must and file.suffix.lower() != ".txt"
+            ):
                 raise
     found = [file for file, names in columns.items() if columns_among(names)]
     if must and not found:
@@ -225,6 +229,8 @@ def _normal(
             f"an image column ({', '.join(IMAGE_COLUMNS)}) and a caption column "
             f"({', '.join(CAPTION_COLUMNS)}); columns: {', '.join(values)}",
         )
+    if repeated := _repeated_image(columns.image, values):
+        return RowError("repeated column", f"two image columns: {columns.image!r} and {repeated!r}")
     captions = [values[name] for name in columns.captions]
     try:
         for caption in captions:
@@ -234,6 +240,18 @@ def _normal(
     except RowError as error:
         return error
     return {"image": image, "captions": captions}
+
+
+def _repeated_image(image: str, values: Iterable[str]) -> str | None:
+    """Return another column of the image's name; which of the two a caption is of is not known."""
+    plain = image.strip().casefold()
+    for name in values:
+        other = name.strip().casefold()
+        if name != image and (
+            other == plain or re.fullmatch(rf"{re.escape(plain)} \(\d+\)", other)
+        ):
+            return name
+    return None
 
 
 def _check_not_merged(caption: str, job: ResolvedSource, below: str) -> None:
@@ -333,10 +351,15 @@ def _captions(given: Sequence[Any], job: ResolvedSource) -> list[str]:
 
 
 def _of_language(value: dict[str, Any], language: str | None) -> list[Any]:
-    if language is None:
-        chosen = [caption for _, caption in sorted(value.items())]
-    elif not value.get(language):
+    """Return the captions in a cell that has them by language, of one or of all."""
+    unknown = [name for name in value if not _LANGUAGE.fullmatch(name)]
+    if unknown:
+        raise RowError(
+            "wrong type",
+            f"caption: expected text or captions by language, got the keys {', '.join(map(repr, value))}",
+        )
+    if language is not None and not value.get(language):
         raise RowError("empty item", f"no caption in '{language}'")
-    else:
-        chosen = value[language]
-    return chosen if isinstance(chosen, list) else [chosen]
+    names = sorted(value) if language is None else [language]
+    found = [value[name] for name in names]
+    return [one for cell in found for one in (cell if isinstance(cell, list) else [cell])]

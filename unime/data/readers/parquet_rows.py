@@ -44,17 +44,23 @@ def read_parquet(path: Path, options: TableOptions) -> Iterator[dict[str, Any] |
         if embedded and not path.is_relative_to(root):
             raise DataError(f"{path} holds images but lies outside the data root {root}")
         place = path.relative_to(root).as_posix() if embedded else ""
+        nested = [_has_bytes(field.type) for field in file.schema_arrow]
+        hidden = next((name for name in names if name not in file.schema_arrow.names), None)
         start = 0
         for batch in file.iter_batches(ROWS_PER_BATCH):
             columns = []
-            for name, column in zip(names, batch.columns, strict=True):
-                columns.append(
-                    _cells(column, place, name, start, kinds)
-                    if name in embedded
-                    else column.to_pylist()
-                )
+            for name, column, has_bytes in zip(names, batch.columns, nested, strict=True):
+                if name in embedded:
+                    columns.append(_cells(column, place, name, start, kinds))
+                else:
+                    cells = column.to_pylist()
+                    columns.append([_as_texts(cell) for cell in cells] if has_bytes else cells)
             for row in zip(*columns, strict=True):
-                yield dict(zip(names, row, strict=True))
+                if hidden is not None and hidden.rpartition(" (")[0] in embedded:
+                    # An image's location names its column.
+                    yield RowError("repeated column", f"two columns of images: {hidden!r}")
+                else:
+                    yield dict(zip(names, row, strict=True))
             start += batch.num_rows
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
@@ -127,6 +133,28 @@ def _bare_cells(column: Any, file: str, name: str, start: int, counts: Counter[s
             counts["cells of neither"] += 1
         cells[row] = EmbeddedImage(f"{file}#{start + row}/{name}")
     return cells
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Tell whether an Arrow type holds bytes within lists or structs."""
+    import pyarrow as pa
+
+    if kind.num_fields:
+        return any(_has_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _as_texts(value: Any) -> Any:
+    """Return a nested cell with the bytes in it as texts, where they are; images stay bytes."""
+    match value:
+        case bytes():
+            text = None if _IMAGE.match(value) else _text(value)
+            return value if text is None else text
+        case list():
+            return [_as_texts(one) for one in value]
+        case dict():
+            return {name: _as_texts(one) for name, one in value.items()}
+    return value
 
 
 def _text(data: bytes) -> str | None:

@@ -1,8 +1,9 @@
 """sentence-transformers columns: anchor, positive, negative or negative_1..n, label or score.
 
-Column order matters and names do not, but for two: a column `positive` holds the positives, and columns
-`negative`, `negative_1`, ... never do. Else the first column is the query, the second the positive, further
-ones negatives, in the order of the file's first row. An empty cell changes nothing for the others: without
+Columns that are called anchor (or query) and positive are what they say, and so are all that are called
+negative; others are not read, and named. Without these names the order matters: the first column is the query,
+the second the positive, further ones negatives, in the order of the file's first row; a column called negative
+is never a positive. An empty cell changes nothing for the others: without
 query or positive the row is rejected, an empty negative is left out with its score.
 `label`, `labels`, `score` and `scores` hold scores: one number for the positive, or a list for the positive
 and each negative. A cell is a text, an image (in the table, or the path of a file that is there), {"text",
@@ -29,6 +30,7 @@ INDEX = ("", "Unnamed: 0", "__index_level_0__")
 IMAGE_PATH = re.compile(
     rf"\S+\.(?:{'|'.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})", re.IGNORECASE
 )
+QUERIES, POSITIVE = ("anchor", "query"), "positive"
 SAMPLE = 100
 """Rows that tell which columns hold nothing but paths of images."""
 _NEGATIVE = re.compile(r"negatives?([ _]?\(?\d+\)?)?", re.IGNORECASE)
@@ -49,19 +51,32 @@ def records(job: ResolvedSource) -> Iterator[Record]:
         for record in chain(sample, rows):
             if isinstance(record.values, RowError):
                 yield record
-                continue
-            values = {name: record.values.get(name) for name in _order(record.values, orders)}
-            for name in paths & values.keys():
-                if isinstance(values[name], str) and values[name]:
-                    values[name] = {"image": values[name]}
-            yield record._replace(values=values)
+            else:
+                yield record._replace(values=_in_order(record.values, orders, paths))
+
+
+def _in_order(
+    row: dict[str, Any], orders: dict[frozenset[str], list[str]], paths: set[str]
+) -> dict[str, Any] | RowError:
+    """Return a row's cells in the order of their parts, paths of images as images."""
+    try:
+        for name in (*QUERIES, POSITIVE, *SCORES):
+            cells.optional(row, name)
+    except RowError as error:
+        return error
+    values = {name: row.get(name) for name in _order(row, orders)}
+    for name in paths & values.keys():
+        if isinstance(values[name], str) and values[name]:
+            values[name] = {"image": values[name]}
+    return values
 
 
 def _say_what_is_left_out(path: Path, sample: Sequence[Record]) -> None:
     for record in sample[:1]:
         if not isinstance(record.values, RowError):
-            for name in set(record.values) & set(INDEX):
-                console.log(f"{path.name}: column {name!r}, the row numbers of pandas, is not read")
+            unread = set(record.values) - set(_by_name(list(record.values)))
+            if unread:
+                console.log(f"{path}: not read: the columns {', '.join(map(repr, sorted(unread)))}")
 
 
 def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> list[str]:
@@ -83,15 +98,19 @@ def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> l
 
 
 def _by_name(names: list[str]) -> list[str]:
+    """Return columns in the order of their parts, by their names where these say what they are."""
     scores = [name for name in names if name in SCORES]
     contents = [name for name in names if name not in SCORES and name not in INDEX]
     negatives = [name for name in contents if _NEGATIVE.fullmatch(name)]
     others = [name for name in contents if name not in negatives]
-    if "positive" in others[1:] or (others[:1] == ["positive"] and len(others) > 1):
-        others.remove("positive")
-        others.insert(1, "positive")
+    query = next((name for name in QUERIES if name in others), None)
+    if query is not None and POSITIVE in others:
+        return [query, POSITIVE, *negatives, *scores]
+    if POSITIVE in others and len(others) > 1:
+        others.remove(POSITIVE)
+        others.insert(1, POSITIVE)
     elif negatives and len(others) < 2:
-        others.append("positive")  # no row of this file has one
+        others.append(POSITIVE)  # no row of this file has one
     return [*others[:2], *(name for name in contents if name not in others[:2]), *scores]
 
 
