@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import signal
@@ -201,6 +202,10 @@ def main(application: Callable[[], object] = app) -> None:
     UNIME_TRACEBACK=1 shows where it was raised. SIGTERM ends any command with exit code 143.
     """
     start_logging()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A name that is no UTF-8 must not end a command that has done its work.
+            stream.reconfigure(errors="backslashreplace")
     signal.signal(signal.SIGTERM, _terminate)
     try:
         application()

@@ -27,8 +27,8 @@ from unime.core.hashes import content_hash
 from unime.data.images import decode
 from unime.data.items import hash_image
 from unime.data.pixels import as_png, first_line, to_rgb
-from unime.data.readers.folder import CAPTION_COLUMNS, IMAGE_COLUMNS
-from unime.data.readers.sentence_transformers import IMAGE_PATH, SCORES
+from unime.data.readers.caption_tables import CAPTION_COLUMNS, IMAGE_COLUMNS
+from unime.data.readers.pair_columns import IMAGE_PATH, SCORES
 
 ROWS, IMAGES = ".rows", "images"
 QUERY, POSITIVE, NEGATIVES = ("query", "anchor"), ("positive",), ("negatives", "negative")

@@ -14,9 +14,9 @@ from unime.core.errors import DataError, OutputError, RecipeError, UnimeError, d
 from unime.core.provenance import check_ours, move_aside
 from unime.data.data_folder import DataFolder
 from unime.data.images import IMAGE_SUFFIXES
-from unime.data.readers import folder as captioned
 from unime.data.readers import formats
 from unime.data.readers.base import TableOptions
+from unime.data.readers.caption_tables import caption_tables, columns_among
 from unime.data.readers.hub import HUB
 from unime.models.model_folder import ModelLike, model_section
 
@@ -132,7 +132,7 @@ def _of_path(
     base = Path(fspath(root)) if root is not None else path if path.is_dir() else path.parent
     below = path.relative_to(base) if path.is_relative_to(base) else path.absolute()
     options = TableOptions(base, how.get("encoding"), how.get("quoting", "auto"))
-    tables = captioned.caption_tables(path, options, how.get("split"))
+    tables = caption_tables(path, options, how.get("split"))
     tables = tables or (formats.tables_in(path) if path.is_dir() else [])
     if tables:
         return str(base), str(below), _columns_of(tables[0], options)
@@ -194,6 +194,6 @@ def _reader_of(columns: tuple[str, ...]) -> str:
         return "unime_v2"
     if {"qry", "pos_text"} <= names:
         return "mmeb_train"
-    is_captioned = captioned.columns_among(columns) is not None
+    is_captioned = columns_among(columns) is not None
     has_query = names & {"query", "anchor", "positive"}
     return "folder" if is_captioned and not has_query else "sentence_transformers"

@@ -127,10 +127,18 @@ def read_lines(path: Path | str) -> list[str]:
     return path.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
 
 
+def printable(text: str) -> str:
+    r"""Return a text that every terminal and file takes: bytes of a name that is no UTF-8 as \udce9.
+
+    JSON reads that as the very name.
+    """
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON with sorted keys: equal values give equal bytes."""
     text = json.dumps(value, indent=1, sort_keys=True, ensure_ascii=False, default=plain)
-    write_text(path, text + "\n")
+    write_text(path, printable(text) + "\n")
 
 
 def write_text(path: Path | str, text: str) -> None:

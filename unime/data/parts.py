@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -19,6 +18,7 @@ from unime.data.image_check import ImageChecker
 from unime.data.images import Checked, ImageError
 from unime.data.items import ID_BYTES, Item, Pair, content_id_from_hash
 from unime.data.readers import ReadRow, ResolvedSource, read
+from unime.data.rejected import account
 
 ROWS_PER_PART = 4096
 
@@ -51,15 +51,24 @@ PART = pa.schema(
 def write_parts(
     job: ResolvedSource, number: int, checker: ImageChecker, out: Output
 ) -> Iterator[Path]:
-    """Read a source part by part; parts that a run before this one wrote are kept."""
+    """Read a source part by part; parts that a run before this one wrote are kept.
+
+    Raises:
+        DataError: when a row is lost on the way.
+    """
     found = console.progress(read(job), label=f"data: {job.task}", unit="rows")
-    count = 0
+    paths: list[Path] = []
+    rows = 0
     while chunk := list(islice(found, ROWS_PER_PART)):
-        path = out.file("parts") / f"{number:04}-{count:06}.parquet"
+        path = out.file("parts") / f"{number:04}-{len(paths):06}.parquet"
         if not path.exists():
             tables.write_table(path, _part(chunk, checker))
         yield path
-        count += 1
+        paths.append(path)
+        rows += len(chunk)
+    kept, rejected = count_rows(paths)
+    lost = rejected.total()
+    console.log(account(f"data: {job.task}", rows, kept - lost, lost))
     job.instructions.report()
 
 
@@ -78,10 +87,12 @@ def _part(chunk: Sequence[ReadRow], checker: ImageChecker) -> pa.Table:
 
 def _part_rows(row: ReadRow, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
     """Return one part row for each pair of a row, or one with the reason it is rejected for."""
-    place = {"file": row.file, "row": row.number, "within_row": 0}
+    place = {"file": files.printable(row.file), "row": row.number, "within_row": 0}
     reason = str(row.error) if row.error else _image_problem(row.pairs, images)
     if reason is not None:
-        return [{**place, "reason": reason, "positives": 0, "scores": [], "items": []}]
+        return [
+            {**place, "reason": files.printable(reason), "positives": 0, "scores": [], "items": []}
+        ]
     return [
         {**place, "within_row": i, **_part_pair(pair, images)} for i, pair in enumerate(row.pairs)
     ]
@@ -149,10 +160,8 @@ def count_rows(parts: Sequence[Path]) -> tuple[int, Counter[str]]:
     return rows, rejected
 
 
-def write_rejected(parts: Sequence[Path], path: Path) -> None:
-    """Write one JSON line {file, row, reason} for each rejected row, in reading order."""
-    with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
-        for part in parts:
-            table = pq.ParquetFile(part).read(columns=["file", "row", "reason"])
-            for row in table.filter(table["reason"].is_valid()).to_pylist():
-                lines.write(json.dumps(row, ensure_ascii=False) + "\n")
+def rejected_rows(parts: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield {file, row, reason} of each rejected row, in reading order."""
+    for part in parts:
+        table = pq.ParquetFile(part).read(columns=["file", "row", "reason"])
+        yield from table.filter(table["reason"].is_valid()).to_pylist()

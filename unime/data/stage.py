@@ -21,13 +21,15 @@ from unime.core import console, files
 from unime.core.config import Recipe
 from unime.core.errors import DataError, RecipeError, lookup
 from unime.core.provenance import Output
+from unime.data import rejected
 from unime.data.assemble import Contents, read_contents, write_items, write_pairs
 from unime.data.dev_split import choose_dev, groups_of_pairs
 from unime.data.image_check import ImageChecker
 from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS
-from unime.data.parts import count_rows, write_parts, write_rejected
-from unime.data.readers import READERS, DataSource, ResolvedSource, folder, formats
+from unime.data.parts import count_rows, rejected_rows, write_parts
+from unime.data.readers import READERS, DataSource, ResolvedSource, formats
+from unime.data.readers.caption_tables import caption_tables
 from unime.data.readers.hub import HUB, hub_to_parquet
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
@@ -184,7 +186,7 @@ def _files_of(source: DataSource, path: Path, root: Path) -> list[Path]:
     notes = [place / FILE_NAME for place in (path, path.parent) if (place / FILE_NAME).is_file()]
     job = _job(source, root, path, "")
     if source.reader == "folder":
-        tables = folder.caption_tables(path, formats.options_of(job), source.split)
+        tables = caption_tables(path, formats.options_of(job), source.split)
         return [*(tables or [path]), *notes]
     if path.is_dir() and any(path.glob("dataset_*.json")):
         return [path, *notes]
@@ -200,20 +202,22 @@ def _reject(recipe: DataRecipe, parts: Sequence[Path], out: Output) -> None:
     read_rows, kinds = count_rows(parts)
     if not read_rows:
         raise DataError("the sources hold no rows")
-    path = out.file("rejected.jsonl")
-    write_rejected(parts, path)
+    path = out.file(rejected.NAME)
+    rejected.write_rejected(path, rejected_rows(parts))
     out.facts(rows=read_rows, rejected=dict(kinds.most_common()))
-    rejected = kinds.total()
+    count = kinds.total()
     reasons = ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(3))
     console.log(
-        f"data: {read_rows} rows read, {rejected} rejected"
-        + (f" (most frequent: {reasons}), listed in {path}" if rejected else "")
+        f"data: {read_rows} rows read, {count} rejected"
+        + (f" (most frequent: {reasons}), listed in {path}" if count else "")
     )
-    if rejected > recipe.max_reject_share * read_rows or rejected == read_rows:
+    for reason in rejected.first_reasons(rejected_rows(parts)):
+        console.log(f"  {reason}")
+    if count > recipe.max_reject_share * read_rows or count == read_rows:
         # The parts hold what was found wrong; the next run shall look again.
         files.remove_folder(out.file("parts"))
         raise DataError(
-            f"{rejected} of {read_rows} rows were rejected, more than max_reject_share "
+            f"{count} of {read_rows} rows were rejected, more than max_reject_share "
             f"{recipe.max_reject_share:g} allows; most frequent: {reasons}; all are listed in "
             f"{path}. Fix the data or raise max_reject_share, then run this again with --restart"
         )

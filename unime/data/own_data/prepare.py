@@ -19,15 +19,17 @@ from typing import Any
 import numpy as np
 
 from unime.core import console, files, locks
+from unime.core.contents import fingerprint
 from unime.core.errors import DataError, OutputError, UnimeError
 from unime.core.overwrite import is_free, read_mark
+from unime.data import rejected
 from unime.data.own_data.recipe import write_recipe
 from unime.data.own_data.scan import FolderScan, Split, leaks, scan_folder, split_pictures
+from unime.data.readers.hub import HUB
 
 __all__ = ["FolderScan", "Split", "is_own_data", "prepare"]
 
 REPORT = "report.json"
-REJECTED = "rejected.jsonl"
 TEST_SHARE = 0.15
 FEWEST = 12
 """Pictures; fewer cannot be trained on and tested at once."""
@@ -35,7 +37,7 @@ FEWEST = 12
 
 def is_own_data(place: str) -> bool:
     """Tell whether the argument of `unime data` is data rather than a recipe."""
-    return place.startswith("hub:") or not place.endswith((".yaml", ".yml"))
+    return place.startswith(HUB) or not place.endswith((".yaml", ".yml"))
 
 
 def prepare(
@@ -83,15 +85,16 @@ def _prepare(
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise
     if len(scan.pictures) < FEWEST:
-        _write_rejected(scan, raw)
+        rejected.write_rejected(raw / rejected.NAME, scan.rejected)
         files.write_json(raw / REPORT, {**asked, "failed": True})
+        shown = "".join(f"\n  {reason}" for reason in rejected.first_reasons(scan.rejected))
         raise DataError(
             f"{place} has {len(scan.pictures)} usable captioned pictures, expected at least "
-            f"{FEWEST}; {len(scan.rejected)} were rejected, listed in {raw / 'rejected.jsonl'}"
+            f"{FEWEST}; {len(scan.rejected)} were rejected, listed in {raw / rejected.NAME}{shown}"
         )
     split = split_pictures(scan.pictures, TEST_SHARE)
     _write(scan, split, raw)
-    facts = {**asked, **statistics(scan, split, start)}
+    facts = {**asked, "contents": _contents(place), **statistics(scan, split, start)}
     write_recipe(recipe, start, scan, split)
     files.write_json(raw / REPORT, facts)
     echo(report(facts, raw))
@@ -116,13 +119,7 @@ def _write(scan: FolderScan, split: Split, raw: Path) -> None:
             if is_in
         ]
         files.write_text(raw / f"{name}.jsonl", "".join(f"{line}\n" for line in lines))
-    _write_rejected(scan, raw)
-
-
-def _write_rejected(scan: FolderScan, raw: Path) -> None:
-    """Write what cannot be used, with its reason."""
-    lines = [json.dumps(row, ensure_ascii=False) for row in scan.rejected]
-    files.write_text(raw / REJECTED, "".join(f"{line}\n" for line in lines))
+    rejected.write_rejected(raw / rejected.NAME, scan.rejected)
 
 
 def _file_of(root: Path, location: str) -> str:
@@ -160,9 +157,11 @@ def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> No
     begun = same and bool(before.get("unfinished")) and before.get("recipe") == asked["recipe"]
     if not is_free(recipe) and not begun:
         if same and any(recipe.glob("*.yaml")):
+            is_old = before.get("contents") not in (None, _contents(str(asked["place"])))
             raise DataError(
-                f"{recipe} and {raw} are there already; run it with `unime run {recipe}`, or "
-                "remove both, or choose another place by --into"
+                f"{recipe} and {raw} are there already"
+                + (f", and {asked['place']} has changed since" if is_old else "")
+                + f"; run it with `unime run {recipe}`, or remove both, or choose another place by --into"
             )
         raise OutputError(
             f"{recipe} is there already and is no recipe of `unime data {asked['place']}`; it "
@@ -175,14 +174,23 @@ def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> No
         )
 
 
+def _contents(place: str) -> str | None:
+    """Return what tells later whether the data was changed: texts and tables by their bytes."""
+    return None if place.startswith(HUB) else fingerprint(Path(place).absolute())
+
+
 def _is_failed(raw: Path) -> bool:
     """Tell whether there is nothing but what this command left when it refused some data."""
     names = {path.name for path in raw.iterdir()} if raw.is_dir() else set()
-    return bool(read_mark(raw / REPORT).get("failed")) and names <= {REPORT, REJECTED, locks.NAME}
+    return bool(read_mark(raw / REPORT).get("failed")) and names <= {
+        REPORT,
+        rejected.NAME,
+        locks.NAME,
+    }
 
 
 def _whole(place: object) -> object:
-    if not isinstance(place, str) or place.startswith("hub:"):
+    if not isinstance(place, str) or place.startswith(HUB):
         return place
     return str(Path(place).resolve())
 
@@ -202,7 +210,7 @@ def _default_model() -> str:
 
 
 def _name(place: str) -> str:
-    path = Path(place.removeprefix("hub:"))
+    path = Path(place.removeprefix(HUB))
     stem = path.stem if path.suffix and not path.is_dir() else path.resolve().name
     generic = stem.lower() in ("captions", "metadata", "train", "data")
     if generic and not path.is_dir() and path.resolve().parent.name:
@@ -225,6 +233,7 @@ def statistics(scan: FolderScan, split: Split, model: str) -> dict[str, Any]:
         "place": scan.place,
         "rows": scan.rows,
         "rejected": dict(reasons.most_common()),
+        "first_rejected": rejected.first_reasons(scan.rejected),
         "pictures": len(scan.pictures),
         "captions": len(captions),
         "duplicate_pictures": scan.duplicates,
@@ -243,13 +252,16 @@ def statistics(scan: FolderScan, split: Split, model: str) -> dict[str, Any]:
 def report(facts: dict[str, Any], raw: Path) -> str:
     """Return the facts as lines of text."""
     length, pixels = facts["caption_length"], facts["pixels"]
-    rejected = ", ".join(f"{kind} ({count})" for kind, count in facts["rejected"].items())
+    kinds = ", ".join(f"{kind} ({count})" for kind, count in facts["rejected"].items())
+    count = sum(facts["rejected"].values())
     shared = facts["shared_by_train_and_test"]
+    total = rejected.account(
+        facts["place"], facts["rows"], facts["pictures"], count, facts["duplicate_pictures"]
+    )
     lines = [
-        f"{facts['place']}: {facts['rows']} rows, {facts['pictures']} pictures, "
-        f"{facts['captions']} captions",
-        f"  rejected: {sum(facts['rejected'].values())}"
-        + (f": {rejected}; listed in {raw / 'rejected.jsonl'}" if rejected else ""),
+        f"{total}; {facts['captions']} captions",
+        f"  rejected: {count}" + (f": {kinds}; listed in {raw / rejected.NAME}" if count else ""),
+        *[f"    {reason}" for reason in facts["first_rejected"]],
         f"  copies: {facts['duplicate_pictures']} rows repeat a picture byte for byte (captions "
         f"merged), {facts['near_duplicate_pairs']} pairs look alike",
         f"  captions: {length['median']:.0f} {facts['caption_unit']} in the middle, "
@@ -263,7 +275,7 @@ def report(facts: dict[str, Any], raw: Path) -> str:
         lines.append(
             f"  captions that too many pictures share to mean one: {facts['generic_captions'][:5]}"
         )
-    return "\n".join(lines)
+    return files.printable("\n".join(lines))
 
 
 def _lengths(captions: Sequence[str], model: str) -> tuple[list[int], str]:

@@ -16,6 +16,7 @@ from unime.data.readers import (
     folder,
     formats,
     mmeb,
+    pair_columns,
     sentence_transformers,
     unime_v2,
 )
@@ -46,7 +47,7 @@ READERS: dict[str, Reader] = {
     "folder": Reader(folder.records, folder.pairs),
     "mmeb_eval": Reader(formats.records, mmeb.eval_pairs),
     "mmeb_train": Reader(formats.records, mmeb.train_pairs),
-    "sentence_transformers": Reader(sentence_transformers.records, sentence_transformers.pairs),
+    "sentence_transformers": Reader(pair_columns.records, sentence_transformers.pairs),
     "unime_v2": Reader(formats.records, unime_v2.pairs),
 }
 

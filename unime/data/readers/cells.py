@@ -27,13 +27,21 @@ def require(values: dict[str, Any], *names: str) -> None:
         RowError: naming the first one that is missing, or there twice.
     """
     for name in names:
-        if f"{name} (2)" in values:
-            raise RowError(
-                "repeated column", f"two columns are called '{name}'; rename one of them"
-            )
         if name not in values:
             have = ", ".join(values) or "none"
             raise RowError("missing column", f"'{name}'; columns: {have}")
+        optional(values, name)
+
+
+def optional(values: dict[str, Any], name: str) -> Any:
+    """Return a cell, None where there is no such column.
+
+    Raises:
+        RowError: when two columns have the name.
+    """
+    if f"{name} (2)" in values:
+        raise RowError("repeated column", f"two columns are called '{name}'; rename one of them")
+    return values.get(name)
 
 
 def text(value: Any, what: str) -> str:

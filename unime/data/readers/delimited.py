@@ -19,17 +19,8 @@ from unime.core import console
 from unime.core.errors import DataError
 from unime.data.readers.base import Quoting, RowError, TableOptions, unique_names
 from unime.data.readers.encoding import encoding_of
-from unime.data.readers.quotes import (
-    Broken,
-    Evidence,
-    Form,
-    Joined,
-    Lines,
-    bare,
-    evidence,
-    join,
-    split_row,
-)
+from unime.data.readers.quote_evidence import Evidence, RowForm, evidence
+from unime.data.readers.quotes import Broken, Joined, Lines, bare, join, split_row
 
 SEPARATORS = (",", ";", "\t", "|")
 SAMPLE = 200
@@ -71,13 +62,13 @@ class _Header(NamedTuple):
     """What the first lines say."""
 
     names: list[str]
-    form: Form
+    form: RowForm
 
 
 def _header(path: Path, lines: Lines) -> _Header:
     """Take a table's first lines, up to its header."""
     given = None
-    for line in lines.ahead():
+    while (line := next(lines.ahead(), None)) is not None:
         match = _SEPARATOR_LINE.fullmatch(line)
         if match is None and line.strip():
             break
@@ -91,7 +82,7 @@ def _header(path: Path, lines: Lines) -> _Header:
     cells = sample[0].split(separator) if isinstance(found, Broken) else found
     lines.take()
     names = unique_names([name.strip() for name in cells])
-    return _Header(names, Form.of(sample[1:], separator, len(names)))
+    return _Header(names, RowForm.of(sample[1:], separator, len(names)))
 
 
 def _separator(sample: Sequence[str], is_tsv: bool) -> str:
@@ -100,7 +91,7 @@ def _separator(sample: Sequence[str], is_tsv: bool) -> str:
     best, most = order[0], -1
     for separator in order:
         width = len(sample[0].split(separator))
-        form = Form(separator, width, {})
+        form = RowForm(separator, width, {})
         fit = sum(form.whole(line) is not None for line in sample) if width > 1 else -1
         if fit > most:
             best, most = separator, fit

@@ -135,6 +135,9 @@ def _without_mark(head: bytes) -> str | None:
 class _Counts(NamedTuple):
     """What the bytes above ASCII in a file are like."""
 
+    good_lines: int
+    """Lines with such bytes that are UTF-8 as a whole: all but the damaged ones, if the file is."""
+    bad_lines: int
     valid: int
     """Characters of UTF-8 above ASCII."""
     invalid: int
@@ -149,7 +152,11 @@ class _Counts(NamedTuple):
 def _counts(data: bytes) -> _Counts:
     high = sum(len(run) for run in _HIGH.findall(data))
     multibyte = _MULTIBYTE.findall(data)
+    lines = [line for line in data.split(b"\n") if not line.isascii()]
+    good = sum(_HIGH.search(_MULTIBYTE.sub(b"", line)) is None for line in lines)
     return _Counts(
+        good_lines=good,
+        bad_lines=len(lines) - good,
         valid=len(multibyte),
         invalid=high - sum(map(len, multibyte)),
         longest_run=max(map(len, _HIGH.findall(data)), default=0),
@@ -160,14 +167,14 @@ def _counts(data: bytes) -> _Counts:
 
 
 def _single_byte(path: Path) -> TextEncoding:
-    total = _Counts(0, 0, 0, 0, 0, 0)
+    total = _Counts(0, 0, 0, 0, 0, 0, 0, 0)
     with path.open("rb") as file:
         while piece := file.read(PIECE):
             found = _counts(piece)
             longest = max(total.longest_run, found.longest_run)
             sums = [a + b for a, b in zip(total, found, strict=True)]
             total = _Counts(*sums)._replace(longest_run=longest)
-    if total.valid > total.invalid:
+    if total.good_lines and total.good_lines >= total.bad_lines:
         return TextEncoding("utf-8", "surrogateescape")
     if _is_western(total):
         return TextEncoding("cp1252", guessed=True)

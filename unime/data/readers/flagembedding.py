@@ -18,10 +18,10 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     cells.require(values, "query", "pos")
     known = job.instructions
     query_instruction, query = known.plain(cells.text(values["query"], "query"), job.task, "query")
-    prompt = cells.text(values.get("prompt"), "prompt")
+    prompt = cells.text(cells.optional(values, "prompt"), "prompt")
     target_instruction = known.plain("", job.task, "target")[0]
     positives = cells.items(values["pos"], None, "pos", "")
-    negatives = cells.items(values.get("neg"), None, "neg", "")
+    negatives = cells.items(cells.optional(values, "neg"), None, "neg", "")
     pair = Pair(
         query=Item.of(query),
         positives=tuple(positives),
@@ -36,10 +36,13 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
 
 def _scores(values: dict[str, Any], positives: int, negatives: int) -> tuple[float, ...]:
     """Return the first positive's score and the negatives'; absent lists are no scores."""
-    if values.get("pos_scores") is None and values.get("neg_scores") is None:
+    if (
+        cells.optional(values, "pos_scores") is None
+        and cells.optional(values, "neg_scores") is None
+    ):
         return ()
-    own = cells.numbers(_list(values.get("pos_scores"), positives), "pos_scores")
-    others = cells.numbers(_list(values.get("neg_scores"), negatives), "neg_scores")
+    own = cells.numbers(_list(cells.optional(values, "pos_scores"), positives), "pos_scores")
+    others = cells.numbers(_list(cells.optional(values, "neg_scores"), negatives), "neg_scores")
     if len(own) != positives or len(others) != negatives:
         raise RowError(
             "wrong type",

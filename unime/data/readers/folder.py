@@ -16,60 +16,29 @@ What was chosen, and what was not, is said.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unime.core import console, inside
 from unime.core.errors import DataError
 from unime.data.images import IMAGE_SUFFIXES
 from unime.data.items import Item, Pair
 from unime.data.readers import cells, formats, sidecars
-from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError, TableOptions
-from unime.data.readers.instructions import FILE_NAME
-
-IMAGE_COLUMNS = (
-    "image",
-    "file_name",
-    "image_path",
-    "filename",
-    "path",
-    "file",
-    "img",
-    "image_name",
+from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
+from unime.data.readers.caption_tables import (
+    CAPTION_COLUMNS,
+    IMAGE_COLUMNS,
+    CaptionColumns,
+    caption_tables,
+    columns_among,
+    no_columns,
 )
-CAPTION_COLUMNS = ("caption", "captions", "text", "description", "title", "comment")
-CAPTION_FILES = ("captions", "metadata")
+
 SAMPLE = 50
 """Rows that tell where the images lie."""
-_NUMBERED = re.compile(r"(?P<name>.*?[a-z])(?:[ _]?\(?\d+\)?)", re.DOTALL)
-
-
-class CaptionColumns(NamedTuple):
-    """Which columns of a table hold what."""
-
-    image: str
-    captions: tuple[str, ...]
-
-
-def columns_among(names: Sequence[str]) -> CaptionColumns | None:
-    """Return the columns of an image and of its captions; None where one of them is not there."""
-    plain = {name.strip().casefold(): name for name in reversed(names)}
-    image = next((plain[known] for known in IMAGE_COLUMNS if known in plain), None)
-    if image is None:
-        return None
-    for known in CAPTION_COLUMNS:
-        found = tuple(name for name in names if _is_caption(name, known))
-        if found:
-            return CaptionColumns(image, found)
-    return None
-
-
-def _is_caption(name: str, known: str) -> bool:
-    plain = name.strip().casefold()
-    match = _NUMBERED.fullmatch(plain)
-    return plain == known or (match is not None and match["name"].rstrip(" _") == known)
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}([_-][A-Za-z0-9]+)*")
 
 
 def records(job: ResolvedSource) -> Iterator[Record]:
@@ -91,99 +60,6 @@ def records(job: ResolvedSource) -> Iterator[Record]:
     yield from sidecars.records(job)
 
 
-def caption_tables(
-    path: Path, options: TableOptions, split: str | None = None, aloud: bool = False
-) -> list[Path]:
-    """Return the files that hold captions: the path itself, or those of the folder.
-
-    Args:
-        path: a file or folder.
-        options: how text files are read.
-        split: keep files whose names begin with it, or that lie in a folder of this name.
-        aloud: say which tables are not read.
-
-    Raises:
-        DataError: when there are several to choose from, or one called captions has no such columns.
-    """
-    if not path.is_dir():
-        return [path] if path.exists() else []
-    for here in (path.iterdir(), path.rglob("*")):
-        tables = [file for file in sorted(here) if _is_table(file, path, split)]
-        named = [file for file in tables if file.stem.casefold() in CAPTION_FILES]
-        others = [file for file in tables if file not in named]
-        found = _with_columns(named, options, must=True) or _with_columns(
-            others, options, must=False
-        )
-        if len(found) > 1 and not _are_pieces(found):
-            names = ", ".join(file.relative_to(path).as_posix() for file in found)
-            raise DataError(
-                f"{path} holds several tables with images and captions: {names}; name one"
-            )
-        if aloud and (unread := sorted({*tables} - {*found})):
-            console.log(
-                f"{path}: not read, for they lack an image or a caption column: "
-                f"{', '.join(file.name for file in unread[:5])}{', ...' * (len(unread) > 5)}"
-            )
-        if found:
-            return found
-    return []
-
-
-def _is_table(file: Path, folder: Path, split: str | None) -> bool:
-    below = file.relative_to(folder)
-    is_split = split is None or split in (*below.parts[:-1], file.stem.split("-")[0])
-    hidden = any(part.startswith(".") for part in below.parts)
-    suffix = file.suffix.lower()
-    is_captions = suffix == ".txt" and file.stem.casefold() in CAPTION_FILES
-    known = suffix in formats.FORMATS or is_captions
-    return known and is_split and not hidden and file.name != FILE_NAME and file.is_file()
-
-
-def _with_columns(files: Sequence[Path], options: TableOptions, must: bool) -> list[Path]:
-    """Return the tables with an image and a caption column.
-
-    Args:
-        files: the tables.
-        options: how text files are read.
-        must: whether their names say that they hold captions.
-    """
-    columns: dict[Path, list[str]] = {}
-    for file in files:
-        try:
-            columns[file] = _columns_of(file, options)
-        except DataError:
-            if must and file.suffix.lower() != ".txt":
-                raise
-    found = [file for file, names in columns.items() if columns_among(names)]
-    if must and not found:
-        for file, names in columns.items():
-            if file.suffix.lower() != ".txt":  # perhaps the caption of an image called captions
-                raise _no_columns(file, names)
-    return found
-
-
-def _columns_of(file: Path, options: TableOptions) -> list[str]:
-    """Return the names of a table's columns; those of its first rows, where rows have their own."""
-    if formats.has_header(file):
-        return formats.header_of(file, options)
-    rows = islice(formats.read_rows(file, options), 20)
-    return list(dict.fromkeys(name for row in rows if isinstance(row, dict) for name in row))
-
-
-def _no_columns(file: Path, names: Sequence[str]) -> DataError:
-    return DataError(
-        f"{file} has the columns {', '.join(map(repr, names)) or 'none'}; expected an image column "
-        f"({', '.join(IMAGE_COLUMNS)}) and a caption column ({', '.join(CAPTION_COLUMNS)})"
-    )
-
-
-def _are_pieces(files: Sequence[Path]) -> bool:
-    """Tell whether tables belong together: pieces of one, or one in each of some folders."""
-    suffixes = {file.suffix.lower() for file in files}
-    one_each = len({file.parent for file in files}) == len(files)
-    return len(suffixes) == 1 and (one_each or suffixes <= {".parquet", ".tar"})
-
-
 def _of_table(table: Path, job: ResolvedSource) -> Iterator[Record]:
     """Yield the rows of one table."""
     inside.check_file(table, job.root)
@@ -199,7 +75,7 @@ def _of_table(table: Path, job: ResolvedSource) -> Iterator[Record]:
         if names not in known:
             known[names] = columns_among(names)
             if known[names] is None and formats.has_header(table):
-                raise _no_columns(table, names)
+                raise no_columns(table, names)
             if len(known) == 1:
                 _say_columns(table, names, known[names])
         yield record._replace(values=_normal(record.values, known[names], below, job))
@@ -225,6 +101,8 @@ def _normal(
             f"an image column ({', '.join(IMAGE_COLUMNS)}) and a caption column "
             f"({', '.join(CAPTION_COLUMNS)}); columns: {', '.join(values)}",
         )
+    if repeated := _repeated_image(columns.image, values):
+        return RowError("repeated column", f"two image columns: {columns.image!r} and {repeated!r}")
     captions = [values[name] for name in columns.captions]
     try:
         for caption in captions:
@@ -234,6 +112,18 @@ def _normal(
     except RowError as error:
         return error
     return {"image": image, "captions": captions}
+
+
+def _repeated_image(image: str, values: Iterable[str]) -> str | None:
+    """Return another column of the image's name; which of the two a caption is of is not known."""
+    plain = image.strip().casefold()
+    for name in values:
+        other = name.strip().casefold()
+        if name != image and (
+            other == plain or re.fullmatch(rf"{re.escape(plain)} \(\d+\)", other)
+        ):
+            return name
+    return None
 
 
 def _check_not_merged(caption: str, job: ResolvedSource, below: str) -> None:
@@ -333,10 +223,15 @@ def _captions(given: Sequence[Any], job: ResolvedSource) -> list[str]:
 
 
 def _of_language(value: dict[str, Any], language: str | None) -> list[Any]:
-    if language is None:
-        chosen = [caption for _, caption in sorted(value.items())]
-    elif not value.get(language):
+    """Return the captions in a cell that has them by language, of one or of all."""
+    unknown = [name for name in value if not _LANGUAGE.fullmatch(name)]
+    if unknown:
+        raise RowError(
+            "wrong type",
+            f"caption: expected text or captions by language, got the keys {', '.join(map(repr, value))}",
+        )
+    if language is not None and not value.get(language):
         raise RowError("empty item", f"no caption in '{language}'")
-    else:
-        chosen = value[language]
-    return chosen if isinstance(chosen, list) else [chosen]
+    names = sorted(value) if language is None else [language]
+    found = [value[name] for name in names]
+    return [one for cell in found for one in (cell if isinstance(cell, list) else [cell])]

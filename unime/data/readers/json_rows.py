@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from unime.core.errors import DataError
 from unime.data.readers.base import RowError, TableOptions
@@ -18,7 +19,8 @@ MAX_OBJECT = 1 << 30
 """Bytes of a JSON file that is one object, which is read as a whole."""
 
 
-class _Repeated(NamedTuple):
+@dataclass(frozen=True)
+class _Repeated:
     """An object with a key that is there twice: one of the values would be lost."""
 
     key: str
@@ -116,6 +118,8 @@ def _captions(value: Any) -> Iterator[Any]:
         raise ValueError("it is an object, and not COCO's {images: [...], annotations: [...]}")
     if not all(isinstance(one, dict) for one in (*images, *notes)):
         raise ValueError("an element of images or annotations is no object")
+    if notes and not any("caption" in note for note in notes):
+        raise ValueError("none of its annotations has a caption")
     captions: dict[Any, list[Any]] = {str(image.get("id")): [] for image in images}
     for note in notes:
         place = str(note.get("image_id"))
@@ -139,6 +143,6 @@ def _as_row(value: Any) -> Row:
     match value:
         case dict() | RowError():
             return value
-        case _Repeated(key):
+        case _Repeated(key=key):
             return RowError("repeated column", f"the key {key!r} is there twice")
     return RowError("wrong type", f"row: expected an object, got {type(value).__name__}")

@@ -106,8 +106,12 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     )
     if not candidates:
         raise RowError("no positive", "the row has no candidates")
-    query_instruction, query_text = _split(raw.text, values.get("qry_inst"), job, "query")
-    targets = [_split(item.text, values.get("tgt_inst"), job, "target") for item in candidates]
+    query_instruction, query_text = _split(
+        raw.text, cells.optional(values, "qry_inst"), job, "query"
+    )
+    targets = [
+        _split(item.text, cells.optional(values, "tgt_inst"), job, "target") for item in candidates
+    ]
     found = EvalQuery(
         query=Item.of(query_text, raw.image),
         candidates=tuple(
@@ -117,7 +121,7 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
         gold=(0,),
         query_instruction=query_instruction,
         target_instruction=targets[0][0],
-        kinds=_kinds(values.get(KINDS), len(candidates)),
+        kinds=_kinds(cells.optional(values, KINDS), len(candidates)),
     )
     cells.checked(Pair(found.query, found.candidates, job.task))
     return found
@@ -164,7 +168,12 @@ def train_pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     query_instruction, query = split(cells.text(values["qry"], "query text"), task, "query")
     query_image = cells.image(values["qry_image_path"], "query image", root)
     raw = cells.items(values["pos_text"], values["pos_image_path"], "positive", root)
-    negatives = cells.items(values.get("neg_text"), values.get("neg_image_path"), "negative", root)
+    negatives = cells.items(
+        cells.optional(values, "neg_text"),
+        cells.optional(values, "neg_image_path"),
+        "negative",
+        root,
+    )
     targets = [split(item.text, task, "target") for item in (*raw, *negatives)]
     contents = [
         Item.of(content, item.image)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,36 +34,75 @@ def read_parquet(path: Path, options: TableOptions) -> Iterator[dict[str, Any] |
             of the data root.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    root, kinds = options.root, dict[str, Counter[str]]()
+    table = _ParquetTable(path, options.root)
     try:
-        file = pq.ParquetFile(path, memory_map=True)
-        names = unique_names(file.schema_arrow.names)
-        embedded = image_columns(file.schema_arrow)
-        if embedded and not path.is_relative_to(root):
-            raise DataError(f"{path} holds images but lies outside the data root {root}")
-        place = path.relative_to(root).as_posix() if embedded else ""
-        start = 0
-        for batch in file.iter_batches(ROWS_PER_BATCH):
-            columns = []
-            for name, column in zip(names, batch.columns, strict=True):
-                columns.append(
-                    _cells(column, place, name, start, kinds)
-                    if name in embedded
-                    else column.to_pylist()
-                )
-            for row in zip(*columns, strict=True):
-                yield dict(zip(names, row, strict=True))
-            start += batch.num_rows
+        for batch in table.file.iter_batches(ROWS_PER_BATCH):
+            for row in zip(*table.columns(batch), strict=True):
+                yield table.checked(row)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
-    if start != file.metadata.num_rows:
-        raise DataError(f"{path}: {start} rows read, it says that it has {file.metadata.num_rows}")
-    for name, found in kinds.items():
-        if found["texts"]:
-            counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
-            console.log(f"{path.name}: column {name!r} is of bytes, without a type: {counts}")
+    table.finish()
+
+
+class _ParquetTable:
+    """One file while it is read."""
+
+    def __init__(self, path: Path, root: Path) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            self.file = pq.ParquetFile(path, memory_map=True)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise DataError(f"{path} is not a readable Parquet file: {error}") from None
+        schema = self.file.schema_arrow
+        self.names = unique_names(schema.names)
+        in_table = image_columns(schema)
+        self._embedded = [name in in_table for name in schema.names]
+        self._nested = [_has_bytes(field.type) for field in schema]
+        # An image's location names its column, so the second of a name cannot be told.
+        self._hidden = [
+            place for place, name in enumerate(self.names) if name != schema.names[place]
+        ]
+        if any(self._embedded) and not path.is_relative_to(root):
+            raise DataError(f"{path} holds images but lies outside the data root {root}")
+        self._path = path
+        self._below = path.relative_to(root).as_posix() if path.is_relative_to(root) else ""
+        self._rows = 0
+        self._kinds = [Counter[str]() for _ in self.names]
+
+    def columns(self, batch: Any) -> list[list[Any]]:
+        """Return the cells of a batch, column by column."""
+        found = []
+        for place, column in enumerate(batch.columns):
+            if self._embedded[place]:
+                where = (self._below, self._rows, self.names[place])
+                found.append(_cells(column, where, self._kinds[place]))
+            else:
+                cells = column.to_pylist()
+                found.append([_as_texts(c) for c in cells] if self._nested[place] else cells)
+        self._rows += batch.num_rows
+        return found
+
+    def checked(self, row: Sequence[Any]) -> dict[str, Any] | RowError:
+        """Return a row by its columns' names."""
+        for place in self._hidden:
+            if isinstance(row[place], EmbeddedImage):
+                return RowError("repeated column", f"two columns of images: {self.names[place]!r}")
+        return dict(zip(self.names, row, strict=True))
+
+    def finish(self) -> None:
+        """Compare the rows with the file's own count; say what columns without a type hold."""
+        if self._rows != self.file.metadata.num_rows:
+            raise DataError(
+                f"{self._path}: {self._rows} rows read, it says that it has "
+                f"{self.file.metadata.num_rows}"
+            )
+        for name, found in zip(self.names, self._kinds, strict=True):
+            if found["texts"]:
+                counts = ", ".join(f"{count} {kind}" for kind, count in sorted(found.items()))
+                console.log(f"{self._path}: column {name!r} is of bytes, without a type: {counts}")
 
 
 def columns_of(path: Path) -> list[str]:
@@ -81,22 +120,19 @@ def columns_of(path: Path) -> list[str]:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
 
 
-def _cells(
-    column: Any, file: str, name: str, start: int, kinds: dict[str, Counter[str]]
-) -> list[Any]:
+def _cells(column: Any, where: tuple[str, int, str], counts: Counter[str]) -> list[Any]:
     """Return the cells of a column of bytes, or of {bytes, path}; images are not copied.
 
     Args:
         column: the Arrow array.
-        file: the Parquet file, below the data root.
-        name: of the column.
-        start: the row of the first cell.
-        kinds: counts what was found in bare columns.
+        where: it is: file below the data root, row of the first cell, column.
+        counts: of what bare bytes are.
     """
     import pyarrow as pa
 
     if not pa.types.is_struct(column.type):
-        return _bare_cells(column, file, name, start, kinds.setdefault(name, Counter()))
+        return _bare_cells(column, where, counts)
+    file, start, name = where
     there = column.field("bytes").is_valid().to_pylist()
     has_paths = column.type.get_field_index("path") >= 0
     paths = column.field("path").to_pylist() if has_paths else [None] * len(column)
@@ -106,11 +142,12 @@ def _cells(
     ]
 
 
-def _bare_cells(column: Any, file: str, name: str, start: int, counts: Counter[str]) -> list[Any]:
+def _bare_cells(column: Any, where: tuple[str, int, str], counts: Counter[str]) -> list[Any]:
     """Return texts, and the locations of images and of what is neither (it is refused as an image)."""
     import pyarrow as pa
     from pyarrow.compute import SliceOptions, call_function
 
+    file, start, name = where
     column = column.cast(pa.large_binary())
     heads = call_function("binary_slice", [column], SliceOptions(0, HEAD)).to_pylist()
     cells: list[Any] = [None] * len(heads)
@@ -127,6 +164,28 @@ def _bare_cells(column: Any, file: str, name: str, start: int, counts: Counter[s
             counts["cells of neither"] += 1
         cells[row] = EmbeddedImage(f"{file}#{start + row}/{name}")
     return cells
+
+
+def _has_bytes(kind: Any) -> bool:
+    """Tell whether an Arrow type holds bytes within lists or structs."""
+    import pyarrow as pa
+
+    if kind.num_fields:
+        return any(_has_bytes(kind.field(place).type) for place in range(kind.num_fields))
+    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind)
+
+
+def _as_texts(value: Any) -> Any:
+    """Return a nested cell with the bytes in it as texts, where they are; images stay bytes."""
+    match value:
+        case bytes():
+            text = None if _IMAGE.match(value) else _text(value)
+            return value if text is None else text
+        case list():
+            return [_as_texts(one) for one in value]
+        case dict():
+            return {name: _as_texts(one) for name, one in value.items()}
+    return value
 
 
 def _text(data: bytes) -> str | None:

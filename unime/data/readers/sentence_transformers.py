@@ -1,8 +1,9 @@
 """sentence-transformers columns: anchor, positive, negative or negative_1..n, label or score.
 
-Column order matters and names do not, but for two: a column `positive` holds the positives, and columns
-`negative`, `negative_1`, ... never do. Else the first column is the query, the second the positive, further
-ones negatives, in the order of the file's first row. An empty cell changes nothing for the others: without
+Columns that are called anchor (or query) and positive are what they say, and so are all that are called
+negative; others are not read, and named. Without these names the order matters: the first column is the query,
+the second the positive, further ones negatives, in the order of the file's first row; a column called negative
+is never a positive. An empty cell changes nothing for the others: without
 query or positive the row is rejected, an empty negative is left out with its score.
 `label`, `labels`, `score` and `scores` hold scores: one number for the positive, or a list for the positive
 and each negative. A cell is a text, an image (in the table, or the path of a file that is there), {"text",
@@ -11,122 +12,13 @@ and each negative. A cell is a text, an image (in the table, or the path of a fi
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from unime.core import console
-from unime.data.images import IMAGE_SUFFIXES
 from unime.data.items import Item, Pair
-from unime.data.readers import cells, formats
-from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
-
-SCORES = ("label", "labels", "score", "scores")
-INDEX = ("", "Unnamed: 0", "__index_level_0__")
-"""Columns that pandas writes for the numbers of its rows."""
-IMAGE_PATH = re.compile(
-    rf"\S+\.(?:{'|'.join(sorted(suffix[1:] for suffix in IMAGE_SUFFIXES))})", re.IGNORECASE
-)
-SAMPLE = 100
-"""Rows that tell which columns hold nothing but paths of images."""
-_NEGATIVE = re.compile(r"negatives?([ _]?\(?\d+\)?)?", re.IGNORECASE)
-
-
-def records(job: ResolvedSource) -> Iterator[Record]:
-    """Yield the rows of a source's files, columns in the order of their parts.
-
-    Raises:
-        DataError: as `formats.records`.
-    """
-    for path in formats.data_files(job):
-        rows = formats.records_of(path, job)
-        sample = list(islice(rows, SAMPLE))
-        paths = _path_columns(sample, job)
-        _say_what_is_left_out(path, sample)
-        orders: dict[frozenset[str], list[str]] = {}
-        for record in chain(sample, rows):
-            if isinstance(record.values, RowError):
-                yield record
-                continue
-            values = {name: record.values.get(name) for name in _order(record.values, orders)}
-            for name in paths & values.keys():
-                if isinstance(values[name], str) and values[name]:
-                    values[name] = {"image": values[name]}
-            yield record._replace(values=values)
-
-
-def _say_what_is_left_out(path: Path, sample: Sequence[Record]) -> None:
-    for record in sample[:1]:
-        if not isinstance(record.values, RowError):
-            for name in set(record.values) & set(INDEX):
-                console.log(f"{path.name}: column {name!r}, the row numbers of pandas, is not read")
-
-
-def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> list[str]:
-    """Return a row's columns: query, positive, negatives, then scores.
-
-    Args:
-        values: the row.
-        orders: those of the file's rows so far, by their columns. A row that lacks some has them empty.
-    """
-    names = frozenset(values)
-    known = orders.get(names)
-    if known is None:
-        wider = (
-            order for found, order in orders.items() if names < found and len(_contents(names)) > 1
-        )
-        known = next(wider, None) or _by_name(list(values))
-        orders[names] = known
-    return known
-
-
-def _by_name(names: list[str]) -> list[str]:
-    scores = [name for name in names if name in SCORES]
-    contents = [name for name in names if name not in SCORES and name not in INDEX]
-    negatives = [name for name in contents if _NEGATIVE.fullmatch(name)]
-    others = [name for name in contents if name not in negatives]
-    if "positive" in others[1:] or (others[:1] == ["positive"] and len(others) > 1):
-        others.remove("positive")
-        others.insert(1, "positive")
-    elif negatives and len(others) < 2:
-        others.append("positive")  # no row of this file has one
-    return [*others[:2], *(name for name in contents if name not in others[:2]), *scores]
-
-
-def _contents(names: Iterable[str]) -> list[str]:
-    return [name for name in names if name not in SCORES]
-
-
-def _path_columns(sample: Sequence[Record], job: ResolvedSource) -> set[str]:
-    """Return the columns whose every text ends like an image file, and is one somewhere."""
-    texts: dict[str, list[str]] = {}
-    for record in sample:
-        if not isinstance(record.values, RowError):
-            for name, value in record.values.items():
-                if (
-                    isinstance(value, str)
-                    and not isinstance(value, EmbeddedImage)
-                    and value.strip()
-                ):
-                    texts.setdefault(name, []).append(value)
-    return {
-        name
-        for name, found in texts.items()
-        if all(map(_ends_like_an_image, found)) and any(_is_image_path(one, job) for one in found)
-    }
-
-
-def _is_image_path(text: str, job: ResolvedSource) -> bool:
-    """Tell whether a text that ends like an image file is the path of one, there or missing."""
-    if IMAGE_PATH.fullmatch(text):
-        return True
-    return cells.existing_image(text, job.root, job.image_root) is not None
-
-
-def _ends_like_an_image(text: str) -> bool:
-    return "." in text and f".{text.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
+from unime.data.readers import cells
+from unime.data.readers.base import EmbeddedImage, ResolvedSource, RowError
+from unime.data.readers.pair_columns import IMAGE_PATH, SCORES, content_columns, ends_like_an_image
 
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
@@ -135,7 +27,7 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     Raises:
         RowError: when the row cannot be used; also when its label says it is no match.
     """
-    columns = _contents(values)
+    columns = content_columns(values)
     if len(columns) < 2:
         raise RowError("missing column", f"expected anchor and positive, got {', '.join(values)}")
     for name in columns[:2]:
@@ -199,7 +91,7 @@ def _item(value: Any, what: str, job: ResolvedSource) -> Item:
     if isinstance(value, list):
         return _message(value, what, job)
     text = cells.text(value, what)
-    if _ends_like_an_image(text):
+    if ends_like_an_image(text):
         # A text may end so too; the file decides. One that is missing is no text, unless it has blanks.
         there = cells.existing_image(text, job.root, job.image_root)
         if there is not None or IMAGE_PATH.fullmatch(text):

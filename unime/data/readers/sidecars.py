@@ -1,11 +1,12 @@
-"""Images with a .txt of the same name beside each."""
+"""Images with a .txt of the same name beside each, or in folders that are called as what they show."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from unime.core import console, inside
@@ -16,6 +17,43 @@ from unime.data.readers.encoding import decode_text
 
 MAX_CAPTION = 1_000_000
 """Bytes of a caption file; a larger one is no caption."""
+NO_LABELS = frozenset(
+    [
+        "train",
+        "training",
+        "test",
+        "testing",
+        "val",
+        "valid",
+        "validation",
+        "dev",
+        "eval",
+        "data",
+        "dataset",
+        "image",
+        "images",
+        "img",
+        "imgs",
+        "picture",
+        "pictures",
+        "photo",
+        "photos",
+        "jpg",
+        "jpeg",
+        "png",
+        "raw",
+        "all",
+        "new",
+        "old",
+        "misc",
+        "other",
+        "unknown",
+        "unlabeled",
+        "unlabelled",
+    ]
+)
+"""Folders that say how images are kept, not what they show."""
+_LABEL = re.compile(r"[^\W\d_]{3}")
 
 
 def records(job: ResolvedSource) -> Iterator[Record]:
@@ -45,9 +83,32 @@ def records(job: ResolvedSource) -> Iterator[Record]:
     if not images:
         raise DataError(f"{job.path} holds neither a captions file nor an image")
     _say_others(job.path, others, captions.keys() - {os.path.splitext(i)[0] for i in images})  # noqa: PTH122
-    for number, name in enumerate(sorted(images)):
+    images.sort()
+    if not captions and (labels := _labels(images)):
+        counts = Counter(labels.values())
+        shown = ", ".join(f"{label} ({count})" for label, count in counts.most_common(5))
+        console.log(f"{job.path}: no captions: the folders' names are taken for labels: {shown}")
+        for number, name in enumerate(images):
+            values = {"image": _location(job, name), "captions": [labels[name]]}
+            yield Record(name, number, _odd_name(name) or values)
+        return
+    for number, name in enumerate(images):
         found = captions.get(os.path.splitext(name)[0], [])  # noqa: PTH122
         yield Record(name, number, _row(job, name, found))
+
+
+def _labels(images: Sequence[str]) -> dict[str, str]:
+    """Return the label of each image, where all lie in folders that are named as labels are."""
+    folders = {image: PurePosixPath(image).parent.name for image in images}
+    names = set(folders.values())
+    are_labels = len(names) > 1 and all(
+        _LABEL.search(name) and name.casefold() not in NO_LABELS for name in names
+    )
+    return (
+        {i: re.sub(r"[_\s]+", " ", name).strip() for i, name in folders.items()}
+        if are_labels
+        else {}
+    )
 
 
 def _say_others(folder: Path, others: Counter[str], alone: set[str]) -> None:
@@ -60,10 +121,8 @@ def _say_others(folder: Path, others: Counter[str], alone: set[str]) -> None:
 
 
 def _row(job: ResolvedSource, name: str, captions: list[str]) -> dict[str, Any] | RowError:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return RowError("odd name", "the image's name is not UTF-8; rename it")
+    if (error := _odd_name(name)) is not None:
+        return error
     if not captions:
         return RowError(
             "empty item", f"no caption file {Path(name).with_suffix('.txt').name} beside it"
@@ -82,7 +141,19 @@ def _row(job: ResolvedSource, name: str, captions: list[str]) -> dict[str, Any] 
         )
     except (DataError, UnicodeError) as error:
         return RowError("not a text", f"caption file {error}")
-    return {"image": (job.path / name).relative_to(job.root).as_posix(), "captions": [text]}
+    return {"image": _location(job, name), "captions": [text]}
+
+
+def _location(job: ResolvedSource, name: str) -> str:
+    return (job.path / name).relative_to(job.root).as_posix()
+
+
+def _odd_name(name: str) -> RowError | None:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return RowError("odd name", "the image's name is not UTF-8; rename it")
+    return None
 
 
 def _decoded(data: bytes, job: ResolvedSource) -> str:

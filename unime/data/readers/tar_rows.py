@@ -6,6 +6,7 @@ Source: the webdataset convention, 000000012.jpg beside 000000012.txt or .json i
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +35,7 @@ def read_tar(path: Path, options: TableOptions) -> Iterator[dict[str, Any] | Row
     if not path.is_relative_to(root):
         raise DataError(f"{path} holds images but lies outside the data root {root}")
     place = path.relative_to(root).as_posix()
+    _check_end(path)
     row: dict[str, Any] = {}
     try:
         with tarfile.open(path, "r:") as archive:
@@ -52,6 +54,21 @@ def read_tar(path: Path, options: TableOptions) -> Iterator[dict[str, Any] | Row
         raise DataError(f"{path} is no plain tar archive (unpack .gz first): {error}") from None
     if row:
         yield _checked(row)
+
+
+def _check_end(path: Path) -> None:
+    """Refuse an archive without the two blocks of zeros at its end: what came after is missing.
+
+    `tarfile` takes one that was cut off between two files for a whole one.
+    """
+    blocks = 2 * tarfile.BLOCKSIZE
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - blocks))
+        if size < blocks or any(file.read()):
+            raise DataError(
+                f"{path} is no whole tar archive: its end is missing, or it is compressed"
+            )
 
 
 def _add(

@@ -25,7 +25,7 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     cells.require(values, *COLUMNS)
     query = _item(values["query_text"], values["query_image"], "query", job)
     positive = _item(values["pos_text"], values["pos_image"], "positive", job)
-    negatives = _negatives(values.get("hard_negatives"), job)
+    negatives = _negatives(cells.optional(values, "hard_negatives"), job)
     task = _task(query, positive, job)
     split = job.instructions.split
     query_instruction, query_text = split(query.text, task, "query")
@@ -54,7 +54,10 @@ def _negatives(value: Any, job: ResolvedSource) -> list[Item]:
 
 
 def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
-    positive, others = values.get("query_pos_scores"), values.get("hard_negatives_scores")
+    positive, others = (
+        cells.optional(values, "query_pos_scores"),
+        cells.optional(values, "hard_negatives_scores"),
+    )
     if positive is None and others is None:
         return ()
     scores = (

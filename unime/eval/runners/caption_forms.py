@@ -15,6 +15,7 @@ from unime.core.yaml_files import read_json
 from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import cells, folder, formats, sidecars
 from unime.data.readers.base import DataSource, ResolvedSource, RowError
+from unime.data.readers.caption_tables import IMAGE_COLUMNS
 from unime.data.readers.instructions import Instructions
 from unime.eval.benchmark import TaskSpec
 
@@ -49,7 +50,7 @@ def _table(path: Path, spec: TaskSpec) -> Iterator[Captioned]:
         try:
             if isinstance(values, RowError):
                 raise values
-            image = cells.image(_first(values, folder.IMAGE_COLUMNS), "image", spec.images)
+            image = cells.image(_first(values, IMAGE_COLUMNS), "image", spec.images)
             found = _first(values, ("text", "captions", "caption", "sentences"))
             texts = found if isinstance(found, list) else [found]
             captions = [cells.text(text, "caption").strip() for text in texts]
