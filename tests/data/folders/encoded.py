@@ -286,6 +286,15 @@ def lines_end_as_old_macs_ended_them(place: Path) -> Outcome:
 
 
 @folder
+def a_lone_carriage_return_in_a_caption(place: Path) -> Outcome:
+    """Lines end in one way; anything else is a character."""
+    names = pictures(place)
+    captions = with_caption(3, "a dog\rwith a ball")
+    naive(place / "captions.csv", titled(names, captions))
+    return Outcome(each(names, captions))
+
+
+@folder
 def no_line_end_after_the_last_row(place: Path) -> Outcome:
     names = pictures(place)
     naive(place / "captions.csv", titled(names, PROSE))
