@@ -53,6 +53,10 @@ def _lines_of(path: Path, encoding: str | None, aloud: bool = False) -> Iterator
         console.log(f"{path} is not UTF-8: read as {found.name}; encoding: says if it is another")
     try:
         with path.open(encoding=found.name, errors=found.errors, newline="") as text:
+            head = text.read(1 << 20)
+        # A carriage return alone ends lines only in files that have no other end.
+        end = "\r" if "\r" in head and "\n" not in head else "\n"
+        with path.open(encoding=found.name, errors=found.errors, newline=end) as text:
             yield Lines(text)
     except UnicodeError as error:
         raise DataError(f"{path} cannot be read as {found.name}: {error}") from None
@@ -74,12 +78,13 @@ def _header(path: Path, lines: Lines) -> _Header:
             break
         given = match[1] if match else given
         lines.take()
-    sample = [bare(line) for line in islice(lines.ahead(), SAMPLE)]
+    sample = list(islice(lines.ahead(), SAMPLE))
     if not sample:
         raise DataError(f"{path} is empty; expected a header line")
-    separator = given or _separator(sample, path.suffix.lower() == ".tsv")
-    found = split_row(sample[0], separator)
-    cells = sample[0].split(separator) if isinstance(found, Broken) else found
+    first = bare(sample[0])
+    separator = given or _separator([bare(line) for line in sample], path.suffix.lower() == ".tsv")
+    found = split_row(first, separator)
+    cells = first.split(separator) if isinstance(found, Broken) else found
     lines.take()
     names = unique_names([name.strip() for name in cells])
     return _Header(names, RowForm.of(sample[1:], separator, len(names)))
@@ -131,7 +136,7 @@ class _Table:
         found = split_row(bare(line), self._form.separator)
         if found is Broken.OPEN:
             joined = join(line, self._lines, self._form.separator)
-            match self._meaning(joined), joined:
+            match self._meaning(bare(line), joined), joined:
                 case "cell", Joined():
                     self._lines.skip(len(joined.lines))
                     yield self._row(joined.cells)
@@ -160,7 +165,9 @@ class _Table:
                 "row each; say which by quoting: standard, or quoting: none",
             )
 
-    def _meaning(self, joined: Joined | Broken) -> Literal["cell", "rows", "unknown", "damage"]:
+    def _meaning(
+        self, opening: str, joined: Joined | Broken
+    ) -> Literal["cell", "rows", "unknown", "damage"]:
         """Tell what the lines are that an open quote spans."""
         if isinstance(joined, Broken):
             closes_never = joined is Broken.OPEN and self._quoting == "auto"
@@ -173,7 +180,8 @@ class _Table:
         rows = [cells for line in joined.lines if (cells := self._form.whole(line)) is not None]
         if not any(map(self._form.is_alike, rows)):
             return "cell"
-        return self._by_the_file(all_rows=len(rows) == len(joined.lines))
+        is_row = len(opening.split(self._form.separator)) == self._form.width
+        return self._by_the_file(all_rows=is_row and len(rows) == len(joined.lines))
 
     def _by_the_file(self, all_rows: bool) -> Literal["cell", "rows", "unknown"]:
         """Tell the same of lines among which some, or all, could be rows."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
-from unime.core import console
+from unime.core import console, files
 from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import cells, formats
 from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
@@ -35,7 +34,6 @@ def records(job: ResolvedSource) -> Iterator[Record]:
         rows = formats.records_of(path, job)
         sample = list(islice(rows, SAMPLE))
         paths = _path_columns(sample, job)
-        _say_what_is_left_out(path, sample)
         orders: dict[frozenset[str], list[str]] = {}
         for record in chain(sample, rows):
             if isinstance(record.values, RowError):
@@ -60,14 +58,6 @@ def _in_order(
     return values
 
 
-def _say_what_is_left_out(path: Path, sample: Sequence[Record]) -> None:
-    for record in sample[:1]:
-        if not isinstance(record.values, RowError):
-            unread = set(record.values) - set(_by_name(list(record.values)))
-            if unread:
-                console.log(f"{path}: not read: the columns {', '.join(map(repr, sorted(unread)))}")
-
-
 def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> list[str]:
     """Return a row's columns: query, positive, negatives, then scores.
 
@@ -85,6 +75,9 @@ def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> l
         )
         known = next(wider, None) or _by_name(list(values))
         orders[names] = known
+        unread = [files.printable(name) for name in values if name not in known]
+        if unread:
+            console.log(f"not read: the columns {', '.join(map(repr, unread))}")
     return known
 
 

@@ -32,18 +32,24 @@ class RowForm(NamedTuple):
 
     @classmethod
     def of(cls, sample: Iterable[str], separator: str, width: int) -> RowForm:
-        """Return the form that some rows show."""
-        bare = cls(separator, width, {})
-        rows = [cells for line in sample if (cells := bare.whole(line)) is not None]
+        """Return the form that some lines show; those that an open quote may span say nothing."""
+        form = cls(separator, width, {})
+        lines, rows = Lines(sample), list[list[str]]()
+        while (line := lines.take()) is not None:
+            if (cells := form.whole(bare(line))) is not None:
+                rows.append(cells)
+            if split_row(bare(line), separator) is Broken.OPEN:
+                joined = join(line, lines, separator)
+                if isinstance(joined, Joined) and len(joined.cells) == width:
+                    lines.skip(len(joined.lines))
         kinds = {}
         for place, column in enumerate(zip(*rows, strict=True)):
             for kind in KINDS:
-                if sum(bool(kind.fullmatch(cell.strip())) for cell in column) >= KIND_SHARE * len(
-                    rows
-                ):
+                fits = sum(bool(kind.fullmatch(cell.strip())) for cell in column)
+                if fits >= KIND_SHARE * len(rows):
                     kinds[place] = kind
                     break
-        return bare._replace(kinds=kinds)
+        return form._replace(kinds=kinds)
 
     def whole(self, line: str) -> list[str] | None:
         """Return the cells of a line that is a row by itself, by the standard or as it stands."""
@@ -115,7 +121,8 @@ def _says(line: str, lines: Lines, form: RowForm) -> tuple[bool | None, int]:
                 return None, 0
             rows = [cells for line in found.lines if (cells := form.whole(line)) is not None]
             # The same question as in `delimited`: without kinds, every row is alike.
-            is_prose = not any(map(form.is_alike, rows)) or (found.is_doubled and not form.kinds)
+            is_prose = not any(map(form.is_alike, rows))
+            is_prose |= found.is_doubled and not form.kinds and len(rows) < len(found.lines)
             return (True, len(found.lines)) if is_prose else (None, 0)
     if found is Broken.STRAY:
         return (False if is_whole else None), 0
