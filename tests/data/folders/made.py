@@ -30,6 +30,9 @@ PROSE = (
 )
 
 
+ANY = "any"
+
+
 @dataclass
 class Outcome:
     """What must come out of a folder."""
@@ -37,7 +40,7 @@ class Outcome:
     pictures: dict[str, tuple[str, ...]]
     """Location to captions, of all that can be used."""
     rejected: dict[str, int] = field(default_factory=dict)
-    """Rows by kind of reason."""
+    """Rows by kind of reason; under ANY where more than one kind would be right."""
     merged: int = 0
     """Rows of a picture that was there before."""
     says: tuple[str, ...] = ()

@@ -27,7 +27,16 @@ PIECES = (
     '"', '"', '""', ",", ";", "\t", "|", "\n", "\r\n", "\r", " ", "'", "\\", '\\"', "\u00e9", "\u201c",
     "a dog", "big", "12", "5.5", "end.", "b,c", "\u6d77", "\u2028", "\x0b", "#", "=",
 )  # fmt: skip
-HEADERS = ("image", "caption", "anchor", "positive", "negative", "caption", "text", "no. 1")
+HEADERS: tuple[str, ...] = (
+    "image",
+    "caption",
+    "anchor",
+    "positive",
+    "negative",
+    "caption",
+    "text",
+    "no. 1",
+)
 UNICODE = ("utf-8", "utf-8-sig", "utf-16", "utf-32")
 NAMED = ("cp1252", "utf-16-le", "cp1251", "gb18030", "shift_jis")
 
@@ -44,7 +53,7 @@ def cells_of(*without: str) -> st.SearchStrategy[str]:
 @st.composite
 def tables(
     draw: st.DrawFn, cells: st.SearchStrategy[str], most: int = 9
-) -> tuple[list[str], list[tuple[str, ...]]]:
+) -> tuple[list[str], list[tuple[Any, ...]]]:
     """Return the header and the rows of a table; the first cell tells the rows apart."""
     width = draw(st.integers(2, 4))
     names = draw(st.lists(st.sampled_from(HEADERS), min_size=width, max_size=width))
