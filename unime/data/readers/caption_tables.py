@@ -73,7 +73,7 @@ def caption_tables(
     """
     if not path.is_dir():
         return [path] if path.exists() else []
-    for here in (path.iterdir(), path.rglob("*")):
+    for is_last, here in enumerate((path.iterdir(), path.rglob("*"))):
         tables = [file for file in sorted(here) if _is_table(file, path, split)]
         named = [file for file in tables if file.stem.casefold() in CAPTION_FILES]
         others = [file for file in tables if file not in named]
@@ -87,7 +87,7 @@ def caption_tables(
             )
         unread = [file for file in tables if file not in found]
         _check_pieces(found, unread, options)
-        if aloud:
+        if aloud and (found or is_last):
             _say(path, found, unread)
         if found:
             return found
