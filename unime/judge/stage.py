@@ -34,6 +34,7 @@ from unime.judge.engine import (
     StreamingEngine,
 )
 from unime.judge.job import WHOLE, JudgeJob, Shard
+from unime.judge.price import Quote, estimate_pair, known_rate
 from unime.judge.scoring import Outcome, score_missing
 from unime.judge.store import ScoreStore
 from unime.judge.transformers_engine import TransformersOptions
@@ -173,12 +174,22 @@ class ScoringWork:
             store,
             block_queries=recipe.block_queries,
             budget=budget,
-            prices=recipe.prices,
             retry=retry,
             early=recipe.early_stop,
+            quote=self.quote(),
         )
         console.log(f"judge: {describe(outcome, recipe.prices)}")
         return outcome
+
+    def quote(self) -> Quote:
+        """Return the price of the job's pairs."""
+        recipe, job = self.recipe, self.job
+        return Quote(
+            estimate_pair(job, getattr(_options(recipe), "model", None)),
+            recipe.prices,
+            known_rate(Path(recipe.output), job.fingerprint),
+            recipe.early_stop is not None,
+        )
 
     def check(self, store: ScoreStore) -> None:
         """Refuse a job without a single score: a fault of all pairs is none of a pair's.
