@@ -24,6 +24,7 @@ from unime.data.data_folder import DataFolder
 from unime.data.stage_tables import read_mined
 from unime.data.tables import write_table
 from unime.judge.budget import FREE, UNLIMITED, Prices, SpendingLimit
+from unime.judge.can_judge import check_not_embedder
 from unime.judge.early_stop import EarlyStop
 from unime.judge.engine import (
     ChecksData,
@@ -157,7 +158,10 @@ class ScoringWork:
     def of(cls, recipe: ScoreRecipe, shard: Shard = WHOLE) -> ScoringWork:
         """Open what the recipe names."""
         truth = _load_truth(recipe.truth)
-        engine = _options(recipe).engine(truth)
+        options = _options(recipe)
+        if isinstance(options, TransformersOptions):
+            check_not_embedder(options.model.id, options.model.revision)
+        engine = options.engine(truth)
         data = DataFolder.open(recipe.data)
         mined = read_mined(Path(recipe.mined), data)
         job = JudgeJob(data, mined, engine.fingerprint, shard)
