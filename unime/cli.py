@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,6 +63,14 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     language: Annotated[
         str | None, typer.Option(help="Own data: which captions, where they come by language.")
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Own data: of text files, such as cp1251; told by their bytes."),
+    ] = None,
+    quoting: Annotated[
+        Literal["auto", "standard", "none"],
+        typer.Option(help="Own data: whether quotes in CSV and TSV may hold line breaks."),
+    ] = "auto",
     judge: Annotated[
         str | None,
         typer.Option(help="Own data: who judges negatives, a folder, Hub id or server's address."),
@@ -77,7 +85,8 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     if is_own_data(source):
         from unime.judge.own_judge import judge_named
 
-        prepare(source, model, into, language, typer.echo, judge_named(judge, judge_model))
+        judging = judge_named(judge, judge_model)
+        prepare(source, model, into, language, typer.echo, judging, encoding, quoting)
     elif judge or judge_model:
         raise RecipeError(f"--judge is for own data; {source} is a recipe: change its engine there")
     else:
