@@ -9,8 +9,9 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, cast
 
+import click
 import typer
 
 from unime import stages
@@ -68,8 +69,11 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
         typer.Option(help="Own data: of text files, such as cp1251; told by their bytes."),
     ] = None,
     quoting: Annotated[
-        Literal["auto", "standard", "none"],
-        typer.Option(help="Own data: whether quotes in CSV and TSV may hold line breaks."),
+        str,
+        typer.Option(
+            click_type=click.Choice(["auto", "standard", "none"]),
+            help="Own data: whether quotes in CSV and TSV may hold line breaks.",
+        ),
     ] = "auto",
     judge: Annotated[
         str | None,
@@ -83,10 +87,13 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     from unime.data.own_data.prepare import is_own_data, prepare
 
     if is_own_data(source):
+        from unime.data.readers.base import Quoting
         from unime.judge.own_judge import judge_named
 
         judging = judge_named(judge, judge_model)
-        prepare(source, model, into, language, typer.echo, judging, encoding, quoting)
+        prepare(
+            source, model, into, language, typer.echo, judging, encoding, cast("Quoting", quoting)
+        )
     elif judge or judge_model:
         raise RecipeError(f"--judge is for own data; {source} is a recipe: change its engine there")
     else:
