@@ -8,10 +8,10 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated
 
-import click
 import typer
 
 from unime import stages
@@ -28,6 +28,15 @@ from unime.core.errors import (
 from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.eval.commands import app as evaluation
 from unime.judge.commands import app as judge
+
+
+class QuoteUse(StrEnum):
+    """Values of --quoting; `unime.data.readers.base.Quoting`, as every version of typer takes them."""
+
+    AUTO = "auto"
+    STANDARD = "standard"
+    NONE = "none"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -69,12 +78,8 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
         typer.Option(help="Own data: of text files, such as cp1251; told by their bytes."),
     ] = None,
     quoting: Annotated[
-        str,
-        typer.Option(
-            click_type=click.Choice(["auto", "standard", "none"]),
-            help="Own data: whether quotes in CSV and TSV may hold line breaks.",
-        ),
-    ] = "auto",
+        QuoteUse, typer.Option(help="Own data: whether quotes in CSV and TSV may hold line breaks.")
+    ] = QuoteUse.AUTO,
     judge: Annotated[
         str | None,
         typer.Option(help="Own data: who judges negatives, a folder, Hub id or server's address."),
@@ -87,13 +92,10 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     from unime.data.own_data.prepare import is_own_data, prepare
 
     if is_own_data(source):
-        from unime.data.readers.base import Quoting
         from unime.judge.own_judge import judge_named
 
         judging = judge_named(judge, judge_model)
-        prepare(
-            source, model, into, language, typer.echo, judging, encoding, cast("Quoting", quoting)
-        )
+        prepare(source, model, into, language, typer.echo, judging, encoding, quoting.value)
     elif judge or judge_model:
         raise RecipeError(f"--judge is for own data; {source} is a recipe: change its engine there")
     else:
