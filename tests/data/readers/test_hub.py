@@ -1,0 +1,602 @@
+"""Data sets of the Hub by configuration and commit, with their archives, against a hub on this machine."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from tests.data.readers.local_hub import LocalHub, serving_hub
+from tests.data.readers.sources import rows_of
+from unime.core.errors import DataError, OutputError
+from unime.core.stage import execute_values
+from unime.data.images import load_rgb
+from unime.data.readers.hub import saved_to_parquet
+
+REPO = "lab/pairs"
+ROOT = Path(__file__).resolve().parents[3]
+CARD = """---
+configs:
+{configs}
+---
+# Pairs
+"""
+SOURCE = {
+    "reader": "mmeb_train",
+    "path": f"hub:{REPO}",
+    "name": "*",
+    "split": "original",
+    "archives": {"images_zip/{name}.zip": "images"},
+}
+
+
+def png(colour: str) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 6), colour).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def zipped(members: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, data in members.items():
+            # Without a time: equal files are to make equal archives.
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return buffer.getvalue()
+
+
+def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
+        for name, data in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return buffer.getvalue()
+
+
+def table(*rows: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
+    return buffer.getvalue()
+
+
+def row(task: str, number: int) -> dict[str, Any]:
+    return {
+        "qry": f"<|image_1|>\nfind {task} {number}",
+        "qry_image_path": f"images/{task}/Train/{number}.png",
+        "pos_text": f"answer {number}",
+        "pos_image_path": "",
+    }
+
+
+def pairs(*tasks: str) -> dict[str, bytes]:
+    """Return the files of a data set laid out as MMEB-train is."""
+    configs, found = [], {}
+    for task in tasks:
+        configs.append(
+            f"- config_name: {task}\n  data_files:\n"
+            f"  - {{split: diverse_instruction, path: {task}/diverse_instruction-*}}\n"
+            f"  - {{split: original, path: {task}/original-*}}"
+        )
+        found |= {
+            f"{task}/original-00000-of-00002.parquet": table(row(task, 0)),
+            f"{task}/original-00001-of-00002.parquet": table(row(task, 1)),
+            f"{task}/diverse_instruction-00000-of-00001.parquet": table(row(task, 7)),
+            f"images_zip/{task}.zip": zipped(
+                {f"{task}/Train/{n}.png": png(colour) for n, colour in ((0, "red"), (1, "blue"))}
+            ),
+        }
+    found["README.md"] = CARD.format(configs="\n".join(configs)).encode()
+    return found
+
+
+def forget(hub: LocalHub) -> None:
+    hub.requests.clear()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
+    with serving_hub(monkeypatch, str(tmp_path / "cache")) as server:
+        yield server
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> Any:
+    from huggingface_hub import constants
+
+    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return tmp_path / "root"
+
+
+def contents(root: Path, **source: Any) -> list[tuple[str, str, tuple[int, ...]]]:
+    """Return task, text and the picture's first pixel of each row."""
+    found = []
+    for read in rows_of(root, **source):
+        assert read.error is None, read.error
+        (pair,) = read.pairs
+        assert pair.query.image is not None
+        pixel = load_rgb(root, pair.query.image).getpixel((0, 0))
+        found.append((pair.task, pair.query.text, pixel))
+    return found
+
+
+def test_every_configuration_is_a_task_with_its_archive_and_nothing_is_fetched_twice(
+    hub: LocalHub, root: Path
+) -> None:
+    hub.add(REPO, pairs("CIRR", "WebQA"))
+    found = contents(root, **SOURCE)
+    red, blue = (255, 0, 0), (0, 0, 255)
+    assert found == [
+        ("CIRR", "find CIRR 0", red),
+        ("CIRR", "find CIRR 1", blue),
+        ("WebQA", "find WebQA 0", red),
+        ("WebQA", "find WebQA 1", blue),
+    ]
+    # Each once; of the other split nothing.
+    assert sorted(hub.fetched()) == sorted(
+        name for name in pairs("CIRR", "WebQA") if "diverse_instruction" not in name
+    )
+    forget(hub)
+    assert contents(root, **SOURCE) == found
+    assert hub.requests == [f"GET /api/datasets/{REPO}/revision/main"]
+    forget(hub)
+    rows_of(root, **SOURCE | {"split": "diverse_instruction"})
+    assert sorted(hub.fetched()) == [
+        f"{task}/diverse_instruction-00000-of-00001.parquet" for task in ("CIRR", "WebQA")
+    ]
+
+
+def test_a_list_of_configurations_and_a_task_of_ones_own(hub: LocalHub, root: Path) -> None:
+    hub.add(REPO, pairs("CIRR", "WebQA", "MSCOCO_i2t", "MSCOCO_t2i"))
+    found = contents(root, **SOURCE | {"name": ["MSCOCO_*", "CIRR"], "task": "my_{name}"})
+    assert [task for task, _, _ in found[::2]] == ["my_CIRR", "my_MSCOCO_i2t", "my_MSCOCO_t2i"]
+    assert not any("WebQA" in name for name in hub.fetched())
+    found = contents(root, **SOURCE | {"name": "CIRR"})
+    assert {task for task, _, _ in found} == {"CIRR"}
+
+
+def test_offline_what_was_fetched_works_and_the_rest_is_one_sentence(
+    hub: LocalHub, root: Path, offline: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "unime")
+    commit = hub.add(REPO, pairs("CIRR", "WebQA"))
+    found = contents(root, **SOURCE | {"name": "CIRR"})
+    forget(hub)
+    offline()
+    assert contents(root, **SOURCE | {"name": "CIRR"}) == found
+    assert f"main is taken for commit {commit[:12]}, as last seen" in caplog.text
+    with pytest.raises(
+        DataError,
+        match=r"images_zip/WebQA.zip|WebQA/original\S+ of hub:lab/pairs \(commit \w{12}\) was not fetched "
+        "before, and HF_HUB_OFFLINE forbids to ask the Hub; run this once where",
+    ):
+        rows_of(root, **SOURCE)
+    with pytest.raises(DataError, match="hub:lab/other at revision main was not fetched before"):
+        rows_of(root, **SOURCE | {"path": "hub:lab/other"})
+    assert hub.requests == []
+
+
+def test_a_hub_that_does_not_answer_is_as_good_as_offline(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    hub.add(REPO, pairs("CIRR"))
+    found = contents(root, **SOURCE)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    assert contents(root, **SOURCE) == found
+    with pytest.raises(DataError, match=r"was not fetched before, and the Hub is out of reach \("):
+        rows_of(root, **SOURCE | {"path": "hub:lab/other"})
+
+
+def test_offline_what_others_fetched_is_found_in_the_cache(
+    hub: LocalHub, root: Path, offline: Any
+) -> None:
+    from huggingface_hub import HfApi
+
+    hub.add(REPO, pairs("CIRR"))
+    for name in pairs("CIRR"):
+        HfApi().hf_hub_download(REPO, name, repo_type="dataset")
+    offline()
+    assert len(contents(root, **SOURCE)) == 2
+
+
+def test_a_pinned_commit_asks_nothing_once_it_is_there(hub: LocalHub, root: Path) -> None:
+    commit = hub.add(REPO, pairs("CIRR"))
+    other = pairs("CIRR")
+    other["CIRR/original-00000-of-00002.parquet"] = table(row("CIRR", 1))
+    hub.add(REPO, other)
+    pinned = SOURCE | {"revision": commit}
+    assert [text for _, text, _ in contents(root, **pinned)] == ["find CIRR 0", "find CIRR 1"]
+    forget(hub)
+    contents(root, **pinned)
+    assert hub.requests == []
+
+
+def test_a_new_commit_is_noticed_and_what_did_not_change_is_kept(
+    hub: LocalHub, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "unime")
+    old = hub.add(REPO, pairs("CIRR", "WebQA"))
+    contents(root, **SOURCE)
+    changed = pairs("CIRR", "WebQA")
+    changed["CIRR/original-00001-of-00002.parquet"] = table(row("CIRR", 1) | {"qry": "else"})
+    changed["images_zip/WebQA.zip"] = zipped(
+        {f"WebQA/Train/{n}.png": png("lime") for n in range(2)}
+    )
+    new = hub.add(REPO, changed)
+    forget(hub)
+    found = contents(root, **SOURCE)
+    assert [text for _, text, _ in found[:2]] == ["find CIRR 0", "else"]
+    assert {pixel for _, _, pixel in found[2:]} == {(0, 255, 0)}
+    assert sorted(hub.fetched()) == [
+        "CIRR/original-00001-of-00002.parquet",
+        "images_zip/WebQA.zip",
+    ]
+    assert (
+        f"main moved from commit {old[:12]} to {new[:12]}; 'revision: {old}' reads" in caplog.text
+    )
+    folders = sorted(
+        p.name.rpartition("-")[0] for p in (root / "hub/lab--pairs").iterdir() if p.is_dir()
+    )
+    assert folders == ["CIRR", "WebQA", "WebQA"]
+
+
+def recipe(root: Path, **source: Any) -> dict[str, Any]:
+    return {"output": str(root.parent / "out"), "root": str(root), "sources": [SOURCE | source]}
+
+
+def test_a_finished_output_stays_up_to_date_offline_and_never_changes_silently(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    module, values = "unime.data.stage", recipe(root)
+    old = hub.add(REPO, pairs("CIRR"))
+    out = execute_values(module, values)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["facts"]["hub"] == {f"hub:{REPO}": old}
+    assert manifest["inputs"] == {f"hub:{REPO}": f"name:hub:{REPO}@{old}"}
+    before = {p.name: p.read_bytes() for p in out.iterdir()}
+    execute_values(module, values)
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        execute_values(module, values)
+    hub.add(REPO, pairs("CIRR", "WebQA"))
+    with pytest.raises(OutputError, match=rf"inputs.hub:{REPO}: 'name:hub:{REPO}@{old}' there"):
+        execute_values(module, values)
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_outputs_of_versions_that_did_not_note_the_commit_are_up_to_date(
+    hub: LocalHub, root: Path
+) -> None:
+    from unime.core.contents import checksum
+
+    hub.add(REPO, pairs("CIRR"))
+    out = execute_values("unime.data.stage", recipe(root))
+    manifest = json.loads((out / "manifest.json").read_text())
+    del manifest["checksum"]
+    manifest["inputs"] = {f"hub:{REPO}": f"name:hub:{REPO}"}
+    for source in manifest["recipe"]["sources"]:
+        del source["revision"]
+    text = json.dumps({**manifest, "checksum": checksum(manifest)})
+    (out / "manifest.json").write_text(text)
+    execute_values("unime.data.stage", recipe(root))
+    assert (out / "manifest.json").read_text() == text
+
+
+RUN = """
+import sys
+from tests.data.readers.sources import rows_of
+import json, pathlib
+from unime.core.errors import UnimeError
+try:
+    print(len(rows_of(pathlib.Path(sys.argv[1]), **json.loads(sys.argv[2]))))
+except UnimeError as error:
+    sys.exit(str(error))
+"""
+
+
+def in_a_process(hub: LocalHub, root: Path, cache: Path) -> subprocess.Popen[str]:
+    env = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "0",
+        "HF_ENDPOINT": hub.endpoint,
+        "HF_HUB_CACHE": str(cache),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
+    words = [sys.executable, "-c", RUN, str(root), json.dumps(SOURCE)]
+    return subprocess.Popen(words, env=env, stdout=-1, stderr=-1, text=True, cwd=ROOT)
+
+
+def test_a_killed_download_is_resumed(hub: LocalHub, root: Path, tmp_path: Path) -> None:
+    hub.add(REPO, pairs("CIRR", "WebQA"))
+    hub.hold_at = "images_zip/WebQA.zip"
+    process = in_a_process(hub, root, tmp_path / "other")
+    assert hub.reached.wait(60)
+    process.kill()
+    process.wait()
+    hub.hold_at = ""
+    first = hub.fetched()
+    assert "images_zip/CIRR.zip" in first
+    forget(hub)
+    said, problem = in_a_process(hub, root, tmp_path / "other").communicate(timeout=120)
+    assert said.strip() == "4", problem
+    # What came whole does not come again; the one that was cut off does.
+    assert "images_zip/WebQA.zip" in hub.fetched()
+    assert sorted([*first, *hub.fetched()]) == sorted(
+        [
+            *(name for name in pairs("CIRR", "WebQA") if "diverse_instruction" not in name),
+            "images_zip/WebQA.zip",
+        ]
+    )
+
+
+def test_a_killed_unpacking_goes_on_and_unpacks_no_archive_twice(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unime.data.readers import hub as reader
+    from unime.data.readers import unpacking
+
+    files = pairs("CIRR")
+    del files["images_zip/CIRR.zip"]
+    files["a.zip"] = zipped({"CIRR/Train/0.png": png("red")})
+    files["b.tar.gz"] = tarred({"CIRR/Train/1.png": png("blue"), "CIRR/Train/2.png": png("lime")})
+    hub.add(REPO, files)
+    source = SOURCE | {"archives": {"?.*": "images"}}
+
+    class Killed(BaseException):
+        pass
+
+    written: list[str] = []
+    write = unpacking._write
+
+    def counted(member: unpacking.Member, *rest: Any) -> None:
+        if len(written) == 2:
+            raise Killed
+        written.append(member.name)
+        write(member, *rest)
+
+    monkeypatch.setattr(unpacking, "_write", counted)
+    with pytest.raises(Killed):
+        rows_of(root, **source)
+    (mark,) = root.rglob(reader.UNPACKED)
+    assert json.loads(mark.read_text()) == {"a.zip": 1}
+    written.clear()
+    monkeypatch.setattr(
+        unpacking,
+        "_write",
+        lambda member, *rest: (written.append(member.name), write(member, *rest)),
+    )
+    assert len(contents(root, **source)) == 2
+    assert written == ["CIRR/Train/1.png", "CIRR/Train/2.png"]
+    assert json.loads(mark.read_text()) == {"a.zip": 1, "b.tar.gz": 2}
+    assert not list(root.rglob(".unpacking"))
+
+
+def with_archive(name: str, data: bytes) -> dict[str, bytes]:
+    return {**pairs("CIRR"), name: data}
+
+
+def link_in_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        info = zipfile.ZipInfo("CIRR/link.png")
+        info.external_attr = 0o120777 << 16
+        archive.writestr(info, "/etc/passwd")
+    return buffer.getvalue()
+
+
+def link_in_tar(kind: bytes) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as archive:
+        info = tarfile.TarInfo("CIRR/link.png")
+        info.type, info.linkname = kind, "/etc/passwd"
+        archive.addfile(info)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("x.zip", zipped({"../../out.png": b"x"})),
+        ("x.zip", zipped({"/tmp/unime-out.png": b"x"})),
+        ("x.zip", link_in_zip()),
+        ("x.tar", tarred({"a/../../../out.png": b"x"}, "w")),
+        ("x.tar", tarred({"/tmp/unime-out.png": b"x"}, "w")),
+        ("x.tar", link_in_tar(tarfile.SYMTYPE)),
+        ("x.tar", link_in_tar(tarfile.LNKTYPE)),
+        ("x.tar", link_in_tar(tarfile.FIFOTYPE)),
+    ],
+)
+def test_nothing_leads_out_of_the_folder(
+    hub: LocalHub, root: Path, tmp_path: Path, name: str, data: bytes
+) -> None:
+    hub.add(REPO, with_archive(name, data))
+    with pytest.raises(DataError, match=r"leads out of the folder, or is a link or a device"):
+        rows_of(root, **SOURCE | {"archives": name})
+    assert not list(tmp_path.rglob("out.png")) + list(tmp_path.rglob("link.png"))
+    assert not Path("/tmp/unime-out.png").exists()
+
+
+def test_damaged_archives_and_two_files_of_one_name_are_sentences(
+    hub: LocalHub, root: Path
+) -> None:
+    whole = zipped({f"CIRR/{n}.png": png("red") * 200 for n in range(9)})
+    broken = bytearray(whole)
+    broken[len(broken) // 3] ^= 1
+    files = {
+        **pairs("CIRR"),
+        "cut.zip": whole[: len(whole) // 2],
+        "flipped.zip": bytes(broken),
+        "cut.tar.gz": tarred({"a.png": os.urandom(9999)})[:5000],
+        "one.zip": zipped({"a.png": b"one"}),
+        "other.zip": zipped({"a.png": b"two"}),
+        "notes.txt": b"",
+    }
+    hub.add(REPO, files)
+    for name in ("cut.zip", "flipped.zip", "cut.tar.gz"):
+        with pytest.raises(
+            DataError, match=rf"{name} of hub:lab/pairs .* cannot be unpacked: .*remove /"
+        ):
+            rows_of(root, **SOURCE | {"archives": name})
+    with pytest.raises(DataError, match=r"'a.png' is in .* already, with other bytes; give"):
+        rows_of(root, **SOURCE | {"archives": ["one.zip", "other.zip"]})
+    with pytest.raises(
+        DataError, match=r"notes.txt is no archive .*expected a name that ends with .zip"
+    ):
+        rows_of(root, **SOURCE | {"archives": "notes.*"})
+
+
+def test_too_little_space_is_found_before_anything_is_written(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import shutil
+
+    hub.add(REPO, pairs("CIRR"))
+    usage = shutil.disk_usage(root.parent)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
+        with pytest.raises(
+            DataError, match=r"CIRR.zip .* needs 0.0 GB below .*, 0.0 GB are free; free"
+        ):
+            rows_of(root, **SOURCE)
+    assert len(contents(root, **SOURCE)) == 2
+
+
+def test_a_full_disk_is_the_systems_own_error(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import errno
+
+    from huggingface_hub import HfApi
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    hub.add(REPO, pairs("CIRR"))
+    monkeypatch.setattr(HfApi, "hf_hub_download", full)
+    with pytest.raises(OSError, match="No space left"):
+        rows_of(root, **SOURCE)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"name": "CIR"},
+            r"has no configuration 'CIR'; did you mean 'CIRR'\? \(all: CIRR, WebQA\)",
+        ),
+        ({"name": None}, r"has 2 configurations: CIRR, WebQA; choose by name:, a list of them, or"),
+        ({"split": "orignal"}, r"'CIRR' has no split 'orignal'; did you mean 'original'\?"),
+        ({"split": None}, r"has the splits diverse_instruction, original; choose one by split:"),
+        (
+            {"archives": "images/{name}.zip"},
+            r"has no file 'images/CIRR.zip' \(archives:\); did you mean",
+        ),
+        (
+            {"revision": "v9"},
+            r"hub:lab/pairs has no revision 'v9'; expected a branch, a tag or a commit",
+        ),
+        ({"path": "hub:lab/none"}, r"no data set lab/none, or it is private \(status 404\); check"),
+        (
+            {"path": "hub:lab/secret"},
+            r"lab/secret, or it is private \(status 401\); .* `hf auth login`",
+        ),
+        ({"path": "hub:../../etc"}, r"hub:../../etc: expected hub:OWNER/NAME"),
+    ],
+)
+def test_what_is_not_there_is_one_clear_sentence(
+    hub: LocalHub, root: Path, change: dict[str, Any], words: str
+) -> None:
+    hub.add(REPO, pairs("CIRR", "WebQA"))
+    hub.private.add("lab/secret")
+    with pytest.raises(DataError, match=words):
+        rows_of(root, **SOURCE | change)
+
+
+def test_images_inside_the_rows_and_the_only_split(hub: LocalHub, root: Path) -> None:
+    rows = {"image": {"bytes": png("blue"), "path": "a.png"}, "caption": "a blue field"}
+    features = {
+        "info": {
+            "features": {
+                "image": {"_type": "Image"},
+                "caption": {"dtype": "string", "_type": "Value"},
+            }
+        }
+    }
+    plain = pa.Table.from_pylist([rows]).replace_schema_metadata(
+        {"huggingface": json.dumps(features)}
+    )
+    buffer = io.BytesIO()
+    pq.write_table(plain, buffer)
+    hub.add("lab/photos", {"data/train-00000-of-00001.parquet": buffer.getvalue()})
+    (read,) = rows_of(root, reader="folder", path="hub:lab/photos")
+    (pair,) = read.pairs
+    assert pair.task == "photos" and pair.query.image is not None
+    assert load_rgb(root, pair.query.image).getpixel((0, 0)) == (0, 0, 255)
+
+
+def test_tables_of_other_formats(hub: LocalHub, root: Path) -> None:
+    hub.add(
+        "lab/text", {"train.csv": b"anchor,positive\na,b\n", "test.csv": b"anchor,positive\nc,d\n"}
+    )
+    (read,) = rows_of(root, reader="sentence_transformers", path="hub:lab/text", split="test")
+    assert read.pairs[0].query.text == "c"
+    assert hub.fetched() == ["test.csv"]
+    both = rows_of(root, reader="sentence_transformers", path="hub:lab/text", split="train+test")
+    assert [r.pairs[0].query.text for r in both] == ["a", "c"]
+
+
+def test_names_that_look_alike_are_two_files(hub: LocalHub, root: Path) -> None:
+    files = {
+        "README.md": CARD.format(
+            configs="- {config_name: a b, data_files: 1.csv}\n- {config_name: a_b, data_files: 2.csv}"
+        ).encode(),
+        "1.csv": b"anchor,positive\none,x\n",
+        "2.csv": b"anchor,positive\ntwo,x\n",
+    }
+    hub.add("lab/text", files)
+    found = rows_of(root, reader="sentence_transformers", path="hub:lab/text", name="*")
+    assert [(r.pairs[0].task, r.pairs[0].query.text) for r in found] == [
+        ("a b", "one"),
+        ("a_b", "two"),
+    ]
+
+
+def test_archives_and_revisions_are_of_the_hub_alone(tmp_path: Path) -> None:
+    from unime.data.readers import DataSource
+
+    for extra in ({"archives": "a.zip"}, {"revision": "v1"}):
+        with pytest.raises(ValueError, match="archives and revision are of data sets of the Hub"):
+            DataSource.model_validate({"reader": "mmeb_train", "path": "a", **extra})
+    with pytest.raises(ValueError, match=r"'\.\./x' leads out of the folder of unpacked files"):
+        DataSource.model_validate(SOURCE | {"archives": {"a.zip": "../x"}})
+
+
+def test_saved_data_sets_keep_their_name(tmp_path: Path) -> None:
+    import datasets
+
+    datasets.Dataset.from_dict({"anchor": ["a"]}).save_to_disk(str(tmp_path / "a set"))
+    path = saved_to_parquet(tmp_path / "a set", None, tmp_path)
+    assert path.name.startswith("a_set-") and path.parent.name == "converted"
