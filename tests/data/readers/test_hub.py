@@ -8,100 +8,33 @@ import logging
 import os
 import subprocess
 import sys
-import tarfile
-import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from tests.data.readers.local_hub import LocalHub, serving_hub
+from tests.data.readers.hub_files import (
+    CARD,
+    REPO,
+    SOURCE,
+    contents,
+    pairs,
+    png,
+    row,
+    table,
+    zipped,
+)
+from tests.data.readers.local_hub import LocalHub
 from tests.data.readers.sources import rows_of
 from unime.core.errors import DataError, OutputError
 from unime.core.stage import execute_values
 from unime.data.images import load_rgb
-from unime.data.readers.hub import saved_to_parquet
+from unime.data.readers.saved_data_sets import saved_to_parquet
 
-REPO = "lab/pairs"
 ROOT = Path(__file__).resolve().parents[3]
-CARD = """---
-configs:
-{configs}
----
-# Pairs
-"""
-SOURCE = {
-    "reader": "mmeb_train",
-    "path": f"hub:{REPO}",
-    "name": "*",
-    "split": "original",
-    "archives": {"images_zip/{name}.zip": "images"},
-}
-
-
-def png(colour: str) -> bytes:
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 6), colour).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def zipped(members: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        for name, data in members.items():
-            # Without a time: equal files are to make equal archives.
-            archive.writestr(zipfile.ZipInfo(name), data)
-    return buffer.getvalue()
-
-
-def tarred(members: dict[str, bytes], mode: str = "w:gz") -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=mode) as archive:  # type: ignore[call-overload]
-        for name, data in members.items():
-            info = tarfile.TarInfo(name)
-            info.size = len(data)
-            archive.addfile(info, io.BytesIO(data))
-    return buffer.getvalue()
-
-
-def table(*rows: dict[str, Any]) -> bytes:
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(rows)), buffer)
-    return buffer.getvalue()
-
-
-def row(task: str, number: int) -> dict[str, Any]:
-    return {
-        "qry": f"<|image_1|>\nfind {task} {number}",
-        "qry_image_path": f"images/{task}/Train/{number}.png",
-        "pos_text": f"answer {number}",
-        "pos_image_path": "",
-    }
-
-
-def pairs(*tasks: str) -> dict[str, bytes]:
-    """Return the files of a data set laid out as MMEB-train is."""
-    configs, found = [], {}
-    for task in tasks:
-        configs.append(
-            f"- config_name: {task}\n  data_files:\n"
-            f"  - {{split: diverse_instruction, path: {task}/diverse_instruction-*}}\n"
-            f"  - {{split: original, path: {task}/original-*}}"
-        )
-        found |= {
-            f"{task}/original-00000-of-00002.parquet": table(row(task, 0)),
-            f"{task}/original-00001-of-00002.parquet": table(row(task, 1)),
-            f"{task}/diverse_instruction-00000-of-00001.parquet": table(row(task, 7)),
-            f"images_zip/{task}.zip": zipped(
-                {f"{task}/Train/{n}.png": png(colour) for n, colour in ((0, "red"), (1, "blue"))}
-            ),
-        }
-    found["README.md"] = CARD.format(configs="\n".join(configs)).encode()
-    return found
 
 
 def forget(hub: LocalHub) -> None:
@@ -109,33 +42,8 @@ def forget(hub: LocalHub) -> None:
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[LocalHub]:
-    with serving_hub(monkeypatch, str(tmp_path / "cache")) as server:
-        yield server
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> Any:
-    from huggingface_hub import constants
-
-    return lambda: monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-
-
-@pytest.fixture
 def root(tmp_path: Path) -> Path:
     return tmp_path / "root"
-
-
-def contents(root: Path, **source: Any) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return task, text and the picture's first pixel of each row."""
-    found = []
-    for read in rows_of(root, **source):
-        assert read.error is None, read.error
-        (pair,) = read.pairs
-        assert pair.query.image is not None
-        pixel = load_rgb(root, pair.query.image).getpixel((0, 0))
-        found.append((pair.task, pair.query.text, pixel))
-    return found
 
 
 def test_every_configuration_is_a_task_with_its_archive_and_nothing_is_fetched_twice(
@@ -174,7 +82,7 @@ def test_a_list_of_configurations_and_a_task_of_ones_own(hub: LocalHub, root: Pa
 
 
 def test_offline_what_was_fetched_works_and_the_rest_is_one_sentence(
-    hub: LocalHub, root: Path, offline: Any, caplog: pytest.LogCaptureFixture
+    hub: LocalHub, root: Path, offline: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "unime")
     commit = hub.add(REPO, pairs("CIRR", "WebQA"))
@@ -208,7 +116,7 @@ def test_a_hub_that_does_not_answer_is_as_good_as_offline(
 
 
 def test_offline_what_others_fetched_is_found_in_the_cache(
-    hub: LocalHub, root: Path, offline: Any
+    hub: LocalHub, root: Path, offline: Callable[[], None]
 ) -> None:
     from huggingface_hub import HfApi
 
@@ -350,154 +258,6 @@ def test_a_killed_download_is_resumed(hub: LocalHub, root: Path, tmp_path: Path)
             "images_zip/WebQA.zip",
         ]
     )
-
-
-def test_a_killed_unpacking_goes_on_and_unpacks_no_archive_twice(
-    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from unime.data.readers import hub as reader
-    from unime.data.readers import unpacking
-
-    files = pairs("CIRR")
-    del files["images_zip/CIRR.zip"]
-    files["a.zip"] = zipped({"CIRR/Train/0.png": png("red")})
-    files["b.tar.gz"] = tarred({"CIRR/Train/1.png": png("blue"), "CIRR/Train/2.png": png("lime")})
-    hub.add(REPO, files)
-    source = SOURCE | {"archives": {"?.*": "images"}}
-
-    class Killed(BaseException):
-        pass
-
-    written: list[str] = []
-    write = unpacking._write
-
-    def counted(member: unpacking.Member, *rest: Any) -> None:
-        if len(written) == 2:
-            raise Killed
-        written.append(member.name)
-        write(member, *rest)
-
-    monkeypatch.setattr(unpacking, "_write", counted)
-    with pytest.raises(Killed):
-        rows_of(root, **source)
-    (mark,) = root.rglob(reader.UNPACKED)
-    assert json.loads(mark.read_text()) == {"a.zip": 1}
-    written.clear()
-    monkeypatch.setattr(
-        unpacking,
-        "_write",
-        lambda member, *rest: (written.append(member.name), write(member, *rest)),
-    )
-    assert len(contents(root, **source)) == 2
-    assert written == ["CIRR/Train/1.png", "CIRR/Train/2.png"]
-    assert json.loads(mark.read_text()) == {"a.zip": 1, "b.tar.gz": 2}
-    assert not list(root.rglob(".unpacking"))
-
-
-def with_archive(name: str, data: bytes) -> dict[str, bytes]:
-    return {**pairs("CIRR"), name: data}
-
-
-def link_in_zip() -> bytes:
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:
-        info = zipfile.ZipInfo("CIRR/link.png")
-        info.external_attr = 0o120777 << 16
-        archive.writestr(info, "/etc/passwd")
-    return buffer.getvalue()
-
-
-def link_in_tar(kind: bytes) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as archive:
-        info = tarfile.TarInfo("CIRR/link.png")
-        info.type, info.linkname = kind, "/etc/passwd"
-        archive.addfile(info)
-    return buffer.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("x.zip", zipped({"../../out.png": b"x"})),
-        ("x.zip", zipped({"/tmp/unime-out.png": b"x"})),
-        ("x.zip", link_in_zip()),
-        ("x.tar", tarred({"a/../../../out.png": b"x"}, "w")),
-        ("x.tar", tarred({"/tmp/unime-out.png": b"x"}, "w")),
-        ("x.tar", link_in_tar(tarfile.SYMTYPE)),
-        ("x.tar", link_in_tar(tarfile.LNKTYPE)),
-        ("x.tar", link_in_tar(tarfile.FIFOTYPE)),
-    ],
-)
-def test_nothing_leads_out_of_the_folder(
-    hub: LocalHub, root: Path, tmp_path: Path, name: str, data: bytes
-) -> None:
-    hub.add(REPO, with_archive(name, data))
-    with pytest.raises(DataError, match=r"leads out of the folder, or is a link or a device"):
-        rows_of(root, **SOURCE | {"archives": name})
-    assert not list(tmp_path.rglob("out.png")) + list(tmp_path.rglob("link.png"))
-    assert not Path("/tmp/unime-out.png").exists()
-
-
-def test_damaged_archives_and_two_files_of_one_name_are_sentences(
-    hub: LocalHub, root: Path
-) -> None:
-    whole = zipped({f"CIRR/{n}.png": png("red") * 200 for n in range(9)})
-    broken = bytearray(whole)
-    broken[len(broken) // 3] ^= 1
-    files = {
-        **pairs("CIRR"),
-        "cut.zip": whole[: len(whole) // 2],
-        "flipped.zip": bytes(broken),
-        "cut.tar.gz": tarred({"a.png": os.urandom(9999)})[:5000],
-        "one.zip": zipped({"a.png": b"one"}),
-        "other.zip": zipped({"a.png": b"two"}),
-        "notes.txt": b"",
-    }
-    hub.add(REPO, files)
-    for name in ("cut.zip", "flipped.zip", "cut.tar.gz"):
-        with pytest.raises(
-            DataError, match=rf"{name} of hub:lab/pairs .* cannot be unpacked: .*remove /"
-        ):
-            rows_of(root, **SOURCE | {"archives": name})
-    with pytest.raises(DataError, match=r"'a.png' is in .* already, with other bytes; give"):
-        rows_of(root, **SOURCE | {"archives": ["one.zip", "other.zip"]})
-    with pytest.raises(
-        DataError, match=r"notes.txt is no archive .*expected a name that ends with .zip"
-    ):
-        rows_of(root, **SOURCE | {"archives": "notes.*"})
-
-
-def test_too_little_space_is_found_before_anything_is_written(
-    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import shutil
-
-    hub.add(REPO, pairs("CIRR"))
-    usage = shutil.disk_usage(root.parent)
-    with monkeypatch.context() as patch:
-        patch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=10))
-        with pytest.raises(
-            DataError, match=r"CIRR.zip .* needs 0.0 GB below .*, 0.0 GB are free; free"
-        ):
-            rows_of(root, **SOURCE)
-    assert len(contents(root, **SOURCE)) == 2
-
-
-def test_a_full_disk_is_the_systems_own_error(
-    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import errno
-
-    from huggingface_hub import HfApi
-
-    def full(*_: Any, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    hub.add(REPO, pairs("CIRR"))
-    monkeypatch.setattr(HfApi, "hf_hub_download", full)
-    with pytest.raises(OSError, match="No space left"):
-        rows_of(root, **SOURCE)
 
 
 @pytest.mark.parametrize(

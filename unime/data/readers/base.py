@@ -30,8 +30,9 @@ class DataSource(Section):
     revision: str = "main"
     """Hub: a branch, a tag, or a commit of 40 digits, which stays what it is and needs no question."""
     archives: str | list[str] | dict[str, str] = Field(default_factory=dict)
-    """Hub: archives of images (zip, tar) in the data set, as in a shell; {pattern: the folder that it is
-    unpacked in}. The rows' image paths, after image_root, begin where they are unpacked."""
+    """Hub: archives of images (zip, tar) in the data set, named as in a shell. They are unpacked below the
+    data root, where the source's image paths begin then (image_root is relative to it); in a folder
+    there that the paths name, too: {archive: folder}."""
     split: str | None = None
     """The split, where the data has several; file names begin with it."""
     task: str = ""

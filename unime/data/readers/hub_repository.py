@@ -15,14 +15,21 @@ from typing import Any, NamedTuple
 
 from unime.core import console, files
 from unime.core.errors import FULL, DataError
+from unime.data.readers.hub_client import (
+    HUB,
+    OutOfReachError,
+    ask,
+    cache_of,
+    check_repo,
+    not_here,
+    sorted_out,
+)
 
-HUB = "hub:"
 MAIN = "main"
 FOLDER = "hub"
 """Below the data root: what was fetched from the Hub and made ready to read."""
 REFERENCES = "refs.json"
 """In a data set's folder: {revision: the commit that it stood at}."""
-WAIT_SECONDS = 20.0
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -33,10 +40,6 @@ class HubFile(NamedTuple):
     """Bytes."""
     blob: str
     """What tells its bytes apart: a hash that the Hub gives."""
-
-
-class OutOfReachError(Exception):
-    """The Hub does not answer, or must not be asked (HF_HUB_OFFLINE)."""
 
 
 @dataclass
@@ -51,6 +54,8 @@ class HubRepository:
     """The data root."""
     notes: dict[str, Any] = field(default_factory=dict)
     """What was found out about this commit (configurations), kept in its record."""
+    is_partial: bool = False
+    """Whether only the files are known that are in the cache; not noted then."""
 
     @property
     def title(self) -> str:
@@ -79,12 +84,13 @@ class HubRepository:
             self.notes.update(known.get("notes", {}))
             return {name: HubFile(*values) for name, values in known["files"].items()}
         try:
-            info = _info(self.repo, self.commit, files_metadata=True)
+            info = ask(self.repo, self.commit, files_metadata=True)
         except OutOfReachError as error:
             found = _in_cache(self.repo, self.commit)
             if found:
+                self.is_partial = True
                 return found
-            raise _not_here(f"{HUB}{self.repo} at commit {self.commit[:12]}", error) from None
+            raise not_here(f"{HUB}{self.repo} at commit {self.commit[:12]}", error) from None
         found = {s.rfilename: _file(s) for s in info.siblings or []}
         for name in found:
             _check_name(name, self.title)
@@ -94,9 +100,9 @@ class HubRepository:
         """Keep what was found out about this commit."""
         listed = self.files
         self.notes.update(notes)
-        files.write_json(
-            self.record, {"files": {n: list(f) for n, f in listed.items()}, "notes": self.notes}
-        )
+        if not self.is_partial:
+            values = {"files": {n: list(f) for n, f in listed.items()}, "notes": self.notes}
+            files.write_json(self.record, values)
 
     def fetch(self, names: Iterable[str]) -> dict[str, Path]:
         """Return where files are, those that are not in the cache fetched.
@@ -132,9 +138,9 @@ class HubRepository:
             if isinstance(error, OSError) and error.errno in FULL:
                 raise
             try:
-                raise _sorted_out(error, self.repo, self.commit) from None
+                raise sorted_out(error, self.repo, self.commit) from None
             except OutOfReachError as reason:
-                raise _not_here(f"{name} of {self.title}", reason) from None
+                raise not_here(f"{name} of {self.title}", reason) from None
         return Path(found)
 
 
@@ -151,15 +157,15 @@ def commit_of(repo: str, revision: str, root: Path) -> str:
     Raises:
         DataError: when the Hub refuses, or cannot be asked and nothing was fetched before.
     """
-    _check_repo(repo)
+    check_repo(repo)
     if _COMMIT.fullmatch(revision):
         return revision
     known = _last_seen(repo, revision, root)
     try:
-        commit = str(_info(repo, revision).sha)
+        commit = str(ask(repo, revision).sha)
     except OutOfReachError as error:
         if known is None:
-            raise _not_here(f"{HUB}{repo} at revision {revision}", error) from None
+            raise not_here(f"{HUB}{repo} at revision {revision}", error) from None
         console.log(
             f"{HUB}{repo}: {error}; {revision} is taken for commit {known[:12]}, as last seen"
         )
@@ -187,21 +193,15 @@ def _last_seen(repo: str, revision: str, root: Path) -> str | None:
     if path.is_file() and revision in (known := files.read_json(path)):
         return str(known[revision])
     try:
-        commit = (_cache(repo) / "refs" / revision).read_text(encoding="ascii").strip()
+        commit = (cache_of(repo) / "refs" / revision).read_text(encoding="ascii").strip()
     except (OSError, ValueError):
         return None
     return commit if _COMMIT.fullmatch(commit) else None
 
 
-def _cache(repo: str) -> Path:
-    from huggingface_hub import constants
-
-    return Path(constants.HF_HUB_CACHE) / f"datasets--{repo.replace('/', '--')}"
-
-
 def _in_cache(repo: str, commit: str) -> dict[str, HubFile]:
     """Return the files of a commit that somebody fetched before, such as by `hf download`."""
-    folder = _cache(repo) / "snapshots" / commit
+    folder = cache_of(repo) / "snapshots" / commit
     return {
         # The cache names a file by its hash, and links to it.
         path.relative_to(folder).as_posix(): HubFile(path.stat().st_size, path.resolve().name)
@@ -210,72 +210,20 @@ def _in_cache(repo: str, commit: str) -> dict[str, HubFile]:
     }
 
 
-def _info(repo: str, revision: str, *, files_metadata: bool = False) -> Any:
-    from huggingface_hub import HfApi
-
-    try:
-        return HfApi().dataset_info(
-            repo, revision=revision, files_metadata=files_metadata, timeout=WAIT_SECONDS
-        )
-    except Exception as error:
-        raise _sorted_out(error, repo, revision) from None
-
-
 def _file(sibling: Any) -> HubFile:
     return HubFile(sibling.size or 0, sibling.lfs.sha256 if sibling.lfs else sibling.blob_id or "")
-
-
-def _sorted_out(error: Exception, repo: str, revision: str) -> DataError | OutOfReachError:
-    """Return an error of the client's as a sentence, or as the Hub being out of reach."""
-    from huggingface_hub import errors
-
-    title = f"{HUB}{repo}"
-    if isinstance(error, errors.GatedRepoError):
-        return DataError(
-            f"{title} is gated: accept its terms on its page on the Hub, then log in with "
-            "`hf auth login` (or HF_TOKEN)"
-        )
-    status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
-        return DataError(
-            f"the Hub has no data set {repo}, or it is private (status {status}); check the name, or log "
-            "in as somebody who may read it with `hf auth login` (or HF_TOKEN)"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return DataError(
-            f"{title} has no revision '{revision}'; expected a branch, a tag or a commit of 40 digits"
-        )
-    said = " ".join(str(error).split())[:200]
-    if isinstance(error, errors.OfflineModeIsEnabled) or _is_offline():
-        return OutOfReachError("HF_HUB_OFFLINE forbids to ask the Hub")
-    if status is not None and status < 500 and status != 429:
-        return DataError(f"{title}: the Hub answers with status {status}: {said}")
-    return OutOfReachError(f"the Hub is out of reach ({type(error).__name__}: {said})")
-
-
-def _is_offline() -> bool:
-    from huggingface_hub import constants
-
-    return bool(constants.HF_HUB_OFFLINE)
-
-
-def _not_here(what: str, error: OutOfReachError) -> DataError:
-    return DataError(
-        f"{what} was not fetched before, and {error}; run this once where the Hub can be reached"
-    )
-
-
-def _check_repo(repo: str) -> None:
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(repo)
-    except HFValidationError as error:
-        raise DataError(f"{HUB}{repo}: expected {HUB}OWNER/NAME: {error}") from None
 
 
 def _check_name(name: str, title: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.name:
         raise DataError(f"{title}: {name!r} is no name of a file inside a data set")
+
+
+def plain_name(name: str) -> str:
+    """Return a name as a file may be called, another for each name."""
+    import hashlib
+
+    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+    # "a/b" and "a_b" are two.
+    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -16,9 +16,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, cast
 
-from unime.core import console, files
 from unime.core.errors import FULL, DataError, UnimeError, did_you_mean
-from unime.data.readers.hub_repository import HubRepository
+from unime.data.readers.hub_repository import HubRepository, plain_name
+from unime.data.readers.saved_data_sets import write_parquet
 
 CARDS = ("README.md", ".huggingface.yaml", "dataset_infos.json")
 """Files that say how a data set is laid out."""
@@ -44,12 +44,16 @@ def configurations(data: HubRepository, wanted: str | Sequence[str] | None) -> l
         return [default]
     patterns = [wanted] if isinstance(wanted, str) else list(wanted)
     for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in known):
+        if not any(_is_meant(name, pattern) for name in known):
             raise DataError(
                 f"{data.title} has no configuration '{pattern}'{did_you_mean(pattern, known)}"
                 f" (all: {', '.join(known)})"
             )
-    return [name for name in known if any(fnmatchcase(name, pattern) for pattern in patterns)]
+    return [name for name in known if any(_is_meant(name, pattern) for pattern in patterns)]
+
+
+def _is_meant(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)
 
 
 def rows_of_configuration(data: HubRepository, name: str, split: str | None) -> Path:
@@ -74,28 +78,6 @@ def rows_of_configuration(data: HubRepository, name: str, split: str | None) -> 
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return path
-
-
-def write_parquet(loaded: Any, path: Path, what: str) -> None:
-    """Write a `datasets.Dataset` as a Parquet file; images in it stay the bytes they are."""
-    import datasets
-
-    # Undecoded, an image column is {bytes, path}: nothing is decoded and written anew.
-    for column, feature in loaded.features.items():
-        if isinstance(feature, datasets.Image):
-            loaded = loaded.cast_column(column, datasets.Image(decode=False))
-    console.log(f"{what}: writing {len(loaded)} rows to {path}")
-    with files.atomic_path(path) as temporary:
-        loaded.to_parquet(str(temporary))
-
-
-def plain_name(name: str) -> str:
-    """Return a name as a file may be called, another for each name."""
-    import hashlib
-
-    plain = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    # "a/b" and "a_b" are two.
-    return plain if plain == name else f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _known(data: HubRepository) -> tuple[list[str], str | None]:
