@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import os
@@ -12,12 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tests.data.readers.hub_files import (
-    CARD,
     REPO,
     SOURCE,
     contents,
@@ -31,8 +27,6 @@ from tests.data.readers.local_hub import LocalHub
 from tests.data.readers.sources import rows_of
 from unime.core.errors import DataError, OutputError
 from unime.core.stage import execute_values
-from unime.data.images import load_rgb
-from unime.data.readers.saved_data_sets import saved_to_parquet
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -295,55 +289,6 @@ def test_what_is_not_there_is_one_clear_sentence(
         rows_of(root, **SOURCE | change)
 
 
-def test_images_inside_the_rows_and_the_only_split(hub: LocalHub, root: Path) -> None:
-    rows = {"image": {"bytes": png("blue"), "path": "a.png"}, "caption": "a blue field"}
-    features = {
-        "info": {
-            "features": {
-                "image": {"_type": "Image"},
-                "caption": {"dtype": "string", "_type": "Value"},
-            }
-        }
-    }
-    plain = pa.Table.from_pylist([rows]).replace_schema_metadata(
-        {"huggingface": json.dumps(features)}
-    )
-    buffer = io.BytesIO()
-    pq.write_table(plain, buffer)
-    hub.add("lab/photos", {"data/train-00000-of-00001.parquet": buffer.getvalue()})
-    (read,) = rows_of(root, reader="folder", path="hub:lab/photos")
-    (pair,) = read.pairs
-    assert pair.task == "photos" and pair.query.image is not None
-    assert load_rgb(root, pair.query.image).getpixel((0, 0)) == (0, 0, 255)
-
-
-def test_tables_of_other_formats(hub: LocalHub, root: Path) -> None:
-    hub.add(
-        "lab/text", {"train.csv": b"anchor,positive\na,b\n", "test.csv": b"anchor,positive\nc,d\n"}
-    )
-    (read,) = rows_of(root, reader="sentence_transformers", path="hub:lab/text", split="test")
-    assert read.pairs[0].query.text == "c"
-    assert hub.fetched() == ["test.csv"]
-    both = rows_of(root, reader="sentence_transformers", path="hub:lab/text", split="train+test")
-    assert [r.pairs[0].query.text for r in both] == ["a", "c"]
-
-
-def test_names_that_look_alike_are_two_files(hub: LocalHub, root: Path) -> None:
-    files = {
-        "README.md": CARD.format(
-            configs="- {config_name: a b, data_files: 1.csv}\n- {config_name: a_b, data_files: 2.csv}"
-        ).encode(),
-        "1.csv": b"anchor,positive\none,x\n",
-        "2.csv": b"anchor,positive\ntwo,x\n",
-    }
-    hub.add("lab/text", files)
-    found = rows_of(root, reader="sentence_transformers", path="hub:lab/text", name="*")
-    assert [(r.pairs[0].task, r.pairs[0].query.text) for r in found] == [
-        ("a b", "one"),
-        ("a_b", "two"),
-    ]
-
-
 def test_archives_and_revisions_are_of_the_hub_alone(tmp_path: Path) -> None:
     from unime.data.readers import DataSource
 
@@ -354,9 +299,34 @@ def test_archives_and_revisions_are_of_the_hub_alone(tmp_path: Path) -> None:
         DataSource.model_validate(SOURCE | {"archives": {"a.zip": "../x"}})
 
 
-def test_saved_data_sets_keep_their_name(tmp_path: Path) -> None:
-    import datasets
+def test_what_the_cache_has_is_not_taken_for_all_of_a_commit(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import HfApi, constants
 
-    datasets.Dataset.from_dict({"anchor": ["a"]}).save_to_disk(str(tmp_path / "a set"))
-    path = saved_to_parquet(tmp_path / "a set", None, tmp_path)
-    assert path.name.startswith("a_set-") and path.parent.name == "converted"
+    hub.add(REPO, pairs("CIRR", "WebQA"))
+    for name in (n for n in pairs("CIRR", "WebQA") if "WebQA" not in n):
+        HfApi().hf_hub_download(REPO, name, repo_type="dataset")
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        assert len(contents(root, **SOURCE | {"name": "CIRR"})) == 2
+        with pytest.raises(DataError, match="has no file 'images_zip/WebQA.zip'"):
+            rows_of(root, **SOURCE)
+    assert len(contents(root, **SOURCE)) == 4
+
+
+def test_the_api_takes_configurations_too(hub: LocalHub, tmp_path: Path) -> None:
+    from unime import load_data
+
+    commit = hub.add(REPO, pairs("CIRR", "WebQA", "NIGHTS"))
+    data = load_data(
+        f"hub:{REPO}",
+        tmp_path / "out",
+        root=tmp_path / "root",
+        reader="mmeb_train",
+        name=["CIRR", "NIGHTS"],
+        split="original",
+        revision=commit,
+        archives={"images_zip/{name}.zip": "images"},
+    )
+    assert sorted({row["task"] for row in data.rows()}) == ["CIRR", "NIGHTS"]

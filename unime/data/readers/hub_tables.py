@@ -42,18 +42,17 @@ def configurations(data: HubRepository, wanted: str | Sequence[str] | None) -> l
                 'list of them, or "*" for all'
             )
         return [default]
-    patterns = [wanted] if isinstance(wanted, str) else list(wanted)
-    for pattern in patterns:
-        if not any(_is_meant(name, pattern) for name in known):
+    chosen: set[str] = set()
+    for pattern in [wanted] if isinstance(wanted, str) else wanted:
+        # A name may have characters that mean something in a pattern.
+        found = {pattern} & {*known} or {name for name in known if fnmatchcase(name, pattern)}
+        if not found:
             raise DataError(
                 f"{data.title} has no configuration '{pattern}'{did_you_mean(pattern, known)}"
                 f" (all: {', '.join(known)})"
             )
-    return [name for name in known if any(_is_meant(name, pattern) for pattern in patterns)]
-
-
-def _is_meant(name: str, pattern: str) -> bool:
-    return name == pattern or fnmatchcase(name, pattern)
+        chosen |= found
+    return [name for name in known if name in chosen]
 
 
 def rows_of_configuration(data: HubRepository, name: str, split: str | None) -> Path:
@@ -115,6 +114,7 @@ def _loaded(data: HubRepository, folder: Path, name: str, split: str | None, scr
     """Return one split as a `datasets.Dataset`, its files fetched."""
     import datasets
     from datasets.data_files import DataFilesDict
+    from datasets.table import embed_table_storage
 
     with _sentences(data):
         builder = datasets.load_dataset_builder(str(folder), name, cache_dir=str(scratch))
@@ -135,7 +135,13 @@ def _loaded(data: HubRepository, folder: Path, name: str, split: str | None, scr
     with _sentences(data):
         # The card's counts are those of all splits.
         builder.download_and_prepare(verification_mode="no_checks")
-        return builder.as_dataset(split=split or wanted[0])
+        loaded: Any = builder.as_dataset(split=split or wanted[0])
+        if loaded.info.builder_name == "imagefolder":
+            # Its images are paths in a folder that goes away.
+            loaded = loaded.with_format("arrow").map(
+                embed_table_storage, batched=True, batch_size=100
+            )
+        return loaded
 
 
 def _splits(split: str | None, known: Sequence[str], what: str) -> list[str]:
