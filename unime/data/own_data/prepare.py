@@ -33,7 +33,7 @@ from unime.data.own_data.judge_recipe import (
 from unime.data.own_data.recipe import write_recipe
 from unime.data.own_data.scan import FolderScan, Split, leaks, scan_folder, split_pictures
 from unime.data.readers.base import Quoting
-from unime.data.readers.hub import HUB
+from unime.data.readers.hub_client import HUB
 
 __all__ = ["FolderScan", "Split", "is_own_data", "prepare"]
 
