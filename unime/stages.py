@@ -17,13 +17,14 @@ from pathlib import Path
 from unime.core import console
 from unime.core.config import load_recipe
 from unime.core.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
-from unime.core.stage import StageEntry, entry_of, stage_of
+from unime.core.stage import StageEntry, entry_of, stage_of, stages
 
 STAGES = {
     "data": StageEntry(
         "unime.data.stage",
         ("unime", "data"),
         "Read pairs, check every image, write the item and pair tables.",
+        order=-1,
     ),
     "distill": StageEntry(
         "unime.train.distill",
@@ -75,12 +76,10 @@ STAGES = {
         "Write the model for sentence-transformers, transformers and vLLM.",
     ),
 }
-ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
-"""Recipes with one number run in this order, then by name."""
 
 
 def recipes_in(folder: Path | str) -> list[Path]:
-    """Return a folder's recipes in the order they run.
+    """Return a folder's recipes in the order they run: by number, their stage's order, and name.
 
     Raises:
         RecipeError: when there are none.
@@ -149,8 +148,9 @@ def _run(words: Sequence[str]) -> int:
 
 def _order(path: Path) -> tuple[int, int, str]:
     number, _, name = path.stem.partition("_")
-    known = ORDER_WITHIN_A_NUMBER
-    return int(number), known.index(name) if name in known else len(known), name
+    # The stage by the file's name: a recipe that cannot be read has its place, too.
+    entry = stages().get(name)
+    return int(number), 0 if entry is None else entry.order, name
 
 
 def _share_out(recipes: Sequence[Path], overrides: Sequence[str]) -> dict[str, list[str]]:

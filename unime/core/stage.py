@@ -47,6 +47,8 @@ class StageEntry:
     """One sentence for `--help`."""
     parallel: bool = False
     """Whether a launcher may start it in several processes."""
+    order: int = 0
+    """Of recipes with one number, those of lower orders run first."""
 
 
 @cache
