@@ -144,11 +144,6 @@ class ScoreStore:
             self._seal(self._log)
             self._log = None
 
-    def refresh(self) -> None:
-        """See what other writers have added."""
-        self._recover()
-        self._read()
-
     def compact(self) -> int:
         """Merge all shards into as few as possible; return how many there were.
 
