@@ -18,6 +18,7 @@ from unime.core.console import log, start_logging
 from unime.core.errors import (
     TERMINATED,
     DataError,
+    RecipeError,
     Terminated,
     UnimeError,
     extra_missing,
@@ -43,7 +44,7 @@ app.add_typer(evaluation, name="eval", help=evaluation.info.help)
 
 
 @app.command(help=stages.STAGES["data"].help)
-def data(
+def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     source: Annotated[
         str,
         typer.Argument(
@@ -62,12 +63,23 @@ def data(
     language: Annotated[
         str | None, typer.Option(help="Own data: which captions, where they come by language.")
     ] = None,
+    judge: Annotated[
+        str | None,
+        typer.Option(help="Own data: who judges negatives, a folder, Hub id or server's address."),
+    ] = None,
+    judge_model: Annotated[
+        str | None, typer.Option(help="Own data: the model of that server, where it has several.")
+    ] = None,
 ) -> None:
     """Run the stage, or prepare own data."""
     from unime.data.own_data.prepare import is_own_data, prepare
 
     if is_own_data(source):
-        prepare(source, model, into, language, typer.echo)
+        from unime.judge.own_judge import judge_named
+
+        prepare(source, model, into, language, typer.echo, judge_named(judge, judge_model))
+    elif judge or judge_model:
+        raise RecipeError(f"--judge is for own data; {source} is a recipe: change its engine there")
     else:
         stage_command("unime.data.stage")(Path(source), overrides, dry_run, restart)
 

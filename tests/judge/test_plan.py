@@ -11,14 +11,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from research.world.fake_engine import FakeEngine
 from tests.judge.test_score import folders, recipe_for
-from unime.core.errors import DataError, RecipeError
+from unime.core.errors import DataError, OutputError, RecipeError
+from unime.core.files import read_json, write_json
 from unime.core.stage import execute
+from unime.data.pair_tokens import Estimate
 from unime.data.tables import read_table
+from unime.judge.budget import Prices
 from unime.judge.engine import EngineError
 from unime.judge.export_scores import export_judged
 from unime.judge.partial import compact_store, score_part
 from unime.judge.plan import job_status, plan_job
+from unime.judge.price import Quote
 from unime.judge.serve import Service, command, options_of
 from unime.judge.vllm_engine import VllmOptions
 
@@ -46,6 +51,66 @@ def test_a_plan_counts_what_is_left_and_turns_it_into_hours_and_money(folders):
     assert said["cost"] == f"{30 * 0.5 + 4.0 * 30 / 0.01 / 3600:.2f} EUR"
     assert plan_job(path, [], rate=None, measure=10).count("pairs a second") == 1
     assert figures(plan_job(path, [], rate=1.0))["to be asked"] == "20"
+
+
+def test_the_stage_says_its_price_before_its_first_request(folders, caplog, monkeypatch):
+    caplog.set_level("INFO", "unime")
+    said: list[str] = []
+
+    def score(self, requests):
+        said.extend(record.getMessage() for record in caplog.records)
+        return original(self, requests)
+
+    original = FakeEngine.score
+    monkeypatch.setattr(FakeEngine, "score", score)
+    path = recipe_for(folders, prices={"per_call": 0.5})
+    execute("unime.judge.stage", path)
+    (line,) = {one for one in said if "to be asked" in one}
+    assert re.fullmatch(
+        r"judge: 54 pairs to be asked, about [\d,]+ tokens \([\d,]+ with the queries' prefixes cached\), 0 "
+        r"images, hours unknown \(`unime judge plan RECIPE --measure 200` measures them\), 27\.00 EUR",
+        line,
+    )
+    caplog.clear()
+    execute("unime.judge.stage", path, [f"output={folders}/again"])
+    assert "judge: all pairs were scored before, nothing is asked" in caplog.messages
+
+
+def test_a_measured_rate_prices_the_stage(folders, caplog):
+    caplog.set_level("INFO", "unime")
+    path = recipe_for(folders, prices={"per_hour": 3600.0})
+    assert "cost" not in figures(plan_job(path, [], rate=None))
+    plan_job(path, [], rate=None, measure=10)
+    noted = folders / "out.rate.json"
+    values = read_json(noted)
+    write_json(noted, {**values, "pairs_per_second": 2.0})
+    assert figures(plan_job(path, [], rate=None))["hours"] == "0.01 at 2.0 pairs a second"
+    execute("unime.judge.stage", path)
+    (line,) = [one for one in caplog.messages if "to be asked" in one]
+    assert line.startswith("judge: 44 pairs to be asked, ")
+    assert line.endswith(", 0.01 hours at 2.0 pairs a second, 22.00 EUR")
+    # Another judge's rate, a damaged one, or a file that somebody else wrote.
+    fresh = [f"output={folders}/other"]
+    other = folders / "other.rate.json"
+    for text in ('{"judge": "another", "pairs_per_second": 2.0}', '{"judge": 3', "[]"):
+        other.write_text(text)
+        assert figures(plan_job(path, fresh, rate=None))["hours"].startswith("unknown")
+    with pytest.raises(OutputError, match="is not as `unime judge plan --measure` writes it"):
+        plan_job(path, [*fresh, f"store={folders}/empty"], rate=None, measure=10)
+    assert other.read_text() == "[]"
+
+
+def test_without_prices_nobody_is_told_a_cost():
+    estimate = Estimate(100.0, 60.0, 1.0)
+    free = Quote(estimate, Prices(), 10.0, early_stop=True)
+    assert free.cost(10) is None
+    assert free.sentence(36_000) == (
+        "36000 pairs to be asked at most (early stop), about 3,600,000 tokens (1,500,000 with the queries' "
+        "prefixes cached), 36000 images, 1.00 hours at 10.0 pairs a second, cost unknown (set prices: in the "
+        "recipe)"
+    )
+    assert Quote(estimate, Prices(per_million_tokens=2.0), None, False).cost(50_000) == 10.0
+    assert Quote(estimate, Prices(per_hour=2.0), None, False).cost(50_000) is None
 
 
 def test_status_names_reasons_and_the_store(folders):

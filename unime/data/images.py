@@ -18,6 +18,7 @@ from PIL import Image
 
 from unime.core import inside
 from unime.core.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
+from unime.data.column_names import unique_names
 from unime.data.items import content_id, hash_image
 from unime.data.pixels import SOURCE, ImageError, first_line, orientation, to_rgb
 
@@ -281,13 +282,20 @@ def _parquet_file(path: Path, size: int, version: str) -> tuple[Any, list[int], 
     starts = [0]
     for group in range(file.num_row_groups):
         starts.append(starts[-1] + file.metadata.row_group(group).num_rows)
-    return file, starts, image_columns(file.schema_arrow)
+    names = file.schema_arrow.names
+    bare = image_columns(file.schema_arrow)
+    own = unique_names(names)
+    return file, starts, [own[place] for place, name in enumerate(names) if name in bare]
 
 
 @lru_cache(maxsize=4)
 def _row_group(file: Any, group: int, column: str) -> Any:
     """Return one column of one row group; images are mostly asked for in order."""
-    return file.read_row_group(group, columns=[column])[column]
+    # Of columns of one name, all are read; `unique_names` numbers them in this order.
+    names = file.schema_arrow.names
+    place = unique_names(names).index(column)
+    name = names[place]
+    return file.read_row_group(group, columns=[name]).column(names[:place].count(name))
 
 
 def image_columns(schema: Any) -> list[str]:

@@ -131,7 +131,10 @@ def engine_values(
     if isinstance(model, str) and model.startswith(("http://", "https://")):
         if addresses:
             raise RecipeError(f"name the model beside endpoints, got the address {model}")
-        addresses, model = [model], outside_a_loop(lambda: asyncio.run(_served_by(str(model))))
+        names = models_served_by(model)
+        if len(names) != 1:
+            raise EngineError(f"{model} serves {', '.join(names) or 'no model'}: name one of them")
+        addresses, model = [model], names[0]
     section = {**model_section(model, "judge"), **settings}
     if not addresses:
         return "transformers", {"model": section, **options}
@@ -148,19 +151,25 @@ def outside_a_loop(work: Callable[[], T]) -> T:
         return pool.submit(work).result()
 
 
-async def _served_by(url: str) -> str:
-    """Return the one model that a server has."""
+def models_served_by(url: str) -> list[str]:
+    """Return the names of the models that a server has.
+
+    Raises:
+        EngineError: when it is not there, or is no such server.
+        RecipeError: when it is no address.
+    """
     standard = VllmOptions(model={"id": "unknown"})  # type: ignore[arg-type]
     options = checked({"url": url}, EndpointOptions, url)
-    endpoint = Endpoint(options, standard.api_key_env, 30.0, 10.0)
-    await endpoint.open()
-    try:
-        names = await server_checks.served_models(endpoint)
-    finally:
-        await endpoint.close()
-    if len(names) != 1:
-        raise EngineError(f"{url} serves {', '.join(names) or 'no model'}: name one of them")
-    return names[0]
+
+    async def asked() -> list[str]:
+        endpoint = Endpoint(options, standard.api_key_env, 30.0, 10.0)
+        await endpoint.open()
+        try:
+            return await server_checks.served_models(endpoint)
+        finally:
+            await endpoint.close()
+
+    return outside_a_loop(lambda: asyncio.run(asked()))
 
 
 def _content(given: TextAndImage) -> JudgeInput:

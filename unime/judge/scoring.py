@@ -17,10 +17,11 @@ import numpy as np
 from jaxtyping import Bool
 
 from unime.core import console
-from unime.judge.budget import FREE, UNLIMITED, Meter, Prices, SpendingLimit
+from unime.judge.budget import FREE, UNLIMITED, Meter, SpendingLimit
 from unime.judge.early_stop import EarlyStop
 from unime.judge.engine import Engine, EngineError, Request, Score, StreamingEngine, Usage
 from unime.judge.job import JudgeJob
+from unime.judge.price import Quote
 from unime.judge.store import ScoreStore
 
 
@@ -43,9 +44,9 @@ def score_missing(
     *,
     block_queries: int = 16,
     budget: SpendingLimit = UNLIMITED,
-    prices: Prices = FREE,
     retry: bool = False,
     early: EarlyStop | None = None,
+    quote: Quote | None = None,
 ) -> Outcome:
     """Score what the store lacks, within a budget.
 
@@ -55,14 +56,16 @@ def score_missing(
         store: where scores are, and go.
         block_queries: how many queries an engine in this process gets at once.
         budget: when to stop.
-        prices: what the engine costs.
         retry: ask again for pairs that failed.
         early: when a query has been asked about enough.
+        quote: what the engine costs, said before the first request.
     """
     missing = Missing(job, store, retry, early)
     total = missing.count()
+    if quote is not None:
+        console.log(f"judge: {quote.sentence(total)}")
     usage = engine.usage if isinstance(engine, StreamingEngine) else Usage()
-    meter = Meter(budget, prices, usage)
+    meter = Meter(budget, FREE if quote is None else quote.prices, usage)
     report = Progress(total, meter)
     for groups in missing.rounds():
         before = meter.asked

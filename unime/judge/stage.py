@@ -24,6 +24,7 @@ from unime.data.data_folder import DataFolder
 from unime.data.stage_tables import read_mined
 from unime.data.tables import write_table
 from unime.judge.budget import FREE, UNLIMITED, Prices, SpendingLimit
+from unime.judge.can_judge import check_not_embedder
 from unime.judge.early_stop import EarlyStop
 from unime.judge.engine import (
     ChecksData,
@@ -34,6 +35,7 @@ from unime.judge.engine import (
     StreamingEngine,
 )
 from unime.judge.job import WHOLE, JudgeJob, Shard
+from unime.judge.price import Quote, estimate_pair, known_rate
 from unime.judge.scoring import Outcome, score_missing
 from unime.judge.store import ScoreStore
 from unime.judge.transformers_engine import TransformersOptions
@@ -156,7 +158,10 @@ class ScoringWork:
     def of(cls, recipe: ScoreRecipe, shard: Shard = WHOLE) -> ScoringWork:
         """Open what the recipe names."""
         truth = _load_truth(recipe.truth)
-        engine = _options(recipe).engine(truth)
+        options = _options(recipe)
+        if isinstance(options, TransformersOptions):
+            check_not_embedder(options.model.id, options.model.revision)
+        engine = options.engine(truth)
         data = DataFolder.open(recipe.data)
         mined = read_mined(Path(recipe.mined), data)
         job = JudgeJob(data, mined, engine.fingerprint, shard)
@@ -173,12 +178,22 @@ class ScoringWork:
             store,
             block_queries=recipe.block_queries,
             budget=budget,
-            prices=recipe.prices,
             retry=retry,
             early=recipe.early_stop,
+            quote=self.quote(),
         )
         console.log(f"judge: {describe(outcome, recipe.prices)}")
         return outcome
+
+    def quote(self) -> Quote:
+        """Return the price of the job's pairs."""
+        recipe, job = self.recipe, self.job
+        return Quote(
+            estimate_pair(job, getattr(_options(recipe), "model", None)),
+            recipe.prices,
+            known_rate(Path(recipe.output), job.fingerprint),
+            recipe.early_stop is not None,
+        )
 
     def check(self, store: ScoreStore) -> None:
         """Refuse a job without a single score: a fault of all pairs is none of a pair's.

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 
 from tests.data.folders.made import image_bytes
 from tests.data.readers.sources import rows_of
+from unime.data.column_names import unique_names
 from unime.data.images import locate, read_bytes
-from unime.data.readers.base import EmbeddedImage, ReadRow, RowError, TableOptions, unique_names
+from unime.data.readers.base import EmbeddedImage, ReadRow, RowError, TableOptions
 from unime.data.readers.delimited import read_delimited
 from unime.data.readers.json_rows import read_json, read_json_lines
 from unime.data.readers.parquet_rows import read_parquet

@@ -23,6 +23,12 @@ from unime.core.contents import fingerprint
 from unime.core.errors import DataError, OutputError, UnimeError
 from unime.core.overwrite import is_free, read_mark
 from unime.data import rejected
+from unime.data.own_data.judge_recipe import (
+    RecipeJudge,
+    data_command,
+    is_without_judge,
+    without_judge,
+)
 from unime.data.own_data.recipe import write_recipe
 from unime.data.own_data.scan import FolderScan, Split, leaks, scan_folder, split_pictures
 from unime.data.readers.hub import HUB
@@ -46,6 +52,7 @@ def prepare(
     into: Path | None = None,
     language: str | None = None,
     echo: Callable[[str], None] = print,
+    judge: RecipeJudge | None = None,
 ) -> Path:
     """Check the data, split it, write the recipe; return the recipe's folder.
 
@@ -55,6 +62,7 @@ def prepare(
         into: the recipe's folder; `recipes/NAME` by default.
         language: which captions to take where they come by language.
         echo: where the report goes.
+        judge: what judges the mined candidates.
 
     Raises:
         DataError: when there is nothing to read, too little is usable, or the recipe is there.
@@ -65,8 +73,8 @@ def prepare(
     asked = {"place": place, "language": language, "recipe": str(recipe)}
     raw.mkdir(parents=True, exist_ok=True)
     with locks.only_writer(raw):
-        _check_place(recipe, raw, asked)
-        return _prepare(asked, recipe, raw, model or _default_model(), echo)
+        _check_place(recipe, raw, asked, judge)
+        return _prepare(asked, recipe, raw, model or _default_model(), echo, judge)
 
 
 def _prepare(
@@ -75,6 +83,7 @@ def _prepare(
     raw: Path,
     start: str,
     echo: Callable[[str], None],
+    judge: RecipeJudge | None,
 ) -> Path:
     place = str(asked["place"])
     # First of all, so that a killed run is known as this command's and can be done again.
@@ -95,9 +104,10 @@ def _prepare(
     split = split_pictures(scan.pictures, TEST_SHARE)
     _write(scan, split, raw)
     facts = {**asked, "contents": _contents(place), **statistics(scan, split, start)}
-    write_recipe(recipe, start, scan, split)
+    command = data_command(place, start, asked["language"])
+    judging = write_recipe(recipe, start, scan, split, judge, command)
     files.write_json(raw / REPORT, facts)
-    echo(report(facts, raw))
+    echo(f"{report(facts, raw)}\n{judging}")
     echo(f"recipe: {recipe} (model {start}). Next: unime run {recipe}")
     return recipe
 
@@ -147,7 +157,9 @@ def _raw(recipe: Path) -> Path:
     return Path("runs") / recipe.resolve().name / "raw"
 
 
-def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> None:
+def _check_place(
+    recipe: Path, raw: Path, asked: Mapping[str, str | None], judge: RecipeJudge | None
+) -> None:
     """Refuse places that hold anything but what this command wrote for the same data."""
     before = read_mark(raw / REPORT)
     same = [_whole(before.get("place")), before.get("language")] == [
@@ -156,6 +168,8 @@ def _check_place(recipe: Path, raw: Path, asked: Mapping[str, str | None]) -> No
     ]
     begun = same and bool(before.get("unfinished")) and before.get("recipe") == asked["recipe"]
     if not is_free(recipe) and not begun:
+        if same and judge is not None and is_without_judge(recipe):
+            raise DataError(without_judge(recipe, str(asked["place"]), asked["language"], judge))
         if same and any(recipe.glob("*.yaml")):
             is_old = before.get("contents") not in (None, _contents(str(asked["place"])))
             raise DataError(

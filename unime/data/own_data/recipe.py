@@ -1,4 +1,4 @@
-"""The recipe that `unime data FOLDER` writes: warm-up, mining, hard negatives, export, evaluation."""
+"""The recipe that `unime data FOLDER` writes: warm-up, mining, judge, hard negatives, export, evaluation."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from typing import Any
 from unime.core import files
 from unime.core.overwrite import write_new
 from unime.core.yaml_files import keep_run, quoted
+from unime.data.own_data.judge_recipe import (
+    RecipeJudge,
+    is_tiny,
+    judge_pixels,
+    judge_text,
+    judging_line,
+    select_text,
+    soft_labels,
+)
+from unime.data.own_data.judge_work import CANDIDATES, judge_work
 from unime.data.own_data.scan import FolderScan, Split
 
 # What a user named is pasted by `quoted`: any text is read back as that very text.
@@ -59,16 +69,9 @@ _MINE = """\
 # Each query's nearest wrong candidates, by the warm-up model.
 extends: model.yaml
 stage: mine
-model: {id: "${run}/2_warmup/model"}
-data: ${run}/0_data
-candidates: 20
-"""
-
-_SELECT = """\
-# Hard negatives as mined. With a judge (recipes/photos/4_judge.yaml), set judged: and drop rule:.
-stage: select
-mined: ${run}/3_mine
-rule: none
+model: {{id: "${{run}}/2_warmup/model"}}
+data: ${{run}}/0_data
+candidates: {candidates}
 """
 
 _CONTRAST = """\
@@ -77,7 +80,7 @@ extends: 2_warmup.yaml
 model: {{id: "${{run}}/2_warmup/model"}}
 rows: ${{run}}/5_select
 negatives: 4
-training: {{per_device_train_batch_size: {batch}, max_steps: {steps}, learning_rate: {rate}, eval_steps: {half}, save_steps: {half}}}
+{losses}training: {{per_device_train_batch_size: {batch}, max_steps: {steps}, learning_rate: {rate}, eval_steps: {half}, save_steps: {half}}}
 """
 
 _EXPORT = """\
@@ -104,7 +107,14 @@ models:
 """
 
 
-def write_recipe(folder: Path, model: str, scan: FolderScan, split: Split) -> None:
+def write_recipe(
+    folder: Path,
+    model: str,
+    scan: FolderScan,
+    split: Split,
+    judge: RecipeJudge | None,
+    command: str,
+) -> str:
     """Write a recipe folder whose lengths and batches fit the data.
 
     Args:
@@ -112,13 +122,19 @@ def write_recipe(folder: Path, model: str, scan: FolderScan, split: Split) -> No
         model: a folder or Hub id.
         scan: the data.
         split: into training and test.
+        judge: of the mined candidates; without one they all count as wrong.
+        command: that this is for, but for the judge.
+
+    Returns:
+        What a judge has to do, or would have to do: for the report.
 
     Raises:
         OutputError: when a file of another content is there.
     """
     train = [p for p, is_test in zip(scan.pictures, split.test, strict=True) if not is_test]
     pairs = len(train) + sum(len(picture.captions) for picture in train)
-    tiny = _is_tiny(model)
+    tiny = is_tiny(model)
+    work = judge_work(scan, split, judge_pixels(judge))
     values = _lengths(pairs, tiny) | {
         "dims": _dims(model, 128 if tiny else 512),
         "place": quoted(scan.place),
@@ -126,24 +142,28 @@ def write_recipe(folder: Path, model: str, scan: FolderScan, split: Split) -> No
         "model": quoted(keep_run(model)),
         "train": len(train),
         "test": int(split.test.sum()),
+        "candidates": CANDIDATES,
     }
     settings = _SMALL_MODEL if tiny else _LARGE_MODEL
     prepare = settings.partition("{")[2].rpartition("}")[0]
     base = "" if Path(model).is_dir() else f"base_model: {values['model']}\n"
     second = values | {"steps": max(10, values["steps"] // 2), "rate": values["second_rate"]}
     second["half"] = max(5, second["steps"] // 2)
+    losses = "" if judge is None else soft_labels(values["dims"], values["temperature"])
     texts = {
         "0_data": _DATA.format(**values),
         "model": settings,
         "2_warmup": _WARMUP.format(**values),
-        "3_mine": _MINE,
-        "5_select": _SELECT,
-        "6_contrast": _CONTRAST.format(**second),
+        "3_mine": _MINE.format(**values),
+        **({} if judge is None else {"4_judge": judge_text(judge, folder, work)}),
+        "5_select": select_text(judge, command, folder, work),
+        "6_contrast": _CONTRAST.format(**second, losses=losses),
         "8_export": _EXPORT.format(**values, base=base),
         "9_eval": _EVAL.format(**values, prepare=prepare),
     }
     for name, text in texts.items():
         write_new(folder / f"{name}.yaml", text)
+    return judging_line(judge, command, folder, work)
 
 
 def _lengths(pairs: int, tiny: bool) -> dict[str, Any]:
@@ -191,9 +211,3 @@ def _embedding_length(model: str) -> int | None:
     config = files.read_json(Path(path))
     size = (config.get("text_config") or {}).get("hidden_size", config.get("hidden_size"))
     return int(size) if size else None
-
-
-def _is_tiny(model: str) -> bool:
-    """Tell whether a model is small enough to be trained whole, in float32, on a CPU."""
-    weights = list(Path(model).glob("*.safetensors"))
-    return bool(weights) and sum(path.stat().st_size for path in weights) < 200_000_000

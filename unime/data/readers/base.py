@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -107,14 +106,3 @@ class RowError(DataError):
         super().__init__(f"{kind}: {detail}")
         self.kind = kind
         self.detail = detail
-
-
-def unique_names(names: Iterable[str]) -> list[str]:
-    """Return the names of columns; a repeated one gets a number, so that none hides another."""
-    found: dict[str, None] = {}
-    for name in names:
-        number, own = 2, name
-        while own in found:
-            own, number = f"{name} ({number})", number + 1
-        found[own] = None
-    return list(found)

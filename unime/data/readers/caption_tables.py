@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import NamedTuple
 
 from unime.core import console
 from unime.core.errors import DataError
+from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import formats
 from unime.data.readers.base import TableOptions
 from unime.data.readers.instructions import FILE_NAME
@@ -71,7 +73,7 @@ def caption_tables(
     """
     if not path.is_dir():
         return [path] if path.exists() else []
-    for here in (path.iterdir(), path.rglob("*")):
+    for is_last, here in enumerate((path.iterdir(), path.rglob("*"))):
         tables = [file for file in sorted(here) if _is_table(file, path, split)]
         named = [file for file in tables if file.stem.casefold() in CAPTION_FILES]
         others = [file for file in tables if file not in named]
@@ -83,14 +85,39 @@ def caption_tables(
             raise DataError(
                 f"{path} holds several tables with images and captions: {names}; name one"
             )
-        if aloud and (unread := sorted({*tables} - {*found})):
-            console.log(
-                f"{path}: not read, for they lack an image or a caption column: "
-                f"{', '.join(file.name for file in unread[:5])}{', ...' * (len(unread) > 5)}"
-            )
+        unread = [file for file in tables if file not in found]
+        _check_pieces(found, unread, options)
+        if aloud and (found or is_last):
+            _say(path, found, unread)
         if found:
             return found
     return []
+
+
+def _say(folder: Path, found: Sequence[Path], unread: Sequence[Path]) -> None:
+    if unread:
+        console.log(
+            f"{folder}: not read, for they lack an image or a caption column: "
+            f"{', '.join(file.name for file in unread[:5])}{', ...' * (len(unread) > 5)}"
+        )
+    for stem, count in Counter(piece[1] for file in found if (piece := _piece(file))).items():
+        wanted = next(
+            int(piece[2]) for file in found if (piece := _piece(file)) and piece[1] == stem
+        )
+        if count < wanted:
+            console.log(f"{folder}: {count} of the {wanted} pieces of {stem} are there")
+
+
+def _piece(file: Path) -> re.Match[str] | None:
+    return re.fullmatch(r"(.*)-\d+-of-(\d+)", file.stem)
+
+
+def _check_pieces(found: Sequence[Path], unread: Sequence[Path], options: TableOptions) -> None:
+    """Refuse a piece without the columns that the others have."""
+    stems = {piece[1] for file in found if (piece := _piece(file))}
+    for file in unread:
+        if (piece := _piece(file)) and piece[1] in stems:
+            raise no_columns(file, _columns_of(file, options))
 
 
 def _is_table(file: Path, folder: Path, split: str | None) -> bool:
@@ -99,6 +126,10 @@ def _is_table(file: Path, folder: Path, split: str | None) -> bool:
     hidden = any(part.startswith(".") for part in below.parts)
     suffix = file.suffix.lower()
     is_captions = suffix == ".txt" and file.stem.casefold() in CAPTION_FILES
+    # It may be the caption of an image of its name, or a note beside such captions.
+    if is_captions and any(other != file for other in file.parent.glob("*.[tT][xX][tT]")):
+        is_captions = columns_among(_header_if_any(file)) is not None
+    is_captions &= not any(file.with_suffix(image).exists() for image in IMAGE_SUFFIXES)
     known = suffix in formats.FORMATS or is_captions
     return known and is_split and not hidden and file.name != FILE_NAME and file.is_file()
 
@@ -116,17 +147,20 @@ def _with_columns(files: Sequence[Path], options: TableOptions, must: bool) -> l
         try:
             columns[file] = _columns_of(file, options)
         except DataError:
-            # A piece that is damaged is missed; a .txt or a stray JSON is perhaps no table at all.
-            if file.suffix.lower() in (".parquet", ".tar") or (
-                must and file.suffix.lower() != ".txt"
-            ):
+            # A piece that is damaged is missed; a stray JSON is perhaps no table at all.
+            if must or file.suffix.lower() in (".parquet", ".tar"):
                 raise
     found = [file for file, names in columns.items() if columns_among(names)]
-    if must and not found:
-        for file, names in columns.items():
-            if file.suffix.lower() != ".txt":  # perhaps the caption of an image called captions
-                raise no_columns(file, names)
+    if must and columns and not found:
+        raise no_columns(*next(iter(columns.items())))
     return found
+
+
+def _header_if_any(file: Path) -> list[str]:
+    try:
+        return formats.header_of(file, TableOptions(file.parent))
+    except DataError:
+        return []
 
 
 def _columns_of(file: Path, options: TableOptions) -> list[str]:

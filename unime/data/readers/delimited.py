@@ -17,7 +17,8 @@ from typing import Any, Literal, NamedTuple
 
 from unime.core import console
 from unime.core.errors import DataError
-from unime.data.readers.base import Quoting, RowError, TableOptions, unique_names
+from unime.data.column_names import unique_names
+from unime.data.readers.base import Quoting, RowError, TableOptions
 from unime.data.readers.encoding import encoding_of
 from unime.data.readers.quote_evidence import Evidence, RowForm, evidence
 from unime.data.readers.quotes import Broken, Joined, Lines, bare, join, split_row

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,7 +130,11 @@ def _captions(value: Any) -> Iterator[Any]:
             yield RowError(
                 "malformed line", f"an annotation of no image, or without a caption: {note!r:.80}"
             )
+    numbers = Counter(str(image.get("id")) for image in images)
     for image in images:
+        if numbers[str(image.get("id"))] > 1:
+            yield RowError("repeated image", f"two images have the id {image.get('id')!r}")
+            continue
         yield {"file_name": image.get("file_name"), "caption": captions[str(image.get("id"))]}
 
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from unime.core import console
 from unime.core.errors import DataError
+from unime.data.column_names import unique_names
 from unime.data.images import image_columns
-from unime.data.readers.base import EmbeddedImage, RowError, TableOptions, unique_names
+from unime.data.readers.base import EmbeddedImage, RowError, TableOptions
 
 ROWS_PER_BATCH = 1024
 HEAD = 64
@@ -39,7 +40,7 @@ def read_parquet(path: Path, options: TableOptions) -> Iterator[dict[str, Any] |
     try:
         for batch in table.file.iter_batches(ROWS_PER_BATCH):
             for row in zip(*table.columns(batch), strict=True):
-                yield table.checked(row)
+                yield dict(zip(table.names, row, strict=True))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
         raise DataError(f"{path} is not a readable Parquet file: {error}") from None
     table.finish()
@@ -61,10 +62,6 @@ class _ParquetTable:
         in_table = image_columns(schema)
         self._embedded = [name in in_table for name in schema.names]
         self._nested = [_has_bytes(field.type) for field in schema]
-        # An image's location names its column, so the second of a name cannot be told.
-        self._hidden = [
-            place for place, name in enumerate(self.names) if name != schema.names[place]
-        ]
         if any(self._embedded) and not path.is_relative_to(root):
             raise DataError(f"{path} holds images but lies outside the data root {root}")
         self._path = path
@@ -84,13 +81,6 @@ class _ParquetTable:
                 found.append([_as_texts(c) for c in cells] if self._nested[place] else cells)
         self._rows += batch.num_rows
         return found
-
-    def checked(self, row: Sequence[Any]) -> dict[str, Any] | RowError:
-        """Return a row by its columns' names."""
-        for place in self._hidden:
-            if isinstance(row[place], EmbeddedImage):
-                return RowError("repeated column", f"two columns of images: {self.names[place]!r}")
-        return dict(zip(self.names, row, strict=True))
 
     def finish(self) -> None:
         """Compare the rows with the file's own count; say what columns without a type hold."""
