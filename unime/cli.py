@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -27,6 +28,15 @@ from unime.core.errors import (
 from unime.core.stage import DryRun, Overrides, RecipePath, Restart, stage_command
 from unime.eval.commands import app as evaluation
 from unime.judge.commands import app as judge
+
+
+class QuoteUse(StrEnum):
+    """Values of --quoting; `unime.data.readers.base.Quoting`, as every version of typer takes them."""
+
+    AUTO = "auto"
+    STANDARD = "standard"
+    NONE = "none"
+
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,6 +73,13 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     language: Annotated[
         str | None, typer.Option(help="Own data: which captions, where they come by language.")
     ] = None,
+    encoding: Annotated[
+        str | None,
+        typer.Option(help="Own data: of text files, such as cp1251; told by their bytes."),
+    ] = None,
+    quoting: Annotated[
+        QuoteUse, typer.Option(help="Own data: whether quotes in CSV and TSV may hold line breaks.")
+    ] = QuoteUse.AUTO,
     judge: Annotated[
         str | None,
         typer.Option(help="Own data: who judges negatives, a folder, Hub id or server's address."),
@@ -77,7 +94,8 @@ def data(  # noqa: PLR0913, PLR0917  # typer's options are arguments
     if is_own_data(source):
         from unime.judge.own_judge import judge_named
 
-        prepare(source, model, into, language, typer.echo, judge_named(judge, judge_model))
+        judging = judge_named(judge, judge_model)
+        prepare(source, model, into, language, typer.echo, judging, encoding, quoting.value)
     elif judge or judge_model:
         raise RecipeError(f"--judge is for own data; {source} is a recipe: change its engine there")
     else:

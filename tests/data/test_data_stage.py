@@ -296,13 +296,14 @@ def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path: Path, root: Path)
 def test_inputs_name_what_is_read(tmp_path: Path, root: Path) -> None:
     parquet(root / "train/a/original.parquet", [mmeb()])
     (root / "train/instructions.json").write_text("{}")
+    hub, commit = "hub:TIGER-Lab/MMEB-train", "0123456789" * 4
     recipe = data.DataRecipe.model_validate(
         {
             "output": "out",
             "root": str(root),
             "sources": [
                 {"reader": "mmeb_train", "path": "train/a"},
-                {"reader": "mmeb_train", "path": "hub:TIGER-Lab/MMEB-train", "name": "CIRR"},
+                {"reader": "mmeb_train", "path": hub, "name": "CIRR", "revision": commit},
                 {"reader": "folder", "path": "not/there"},
             ],
         }
@@ -310,7 +311,7 @@ def test_inputs_name_what_is_read(tmp_path: Path, root: Path) -> None:
     assert data.inputs(recipe) == {
         "train/a/original.parquet": root / "train/a/original.parquet",
         "train/instructions.json": root / "train/instructions.json",
-        "hub:TIGER-Lab/MMEB-train": Path("hub:TIGER-Lab/MMEB-train"),
+        f"{hub}@{commit}": Path(f"{hub}@{commit}"),
         "not/there": root / "not/there",
     }
 

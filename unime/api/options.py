@@ -15,7 +15,9 @@ LossLike = str | Mapping[str, Any]
 class SourceOptions(TypedDict, total=False):
     """How rows are read (`unime.data.readers.base`)."""
 
-    name: str | None
+    name: str | list[str] | None
+    revision: str
+    archives: str | list[str] | dict[str, str]
     split: str | None
     meta_task: str
     in_batch: bool | None

@@ -17,7 +17,7 @@ from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import formats
 from unime.data.readers.base import TableOptions
 from unime.data.readers.caption_tables import caption_tables, columns_among
-from unime.data.readers.hub import HUB
+from unime.data.readers.hub_client import HUB
 from unime.models.model_folder import ModelLike, model_section
 
 Direction = Literal["both", "i2t", "t2i"]

@@ -177,10 +177,23 @@ def _finished(
     path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str, Path]
 ) -> Output:
     manifest = read_manifest(path)
+    manifest["inputs"] = _with_commits(manifest.get("inputs"), plan["inputs"])
     _check_same(path, manifest, plan, "holds a finished output", recipe, inputs)
     check_contents(path, manifest)
     _remove_leftovers(path)
     return Output(path, plan, up_to_date=True)
+
+
+def _with_commits(old: Any, new: Mapping[str, str]) -> Any:
+    """Return old inputs, data sets of the Hub with their commits: outputs once had them without."""
+    if not isinstance(old, dict):
+        return old
+    return {
+        name: new[name]
+        if str(value).startswith("name:hub:") and new.get(name, "").startswith(f"{value}@")
+        else value
+        for name, value in old.items()
+    }
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -9,7 +9,7 @@ import glob
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from unime.data.images import MAX_PIXELS
 from unime.data.parts import count_rows, rejected_rows, write_parts
 from unime.data.readers import READERS, DataSource, ResolvedSource, formats
 from unime.data.readers.caption_tables import caption_tables
-from unime.data.readers.hub import HUB, hub_to_parquet
+from unime.data.readers.hub import hub_name, hub_state, hub_tables, is_hub
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
 
@@ -64,7 +64,11 @@ RECIPE = DataRecipe
 
 
 def inputs(recipe: DataRecipe) -> dict[str, Path]:
-    """Return the files with the rows, the model, and the root where a stage wrote it; no images."""
+    """Return the files with the rows, the model, and the root where a stage wrote it; no images.
+
+    A data set of the Hub is named with its commit: where a branch has moved, a finished output is one
+    of other inputs, and says so.
+    """
     root = Path(recipe.root)
     found: dict[str, Path] = {}
     if any((root / mark).is_file() for mark in ("manifest.json", "plan.json")):
@@ -73,8 +77,9 @@ def inputs(recipe: DataRecipe) -> dict[str, Path]:
         found["model"] = Path(recipe.model.id)
     for source in recipe.sources:
         lookup(READERS, source.reader, "reader")
-        if source.path.startswith(HUB):
-            found[source.path] = Path(source.path)
+        if is_hub(source):
+            if hub_name(source) not in found:
+                found[hub_name(source)] = hub_state(source, root)
             continue
         paths = _matches(source, root)
         if not paths:
@@ -92,7 +97,14 @@ def run(recipe: DataRecipe, out: Output) -> None:
     Raises:
         DataError: when nothing can be read, or too many rows are rejected.
     """
-    jobs = open_sources(recipe)
+    commits = {
+        hub_name(source): out.plan["inputs"][hub_name(source)].rpartition("@")[2]
+        for source in recipe.sources
+        if is_hub(source)
+    }
+    jobs = open_sources(recipe, commits)
+    if commits:
+        out.facts(hub=commits)
     cache = out.path.parent / ".cache" / "images.sqlite"
     checker = ImageChecker(recipe.root, recipe.max_pixels, cache, _refusal(recipe.model))
     start = time.monotonic()
@@ -121,26 +133,34 @@ def _refusal(model: ModelSection | None) -> Callable[[tuple[int, int]], str | No
     return partial(refusal, image_processor_of(model))
 
 
-def open_sources(recipe: DataRecipe) -> list[ResolvedSource]:
+def open_sources(
+    recipe: DataRecipe, commits: Mapping[str, str] | None = None
+) -> list[ResolvedSource]:
     """Return the recipe's sources made concrete, `*` and Hub names followed.
+
+    Args:
+        recipe: what is to be read.
+        commits: of data sets of the Hub, where they were found out before.
 
     Raises:
         DataError: when root or source do not exist.
     """
     root = Path(recipe.root)
+    if all(map(is_hub, recipe.sources)):
+        root.mkdir(parents=True, exist_ok=True)
     if not root.is_dir():
         raise DataError(f"the data root {root} is no folder (working directory {Path.cwd()})")
     jobs = []
     for source in recipe.sources:
-        if source.path.startswith(HUB):
-            repo = source.path.removeprefix(HUB)
-            paths = [hub_to_parquet(repo, source.name, source.split, root)]
-            task = source.name or repo.split("/")[-1]
-        else:
-            paths, task = _matches(source, root), ""
+        if is_hub(source):
+            for table in hub_tables(source, root, (commits or {}).get(hub_name(source))):
+                task = table.source.task or table.task
+                jobs.append(_job(table.source, root, table.path, task))
+            continue
+        paths = _matches(source, root)
         if not paths:
             raise DataError(f"source '{source.path}' matches nothing below {root}")
-        jobs += [_job(source, root, path, source.task or task or path.stem) for path in paths]
+        jobs += [_job(source, root, path, source.task or path.stem) for path in paths]
     _check_same_task(jobs)
     return jobs
 

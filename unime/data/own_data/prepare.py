@@ -12,6 +12,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -31,7 +32,8 @@ from unime.data.own_data.judge_recipe import (
 )
 from unime.data.own_data.recipe import write_recipe
 from unime.data.own_data.scan import FolderScan, Split, leaks, scan_folder, split_pictures
-from unime.data.readers.hub import HUB
+from unime.data.readers.base import Quoting
+from unime.data.readers.hub_client import HUB
 
 __all__ = ["FolderScan", "Split", "is_own_data", "prepare"]
 
@@ -53,6 +55,8 @@ def prepare(
     language: str | None = None,
     echo: Callable[[str], None] = print,
     judge: RecipeJudge | None = None,
+    encoding: str | None = None,
+    quoting: Quoting = "auto",
 ) -> Path:
     """Check the data, split it, write the recipe; return the recipe's folder.
 
@@ -63,6 +67,8 @@ def prepare(
         language: which captions to take where they come by language.
         echo: where the report goes.
         judge: what judges the mined candidates.
+        encoding: of text files, where their bytes do not tell it.
+        quoting: of CSV and TSV, see `unime.data.readers.base.DataSource`.
 
     Raises:
         DataError: when there is nothing to read, too little is usable, or the recipe is there.
@@ -74,7 +80,9 @@ def prepare(
     raw.mkdir(parents=True, exist_ok=True)
     with locks.only_writer(raw):
         _check_place(recipe, raw, asked, judge)
-        return _prepare(asked, recipe, raw, model or _default_model(), echo, judge)
+        start = model or _default_model()
+        scan = partial(scan_folder, place, raw, language, start, encoding, quoting)
+        return _prepare(asked, recipe, raw, start, scan, echo, judge)
 
 
 def _prepare(
@@ -82,6 +90,7 @@ def _prepare(
     recipe: Path,
     raw: Path,
     start: str,
+    read: Callable[[], FolderScan],
     echo: Callable[[str], None],
     judge: RecipeJudge | None,
 ) -> Path:
@@ -89,7 +98,7 @@ def _prepare(
     # First of all, so that a killed run is known as this command's and can be done again.
     files.write_json(raw / REPORT, {**asked, "unfinished": True})
     try:
-        scan = scan_folder(place, raw, asked["language"], start)
+        scan = read()
     except UnimeError:
         files.write_json(raw / REPORT, {**asked, "failed": True})
         raise

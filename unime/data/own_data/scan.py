@@ -23,6 +23,7 @@ from unime.data.image_check import ImageChecker
 from unime.data.image_processor import ModelSection, image_processor_of, refusal
 from unime.data.images import MAX_PIXELS, Checked, ImageError, load_rgb
 from unime.data.readers import DataSource, ResolvedSource, read
+from unime.data.readers.base import Quoting
 from unime.data.stage import DataRecipe, open_sources
 
 ROWS = 1024
@@ -60,7 +61,12 @@ class FolderScan:
 
 
 def scan_folder(
-    place: str, raw: Path, language: str | None, model: str | None = None
+    place: str,
+    raw: Path,
+    language: str | None,
+    model: str | None = None,
+    encoding: str | None = None,
+    quoting: Quoting = "auto",
 ) -> FolderScan:
     """Read every row, check every image; what cannot be used is in `rejected` with its reason.
 
@@ -69,11 +75,16 @@ def scan_folder(
         raw: where the data goes.
         language: which captions to take.
         model: the one that is to be trained; what its image processor does not take cannot be used.
+        encoding: of text files.
+        quoting: of CSV and TSV.
 
     Raises:
         DataError: when there is nothing to read.
     """
-    root, job = _job(place, raw, language)
+    source = DataSource(
+        reader="folder", path="", task="own", language=language, encoding=encoding, quoting=quoting
+    )
+    root, job = _job(place, raw, source)
     scan = FolderScan(root, place)
     by_hash: dict[bytes, CaptionedImage] = {}
     cache = raw.parent / ".cache" / "images.sqlite"
@@ -98,7 +109,7 @@ def _refusal(model: str | None) -> Callable[[tuple[int, int]], str | None] | Non
         return None
 
 
-def _job(place: str, raw: Path, language: str | None) -> tuple[Path, ResolvedSource]:
+def _job(place: str, raw: Path, source: DataSource) -> tuple[Path, ResolvedSource]:
     path = Path(place)
     if place.startswith("hub:"):
         root, source_path = raw.parent / "hub", place
@@ -109,7 +120,7 @@ def _job(place: str, raw: Path, language: str | None) -> tuple[Path, ResolvedSou
         root, source_path = path, "."
     else:
         raise DataError(f"{place} is neither a folder nor a file, nor hub:OWNER/NAME")
-    source = DataSource(reader="folder", path=source_path, task="own", language=language)
+    source = source.model_copy(update={"path": source_path})
     (job,) = open_sources(DataRecipe(root=str(root), sources=[source], output="unused"))
     return root, job
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, NamedTuple
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unime.core.config import Section
 from unime.core.errors import DataError
@@ -23,8 +23,15 @@ class DataSource(Section):
     path: str
     """File or folder below the data root (or absolute), or `hub:OWNER/NAME`; `*` as in a shell
     makes one source of each match."""
-    name: str | None = None
-    """The configuration (subset) of a Hub data set."""
+    name: str | list[str] | None = None
+    """The configuration (subset) of a Hub data set. A list, or `*` as in a shell, makes one source of
+    each; `{name}` in task, image_root and archives stands for its name."""
+    revision: str = "main"
+    """Hub: a branch, a tag, or a commit of 40 digits, which stays what it is and needs no question."""
+    archives: str | list[str] | dict[str, str] = Field(default_factory=dict)
+    """Hub: archives of images (zip, tar) in the data set, named as in a shell. They are unpacked below the
+    data root, where the source's image paths begin then (image_root is relative to it); in a folder
+    there that the paths name, too: {archive: folder}."""
     split: str | None = None
     """The split, where the data has several; file names begin with it."""
     task: str = ""
@@ -51,6 +58,18 @@ class DataSource(Section):
     quoting: Quoting = "auto"
     """CSV and TSV: "standard" (a quoted cell may hold separators and line breaks), "none" (a line is a
     row, a quotation mark a character), or told by the file."""
+
+    @model_validator(mode="after")
+    def _only_of_the_hub(self) -> DataSource:
+        if not self.path.startswith("hub:") and (self.archives or self.revision != "main"):
+            raise ValueError(
+                "archives and revision are of data sets of the Hub (path: hub:OWNER/NAME)"
+            )
+        folders = self.archives.values() if isinstance(self.archives, dict) else ()
+        for folder in map(PurePosixPath, folders):
+            if folder.is_absolute() or ".." in folder.parts:
+                raise ValueError(f"archives: '{folder}' leads out of the folder of unpacked files")
+        return self
 
 
 class EmbeddedImage(str):

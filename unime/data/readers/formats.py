@@ -16,10 +16,10 @@ from unime.core import inside
 from unime.core.errors import DataError
 from unime.data.readers.base import Record, ResolvedSource, RowError, TableOptions
 from unime.data.readers.delimited import delimited_header, read_delimited
-from unime.data.readers.hub import saved_to_parquet
 from unime.data.readers.instructions import FILE_NAME
 from unime.data.readers.json_rows import read_json, read_json_lines
 from unime.data.readers.parquet_rows import columns_of, read_parquet
+from unime.data.readers.saved_data_sets import saved_to_parquet
 from unime.data.readers.tar_rows import read_tar
 
 Rows = Iterator[dict[str, Any] | RowError]

@@ -1,83 +1,96 @@
-"""Data sets of the `datasets` library, saved to disk or on the Hub, as Parquet files below the data root.
+"""Data sets of the Hub: rows and images below the data root, read like any other Parquet file there.
 
-Written once, so that images inside them have a location that stays valid; then they are read like any
-other Parquet file.
+What comes of one lies in `hub/OWNER--NAME/`:
+
+- `refs.json`, `COMMIT.json`: what branches stood at, and what a commit holds;
+- `CONFIGURATION--SPLIT-COMMIT.parquet`: the rows;
+- `ARCHIVE-HASH/`: the files of its archives. The hash is that of the archives, so that commits with the
+  same ones share them.
 """
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
-from unime.core import console, files
-from unime.core.errors import DataError
+from unime.core import console, locks
+from unime.data.readers.base import DataSource
+from unime.data.readers.hub_archives import matching_archives, unpacked
+from unime.data.readers.hub_client import HUB
+from unime.data.readers.hub_repository import MAIN, HubRepository, commit_of, remember
+from unime.data.readers.hub_tables import configurations, rows_of_configuration
 
-HUB = "hub:"
-CONVERTED = "converted"
+
+class HubTable(NamedTuple):
+    """One configuration of a data set of the Hub, ready to read."""
+
+    path: Path
+    """Its rows, a Parquet file."""
+    source: DataSource
+    """The recipe's, for this configuration alone."""
+    task: str
+    """The task's name, unless the recipe gave one without `{name}`."""
 
 
-def hub_to_parquet(repo: str, name: str | None, split: str | None, root: Path) -> Path:
-    """Load a data set from the Hub (or its cache) and return it as a Parquet file.
+def is_hub(source: DataSource) -> bool:
+    """Tell whether a source is a data set of the Hub."""
+    return source.path.startswith(HUB)
+
+
+def hub_name(source: DataSource) -> str:
+    """Return how a stage's plan names a data set of the Hub."""
+    return source.path if source.revision == MAIN else f"{source.path}@{source.revision}"
+
+
+def hub_state(source: DataSource, root: Path) -> Path:
+    """Return what identifies a data set of the Hub as a stage's input: `hub:OWNER/NAME@COMMIT`.
 
     Raises:
-        DataError: when it cannot be loaded.
+        DataError: when the commit cannot be found out.
     """
-    import datasets
-
-    path = root / CONVERTED / f"{_plain_name(f'{repo}--{name or str()}--{split or str()}')}.parquet"
-    if path.is_file():
-        return path
-    try:
-        loaded = datasets.load_dataset(repo, name, split=split)
-    # `datasets` raises what its back ends raise: connection, name, format and value errors alike.
-    except Exception as error:
-        raise DataError(
-            f"cannot load {HUB}{repo} (name {name}, split {split}): "
-            f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-        ) from None
-    return _write_parquet(loaded, split, path, f"{HUB}{repo}")
+    commit = commit_of(source.path.removeprefix(HUB), source.revision, root)
+    return Path(f"{source.path}@{commit}")
 
 
-def saved_to_parquet(folder: Path, split: str | None, root: Path) -> Path:
-    """Return a folder written by `save_to_disk` as a Parquet file.
+def hub_tables(source: DataSource, root: Path, commit: str | None = None) -> list[HubTable]:
+    """Fetch what a source names, as far as it is not there, and return its configurations.
+
+    Args:
+        source: of the recipe; its revision may be a branch.
+        root: the data root, a folder.
+        commit: what the revision stands at, where that was found out before.
 
     Raises:
-        DataError: when it cannot be loaded, or holds several splits and none was chosen.
+        DataError: when something is not there, out of reach, or cannot be read.
+        OutputError: when another process is fetching the same data set.
     """
-    import datasets
-
-    state = hashlib.sha256()
-    for part in sorted(folder.rglob("*.json")):
-        state.update(part.read_bytes())
-    path = root / CONVERTED / f"{_plain_name(folder.name)}-{state.hexdigest()[:12]}.parquet"
-    if split is not None:
-        path = path.with_name(f"{split}-{path.name}")
-    if path.is_file():
-        return path
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except Exception as error:
-        raise DataError(f"{folder} is no data set written by save_to_disk: {error}") from None
-    return _write_parquet(loaded, split, path, str(folder))
-
-
-def _write_parquet(loaded: Any, split: str | None, path: Path, what: str) -> Path:
-    import datasets
-
-    if isinstance(loaded, dict):
-        if split not in loaded:
-            raise DataError(f"{what} has the splits {', '.join(loaded)}; choose one by split:")
-        loaded = loaded[split]
-    # Undecoded, an image column is {bytes, path}: nothing is decoded and written anew.
-    for column, feature in loaded.features.items():
-        if isinstance(feature, datasets.Image):
-            loaded = loaded.cast_column(column, datasets.Image(decode=False))
-    console.log(f"{what}: writing {len(loaded)} rows to {path}")
-    with files.atomic_path(path) as temporary:
-        loaded.to_parquet(str(temporary))
-    return path
+    repo = source.path.removeprefix(HUB)
+    commit = commit or commit_of(repo, source.revision, root)
+    data = HubRepository(repo, commit, root)
+    data.place.mkdir(parents=True, exist_ok=True)
+    with locks.only_writer(data.place):
+        for leftover in data.place.glob(".*.partial*"):  # of a killed run
+            leftover.unlink()
+        names = configurations(data, source.name)
+        remember(repo, source.revision, commit, root)
+        if len(names) > 1:
+            console.log(f"{data.title}: {len(names)} configurations: {', '.join(names)}")
+        # Of all of them first: what is not there is found before hours of fetching.
+        archives = [matching_archives(data, source, name) for name in names]
+        return [
+            _table(data, name, source, found) for name, found in zip(names, archives, strict=True)
+        ]
 
 
-def _plain_name(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
+def _table(
+    data: HubRepository, name: str, source: DataSource, archives: Mapping[str, str]
+) -> HubTable:
+    path = rows_of_configuration(data, name, source.split)
+    image_root = source.image_root.replace("{name}", name)
+    if archives:
+        tree = unpacked(data, archives).relative_to(data.root).as_posix()
+        image_root = f"{tree}/{image_root}" if image_root else tree
+    task = data.repo.rpartition("/")[2] if source.name is None else name
+    given = {"name": name, "image_root": image_root, "task": source.task.replace("{name}", name)}
+    return HubTable(path, source.model_copy(update=given), task)
