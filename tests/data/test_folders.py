@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import ROOT
 from tests.data.folders import (  # noqa: F401  # adds the cases
     encoded,
     laid_out,
@@ -25,6 +27,7 @@ from tests.data.readers.sources import rows_of
 from unime.core.errors import DataError
 from unime.data import images
 from unime.data.items import Item, Pair
+from unime.data.own_data.prepare import prepare
 from unime.data.own_data.scan import scan_folder
 
 
@@ -83,3 +86,33 @@ def test_roles_and_scores_come_out_as_written(name: str, tmp_path: Path) -> None
     assert [_shown(pair) for row in rows for pair in row.pairs] == expected.pairs
     assert dict(kinds) == expected.rejected
     assert [row.number for row in rows] == list(range(len(rows)))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "a_captions_file_whose_name_is_not_utf_8",
+        "bytes_of_several_kinds_in_one_column",
+        "json_lines_of_every_kind",
+        "names_that_are_not_utf_8",
+        "sidecars_missing_empty_and_odd",
+    ],
+)
+def test_every_rejected_row_is_in_the_file_and_the_first_on_the_screen(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    expected = FOLDERS[name](tmp_path / "pictures")
+    assert isinstance(expected, Outcome)
+    with pytest.raises(DataError) as raised:
+        prepare("pictures", model=str(ROOT / "assets/student"))
+    text = (tmp_path / "runs/pictures/raw/rejected.jsonl").read_bytes().decode("utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
+    assert len(rows) == sum(expected.rejected.values())
+    assert all(set(row) == {"file", "row", "reason"} for row in rows)
+    count = len(expected.pictures)
+    assert f"has {count} usable captioned pictures, expected at least 12" in str(raised.value)
+    kinds = {kind for kind in expected.rejected if f": {kind}: " in str(raised.value)}
+    assert len(kinds) == min(3, len(expected.rejected))
+    str(raised.value).encode("utf-8")

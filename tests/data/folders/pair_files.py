@@ -226,6 +226,22 @@ def texts_and_files_that_end_like_pictures(place: Path) -> PairsOutcome:
 
 
 @pair_file
+def windows_paths_of_pictures(place: Path) -> PairsOutcome:
+    draw(place / "img/a.png", 0)
+    rows = [{"anchor": "a0", "positive": "img\\a.png"}, {"anchor": "a1", "positive": "img/a.png"}]
+    pairs: list[Shown] = [("a0", ["<img/a.png>"], [], []), ("a1", ["<img/a.png>"], [], [])]
+    return PairsOutcome(ST, _lines(place, rows), pairs)
+
+
+@pair_file
+def windows_paths_in_mmeb_and_unime_v2(place: Path) -> PairsOutcome:
+    draw(place / "img/a.png", 0)
+    row = {"query_text": "q", "query_image": "img\\a.png", "pos_text": "p", "pos_image": ""}
+    (place / "rows.json").write_text(json.dumps([row]))
+    return PairsOutcome("unime_v2", "rows.json", [("q<img/a.png>", ["p"], [], [])])
+
+
+@pair_file
 def cells_that_hold_more_than_is_read(place: Path) -> PairsOutcome:
     draw(place / "a.png", 0)
     rows = [

@@ -247,7 +247,10 @@ def test_a_parquet_table_of_any_types(root: Path, columns: Any, size: int) -> No
     got = list(read_parquet(path, options(root)))
     assert len(got) == len(arrays[0])
     for number, row in enumerate(got):
-        assert not isinstance(row, RowError)
+        if isinstance(row, RowError):
+            # Of two columns of images of one name, neither can be told by its place.
+            assert row.kind == "repeated column" and len(set(names)) < len(names)
+            continue
         assert list(row) == unique_names(names)
         for value, array in zip(row.values(), arrays, strict=True):
             _check_cell(root, value, array[number].as_py(), names)
