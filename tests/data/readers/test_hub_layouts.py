@@ -76,9 +76,9 @@ def test_a_hub_without_a_card_is_read_by_its_files_names_and_as_own_data(
 ) -> None:
     from unime.data.own_data.scan import scan_folder
 
-    captions = "".join(f"{n}.png,caption {n}\n" for n in range(3))
+    rows = [json.dumps({"file_name": f"{n}.png", "text": f"caption {n}"}) for n in range(3)]
     files = {f"{n}.png": png(colour) for n, colour in enumerate(("red", "lime", "blue"))}
-    files["metadata.csv"] = b"file_name,text\n" + captions.encode()
+    files["metadata.jsonl"] = "\n".join(rows).encode()
     hub.add("me/photos", {f"train/{name}": data for name, data in files.items()})
     (tmp_path / "run/raw").mkdir(parents=True)
     scan = scan_folder("hub:me/photos", tmp_path / "run/raw", None)
