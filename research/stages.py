@@ -9,11 +9,13 @@ STAGES = {
         "research.world.build",
         ("research.world", "build"),
         "Write the data sets of a generated world and their truth.",
+        order=-3,  # unime data reads them
     ),
     "base": StageEntry(
         "research.world.base_stage",
         ("research.world", "base"),
         "Train the tiny vision-language model.",
+        order=-2,
     ),
     "smolvlm": StageEntry(
         "research.world.smolvlm",

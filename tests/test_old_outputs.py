@@ -7,9 +7,12 @@ contrast, export, eval, and a training that was killed while it wrote its second
 from __future__ import annotations
 
 import hashlib
+import json
 import tarfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -17,6 +20,7 @@ from safetensors.torch import load_file
 from unime.core import console
 from unime.core.stage import execute, stage_of, stages
 from unime.data.tables import read_table
+from unime.eval.report.report_page import write_report
 
 ARCHIVE = Path(__file__).with_name("fixtures") / "outputs_of_0.1.0.tar.xz"
 FINISHED = ["0_data", "3_mine", "4_judge", "5_select", "6_contrast", "8_export", "9_eval"]
@@ -72,6 +76,14 @@ def test_its_tables_are_inputs_of_todays_stages(old, monkeypatch):
     # All scores are in the old store: nothing is asked again.
     run("4_judge.yaml", "output=judged_again")
     assert rows("judged_again/judged.parquet") == rows("4_judge/judged.parquet")
+
+
+def test_its_evaluation_is_reported(old, tmp_path):
+    items = pq.read_table(old / "9_eval/pool.parquet")
+    assert items.schema.field("text").type == pa.string()
+    page = write_report([old / "9_eval"], tmp_path / "page.html").read_text(encoding="utf-8")
+    shown = next(text for text in items["text"].to_pylist() if text)
+    assert json.dumps(shown)[1:-1] in page
 
 
 def test_a_training_that_was_killed_is_resumed(old, monkeypatch, said):

@@ -46,6 +46,8 @@ app = typer.Typer(
 )
 
 
+# `judge` and `eval` are groups of verbs, `data` (below) takes own data too. Stages of other packages
+# are run by their own commands.
 for _name, _entry in stages.STAGES.items():
     if _entry.words == ("unime", _name) and _name != "data":
         app.command(_name, help=_entry.help)(stage_command(_entry.module))
@@ -227,7 +229,7 @@ def search(  # noqa: PLR0913, PLR0917  # typer's options are arguments
 
 
 def main(application: Callable[[], object] = app) -> None:
-    """Run a command; a user's mistake, or a disk's, is one sentence and exit code 2.
+    """Run a command; a user's mistake, a full disk or a missing extra is one sentence and exit code 2.
 
     UNIME_TRACEBACK=1 shows where it was raised. SIGTERM ends any command with exit code 143.
     """
@@ -250,6 +252,7 @@ def main(application: Callable[[], object] = app) -> None:
         typer.echo(f"error: {sentence_of(error)}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
+        # `python -m eval` has no word that says so; `python -m judge` needs none, see EXTRAS.
         command = "eval" if application is evaluation else sys.argv[1] if sys.argv[1:] else ""
         sentence = extra_missing(error, command)
         if sentence is None or os.environ.get("UNIME_TRACEBACK") == "1":

@@ -17,13 +17,14 @@ from pathlib import Path
 from unime.core import console
 from unime.core.config import load_recipe
 from unime.core.errors import TERMINATED, RecipeError, Terminated, UnimeError, lookup
-from unime.core.stage import StageEntry, entry_of, stage_of
+from unime.core.stage import StageEntry, entry_of, stage_of, stages
 
 STAGES = {
     "data": StageEntry(
         "unime.data.stage",
         ("unime", "data"),
         "Read pairs, check every image, write the item and pair tables.",
+        order=-1,
     ),
     "distill": StageEntry(
         "unime.train.distill",
@@ -75,12 +76,10 @@ STAGES = {
         "Write the model for sentence-transformers, transformers and vLLM.",
     ),
 }
-ORDER_WITHIN_A_NUMBER = ["world", "base", "data"]
-"""Recipes with one number run in this order, then by name."""
 
 
 def recipes_in(folder: Path | str) -> list[Path]:
-    """Return a folder's recipes in the order they run.
+    """Return a folder's recipes in the order they run: by number, their stage's order, and name.
 
     Raises:
         RecipeError: when there are none.
@@ -108,8 +107,10 @@ def run_folder(
         dry_run: only check the recipes.
 
     Raises:
-        RecipeError: when the folder has no recipe, or none of a name that is to be left out.
+        RecipeError: when the folder has no recipe, or none that `skip` or an override names, or when
+            any is wrong; nothing was started then.
         UnimeError: when a stage fails.
+        Terminated: when a stage was stopped by SIGTERM.
     """
     recipes = recipes_in(folder)
     by_stem = {recipe.stem: recipe for recipe in recipes}
@@ -119,10 +120,10 @@ def run_folder(
     check_recipes(recipes, shares)
     start = time.monotonic()
     for number, recipe in enumerate(recipes, start=1):
-        command = entry_of(stage_of(recipe)).words
-        words = [sys.executable, "-m", *command, str(recipe), *shares[recipe.stem]]
+        words = entry_of(stage_of(recipe)).words
+        command = [sys.executable, "-m", *words, str(recipe), *shares[recipe.stem]]
         console.log(f"[{number}/{len(recipes)}] {recipe.name}")
-        code = _run([*words, *(["--dry-run"] if dry_run else [])])
+        code = _run([*command, *(["--dry-run"] if dry_run else [])])
         if code in (TERMINATED, -signal.SIGTERM):
             console.log(f"{recipe.name} was stopped; the same command resumes it")
             raise Terminated
@@ -133,9 +134,9 @@ def run_folder(
     console.log(f"{folder}: all {len(recipes)} recipes done in {time.monotonic() - start:.0f} s")
 
 
-def _run(words: Sequence[str]) -> int:
+def _run(command: Sequence[str]) -> int:
     """Run a command; a SIGTERM to this process goes on to it. Return its exit code."""
-    process = subprocess.Popen(words)
+    process = subprocess.Popen(command)
     try:
         return process.wait()
     except KeyboardInterrupt:
@@ -149,8 +150,9 @@ def _run(words: Sequence[str]) -> int:
 
 def _order(path: Path) -> tuple[int, int, str]:
     number, _, name = path.stem.partition("_")
-    known = ORDER_WITHIN_A_NUMBER
-    return int(number), known.index(name) if name in known else len(known), name
+    # The stage by the file's name: a recipe that cannot be read has its place, too.
+    entry = stages().get(name)
+    return int(number), 0 if entry is None else entry.order, name
 
 
 def _share_out(recipes: Sequence[Path], overrides: Sequence[str]) -> dict[str, list[str]]:
@@ -193,5 +195,6 @@ def check_recipes(recipes: Sequence[Path], overrides: Mapping[str, Sequence[str]
 
 
 def _check(recipe: Path, overrides: Sequence[str]) -> None:
+    """Do what a stage does with its recipe before it opens the output."""
     module = importlib.import_module(entry_of(stage_of(recipe)).module)
     module.inputs(load_recipe(recipe, module.RECIPE, overrides))

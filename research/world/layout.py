@@ -130,6 +130,7 @@ def planted_table(
 
 def write_truth(folder: Path, parts: Sequence[Path]) -> None:
     """Join the parts of truth and planted list, in the order given."""
-    for name in ("truth", "planted"):
-        found = [tables.read_table(part / f"{name}.parquet") for part in parts]
+    for name, schema in (("truth", TRUTH), ("planted", PLANTED)):
+        # Parts of an older version hold narrow strings.
+        found = [tables.read_table(part / f"{name}.parquet").cast(schema) for part in parts]
         tables.write_table(folder / f"{name}.parquet", pa.concat_tables(found).combine_chunks())

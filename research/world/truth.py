@@ -49,7 +49,7 @@ TRUTH = pa.schema(
         pa.field("task", tables.NAME, nullable=False),
         pa.field("split", tables.NAME, nullable=False),
         pa.field("content_id", pa.binary(16), nullable=False),
-        pa.field("meaning", pa.string(), nullable=False),
+        pa.field("meaning", pa.large_string(), nullable=False),
     ]
 )
 PLANTED = pa.schema(

@@ -135,3 +135,16 @@ def test_recipes_run_in_the_order_of_their_numbers(tmp_path: Path):
         run_folder(tmp_path, ["contrast.seed=1"])
     with pytest.raises(RecipeError, match="unknown recipe of .* '2_warm'; did you mean '2_warmup'"):
         run_folder(tmp_path, skip=["2_warm"])
+
+
+def test_a_stage_says_where_its_recipes_stand_among_those_of_one_number(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    for order, name in enumerate(("third", "second", "first")):
+        monkeypatch.setitem(stages(), name, StageEntry("none", (name,), "", order=-order - 10))
+    # None of them can be read: each stands where its name says.
+    for name in ("0_aside", "0_data", "0_third", "0_second", "0_first", "1_first"):
+        (tmp_path / f"{name}.yaml").write_text("no recipe")
+    assert [path.stem for path in recipes_in(tmp_path)] == [
+        "0_first", "0_second", "0_third", "0_data", "0_aside", "1_first"
+    ]  # fmt: skip

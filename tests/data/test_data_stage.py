@@ -297,13 +297,15 @@ def test_inputs_name_what_is_read(tmp_path: Path, root: Path) -> None:
     parquet(root / "train/a/original.parquet", [mmeb()])
     (root / "train/instructions.json").write_text("{}")
     hub, commit = "hub:TIGER-Lab/MMEB-train", "0123456789" * 4
+    on_main = {"reader": "mmeb_train", "path": hub, "name": "CIRR"}
     recipe = data.DataRecipe.model_validate(
         {
             "output": "out",
             "root": str(root),
             "sources": [
                 {"reader": "mmeb_train", "path": "train/a"},
-                {"reader": "mmeb_train", "path": hub, "name": "CIRR", "revision": commit},
+                on_main,
+                on_main | {"revision": commit},
                 {"reader": "folder", "path": "not/there"},
             ],
         }
@@ -311,6 +313,7 @@ def test_inputs_name_what_is_read(tmp_path: Path, root: Path) -> None:
     assert data.inputs(recipe) == {
         "train/a/original.parquet": root / "train/a/original.parquet",
         "train/instructions.json": root / "train/instructions.json",
+        hub: Path(hub),
         f"{hub}@{commit}": Path(f"{hub}@{commit}"),
         "not/there": root / "not/there",
     }

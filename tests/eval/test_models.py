@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from tests.eval.small import Hashed, recipe, unit, write_world
 from tests.families import build_family
+from tests.narrow import narrow
 from unime.core import files
 from unime.core.errors import DataError, ModelError, RecipeError
 from unime.core.stage import execute
@@ -218,6 +220,8 @@ def test_embeddings_from_elsewhere(world, tmp_path):
     folder = tmp_path / "given"
     CliRunner().invoke(app, ["inputs", str(path), str(folder)], catch_exceptions=False)
     inputs = pq.read_table(folder / "inputs.parquet")
+    assert {inputs.schema.field(name).type for name in ("text", "image")} == {pa.large_string()}
+    narrow(folder / "inputs.parquet")  # an older version wrote it
     generator = np.random.default_rng(0)
     np.save(folder / "embeddings.npy", generator.normal(size=(inputs.num_rows, 8)))
     values["models"] = [{"name": "given", "embeddings": {"id": str(folder)}}]

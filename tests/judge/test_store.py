@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
@@ -18,6 +19,7 @@ from unime.core.errors import DataError
 from unime.judge.engine import Score
 from unime.judge.store import ScoreStore
 from unime.judge.store import score_store as store_module
+from unime.judge.store.shards import Shards, table_of
 from unime.judge.store.sorted_rows import Rows, split_keys
 from unime.judge.store.write_ahead_log import PATTERN, WriterLog
 
@@ -110,6 +112,19 @@ def test_equal_scores_become_equal_files(tmp_path):
                 store.add("judge", scores(range(max(0, start - 3), end)))
             start = end
     assert content(tmp_path / "one") == content(tmp_path / "many")
+
+
+def test_merging_writes_no_string_a_row(tmp_path):
+    """All rows' reasons would be 3 GB here; a column of narrow strings holds 2."""
+    reason = "x" * (1 << 20)
+    with ScoreStore(tmp_path) as store:
+        for number in range(2):
+            numbers = range(1500 * number, 1500 * (number + 1))
+            rows = Rows.of([Score(key(n), math.nan, reason) for n in numbers])
+            judges = pa.array(["judge"] * len(rows)).dictionary_encode()
+            Shards(str(tmp_path)).write(table_of(rows, judges))
+        assert store.compact() == 2
+        assert len(store) == 3000 and store.reasons([key(2999)]) == {key(2999): reason}
 
 
 def test_any_fsspec_path(tmp_path):

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForImageTextToText
 
 from tests.models.inputs import mixed
 from unime.core.errors import ModelError
-from unime.models.adapters import LoraSection, merge_lora, parts_of, tower_is_frozen, train_parts
+from unime.models.adapters import LoraSection, merged, parts_of, tower_is_frozen, train_parts
 from unime.models.embedder import Embedder
 from unime.models.model_config import ModelConfig
 
@@ -69,13 +69,14 @@ def test_merged_equals_adapted_and_saving_leaves_the_model_alone(
     embedder.save(tmp_path)
     np.testing.assert_allclose(embedder.encode(mixed()), adapted, atol=1e-6)
     assert any("lora_" in name for name in trainable(embedder))
-    merge_lora(embedder.backbone)
-    assert not any("lora_" in name for name, _ in embedder.backbone.named_parameters())
-    merged = embedder.encode(mixed())
-    np.testing.assert_allclose(merged, adapted, atol=5e-6)
+    with merged(embedder.backbone):
+        assert not any("lora_" in name for name, _ in embedder.backbone.named_parameters())
+        together = embedder.encode(mixed())
+    np.testing.assert_allclose(together, adapted, atol=5e-6)
+    np.testing.assert_allclose(embedder.encode(mixed()), adapted, atol=1e-6)
     settings = embedder.config.model_dump() | {"id": str(tmp_path)}
     saved = Embedder.load(ModelConfig.model_validate(settings), "cpu")
-    np.testing.assert_allclose(saved.encode(mixed()), merged, atol=1e-6)
+    np.testing.assert_allclose(saved.encode(mixed()), together, atol=1e-6)
     assert saved.fingerprint == embedder.fingerprint
 
 
@@ -101,8 +102,8 @@ def test_merging_in_half_precision_adds_in_float32(load) -> None:
         layer.lora_B["default"].weight @ layer.lora_A["default"].weight
     )
     expected = (layer.base_layer.weight.float() + delta).bfloat16()
-    merge_lora(embedder.backbone)
-    weight = embedder.backbone.language_model.layers[0].self_attn.q_proj.weight
+    with merged(embedder.backbone):
+        weight = embedder.backbone.language_model.layers[0].self_attn.q_proj.weight.clone()
     assert weight.dtype == torch.bfloat16
     torch.testing.assert_close(weight, expected, atol=0, rtol=0)
 

@@ -10,9 +10,11 @@ from tests.families import FAMILIES, build_family
 from tests.train.toy import toy_batch
 from unime.losses import Combined
 from unime.models.adapters import LoraSection, tower_is_frozen, train_parts
+from unime.models.backbones import load_generative
 from unime.models.embedder import Embedder
 from unime.models.inputs import ModelInput
 from unime.models.model_config import ModelConfig
+from unime.models.vision_input import VisionInput
 from unime.train.backends import DataParallelRunner
 from unime.train.batch import Chunk
 from unime.train.step import cached_step
@@ -84,3 +86,25 @@ def one_chunk(embedder: Embedder, features: dict) -> int:
 
 def test_an_adapter_in_the_projector_is_seen(tmp_path):
     assert not tower_is_frozen(load("qwen2_vl", tmp_path, ["language", "projector"]).backbone)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_generate_answers_as_before(family, tmp_path):
+    """`generate()` calls the tower by its signature: it must find all that the tower takes."""
+    model, processor, _ = load_generative(ModelConfig(id=str(build_family(family, tmp_path))))
+    content = [{"type": "image"}, {"type": "text", "text": "what is to be seen"}]
+    text = processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    shown = [one.image.resize((56, 28)) for one in pictures() if one.image is not None]
+    batch = processor(
+        text=[text] * len(shown), images=[[one] for one in shown], return_tensors="pt"
+    )
+
+    def answers() -> torch.Tensor:
+        wanted = {"max_new_tokens": 3, "min_new_tokens": 3, "do_sample": False}
+        out = model.generate(**batch, **wanted, output_scores=True, return_dict_in_generate=True)
+        return torch.stack(out.scores)
+
+    before = answers()
+    VisionInput.of(model.base_model, processor.image_processor)
+    assert torch.allclose(answers(), before, atol=1e-6)
+    assert not torch.allclose(before[:, 0], before[:, 1], atol=1e-3)  # it sees its pictures

@@ -20,7 +20,9 @@ from PIL import Image
 
 from tests.conftest import ROOT
 from tests.export.test_export import exported
+from tests.narrow import narrow
 from unime.core.errors import DataError, ModelError
+from unime.data.tables import read_table
 from unime.models.embedder import Embedder
 from unime.search import index_files as store
 from unime.search.index import open_search, passages, picture_of, scan
@@ -85,6 +87,22 @@ def test_a_picture_finds_itself_and_is_embedded_once(
     assert {h.path for h in again.find("anything", top=99)} == {
         e.path for e in again.snapshot.entries
     }
+
+
+def test_an_index_with_narrow_strings_is_kept_and_becomes_large(
+    photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
+):
+    found = open_search(photos, model=model)
+    index = photos / ".unime-search/index.parquet"
+    narrow(index)
+    counts = encoded(monkeypatch)
+    again = open_search(photos)
+    assert counts == []
+    assert [e[:4] for e in again.snapshot.entries] == [e[:4] for e in found.snapshot.entries]
+    np.testing.assert_array_equal(again.snapshot.vectors, found.snapshot.vectors)
+    (photos / "recipe.txt").unlink()
+    assert again.update() and counts == []
+    assert read_table(index).schema.equals(store.SCHEMA)
 
 
 def test_new_changed_and_deleted_files_are_noticed(

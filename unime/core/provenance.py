@@ -162,7 +162,10 @@ def _begun(path: Path, plan: dict[str, Any], recipe: Recipe, inputs: Mapping[str
         return _finished(path, plan, recipe, inputs)
     check_ours(path)
     begun = _read_if_there(path / PLAN)
-    if begun is None:
+    if begun is not None and not names_in(path):
+        # Nothing was read yet: what could not be found out then may be what it is now.
+        begun["inputs"] = _with_commits(begun.get("inputs"), plan["inputs"])
+    if begun is None or begun == plan:
         files.write_json(path / PLAN, plan)
     out = Output(path, plan, resumed=begun is not None)
     if begun is not None:
@@ -185,15 +188,19 @@ def _finished(
 
 
 def _with_commits(old: Any, new: Mapping[str, str]) -> Any:
-    """Return old inputs, data sets of the Hub with their commits: outputs once had them without."""
+    """Return old inputs, with data sets of the Hub as they are now where either lacks the commit.
+
+    Older versions did not note it, and now it may not be possible to find it out.
+    """
     if not isinstance(old, dict):
         return old
-    return {
-        name: new[name]
-        if str(value).startswith("name:hub:") and new.get(name, "").startswith(f"{value}@")
-        else value
-        for name, value in old.items()
+    same = {
+        name: now
+        for name, now in new.items()
+        if now.startswith("name:hub:")
+        and (now.startswith(f"{old.get(name)}@") or str(old.get(name)).startswith(f"{now}@"))
     }
+    return {name: same.get(name, value) for name, value in old.items()}
 
 
 def _remove_leftovers(path: Path) -> None:

@@ -37,7 +37,7 @@ Restart = Annotated[
 
 @dataclass(frozen=True)
 class StageEntry:
-    """A stage as a command knows it."""
+    """What is known of a stage without importing it."""
 
     module: str
     """Where its recipe class, `inputs` and `run` are."""
@@ -47,6 +47,8 @@ class StageEntry:
     """One sentence for `--help`."""
     parallel: bool = False
     """Whether a launcher may start it in several processes."""
+    order: int = 0
+    """Of recipes with one number, those of lower orders run first."""
 
 
 @cache
@@ -56,8 +58,8 @@ def stages() -> dict[str, StageEntry]:
     Those of `unime.stages`, and of packages that name a table of theirs by the entry point group
     "unime.stages".
     """
-    # By name: the table names every room, so it stands above them all. No entry point either: the
-    # metadata of an older installation, which lie about in checkouts, would hide it.
+    # By its name, since `unime.stages` stands above this room and imports it. Not by an entry point:
+    # metadata of an older installation, which stay behind in checkouts, would lack or hide it.
     found = dict(importlib.import_module("unime.stages").STAGES)
     for point in entry_points(group="unime.stages"):
         found |= point.load()
@@ -80,7 +82,7 @@ class StageModule(Protocol):
 
 
 def stage_command(module: str) -> Callable[..., None]:
-    """Return the command function of a stage."""
+    """Return the function that typer makes a command of: it runs the stage in a module."""
 
     def command(
         recipe: RecipePath,
@@ -149,7 +151,10 @@ def execute_values(module: str, values: Mapping[str, Any], *, restart: bool = Fa
 
 @contextmanager
 def _opened(recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> Iterator[Output]:
-    """Open a recipe's output for the stage to fill, and mark it finished at the end."""
+    """Open a recipe's output for the stage to fill, and mark it finished at the end.
+
+    One that is up to date is handed over as it is: the caller does nothing with it.
+    """
     if processes.ranks().world > 1:
         _check_parallel(recipe.stage)
         processes.connect()
@@ -162,7 +167,7 @@ def _opened(recipe: Recipe, inputs: dict[str, Path], *, restart: bool) -> Iterat
         yield out
         return
     if not processes.is_main():
-        out.keep_journal()
+        out.keep_journal()  # the main process does since it opened the folder
     console.log(f"{recipe.stage}: {'resuming' if out.resumed else 'filling'} {out.path}")
     try:
         yield out

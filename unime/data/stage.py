@@ -30,7 +30,7 @@ from unime.data.images import MAX_PIXELS
 from unime.data.parts import count_rows, rejected_rows, write_parts
 from unime.data.readers import READERS, DataSource, ResolvedSource, formats
 from unime.data.readers.caption_tables import caption_tables
-from unime.data.readers.hub import hub_name, hub_state, hub_tables, is_hub
+from unime.data.readers.hub import commits_of, hub_name, hub_state, hub_tables, is_hub
 from unime.data.readers.instructions import FILE_NAME, Instructions, as_known, known_tasks
 
 
@@ -97,11 +97,7 @@ def run(recipe: DataRecipe, out: Output) -> None:
     Raises:
         DataError: when nothing can be read, or too many rows are rejected.
     """
-    commits = {
-        hub_name(source): out.plan["inputs"][hub_name(source)].rpartition("@")[2]
-        for source in recipe.sources
-        if is_hub(source)
-    }
+    commits = commits_of(recipe.sources, Path(recipe.root), out.plan["inputs"])
     jobs = open_sources(recipe, commits)
     if commits:
         out.facts(hub=commits)

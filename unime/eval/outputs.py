@@ -16,7 +16,7 @@ import yaml
 from unime.core import files
 from unime.core.overwrite import check_replaceable
 from unime.data.items import ID_BYTES
-from unime.data.tables import write_table
+from unime.data.tables import NAME, write_table
 from unime.eval.pool import Pool
 from unime.eval.scores import ParsedTask, RankedTask
 
@@ -35,18 +35,16 @@ def items_table(pool: Pool) -> pa.Table:
     return pa.table(
         {
             "content_id": pa.array([e.content for e in entries], pa.binary(ID_BYTES)),
-            "text": [e.text for e in entries],
             # Typed: where no text has a picture there would be no type to write.
-            "root": pa.array(
-                [str(p.root) if p else None for p in places], pa.string()
-            ).dictionary_encode(),
-            "image": pa.array([p.location if p else None for p in places], pa.string()),
+            "text": pa.array([e.text for e in entries], pa.large_string()),
+            "root": pa.array([str(p.root) if p else None for p in places], NAME),
+            "image": pa.array([p.location if p else None for p in places], pa.large_string()),
             "region": pa.array(
                 [list(p.region[1:]) if p and p.region else None for p in places],
                 pa.list_(pa.int32()),
             ),
-            "side": pa.array([e.side for e in entries]).dictionary_encode(),
-            "instruction": pa.array([e.instruction for e in entries]).dictionary_encode(),
+            "side": pa.array([e.side for e in entries], NAME),
+            "instruction": pa.array([e.instruction for e in entries], NAME),
         }
     )
 

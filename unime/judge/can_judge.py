@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from unime.core import files
 from unime.core.errors import ModelError
 from unime.core.loading import load_config, load_processor
+from unime.core.overwrite import read_mark
 from unime.models.model_folder import FACTS
 from unime.models.prompts import load_judge_prompt
 
@@ -94,8 +94,7 @@ def _embeds(folder: Path) -> str | None:
 
 
 def _is_reranker(folder: Path) -> bool:
-    facts = folder / FACTS
-    return facts.is_file() and files.read_json(facts).get("kind") == "reranker"
+    return read_mark(folder / FACTS).get("kind") == "reranker"
 
 
 def _hub_folder(model: str, revision: str | None) -> Path:

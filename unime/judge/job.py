@@ -85,7 +85,7 @@ class JudgeJob:
         instructions = table["query_instruction"].combine_chunks()
         if isinstance(instructions, pa.ChunkedArray):
             instructions = instructions.unify_dictionaries().combine_chunks()
-        codes = instructions.cast(pa.string()).dictionary_encode().indices.to_numpy()
+        codes = instructions.cast(pa.large_string()).dictionary_encode().indices.to_numpy()
         names = queries.astype(np.int64) * (int(codes.max(initial=0)) + 1) + codes
         mine = np.flatnonzero(self._of_shard(queries))
         _, first, group = np.unique(names[mine], return_index=True, return_inverse=True)

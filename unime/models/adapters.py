@@ -90,19 +90,12 @@ def train_parts(model: nn.Module, section: LoraSection) -> None:
     _report(model, section, targets)
 
 
-def merge_lora(model: nn.Module) -> None:
-    """Add the adapters to the weights they adapt, in float32, and remove them."""
-    for parent, name, layer in adapted_layers(model):
-        base = layer.get_base_layer()
-        base.weight.data = _merged_weight(layer)
-        setattr(parent, name, base)
-    if hasattr(model, "peft_config"):
-        del model.peft_config
-
-
 @contextmanager
 def merged(model: nn.Module) -> Iterator[None]:
-    """Let the model be its own merged version for a while; the adapters come back untouched."""
+    """Let the model be its own merged version for a while; the adapters come back untouched.
+
+    They are added to the weights that they adapt in float32.
+    """
     replaced: list[tuple[nn.Module, str, Any, Tensor]] = []
     try:
         for parent, name, layer in list(adapted_layers(model)):

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -91,6 +92,8 @@ class VisionInput:
 
     def __init__(self, model: Any, image_processor: Any) -> None:
         self._tower = model.get_image_features
+        # generate() hands on only what the signature names: towers fail without grids or sizes.
+        self.__signature__ = inspect.signature(self._tower)
         self._processor = image_processor
         self._kept: dict[int, Any] = {}
         self.budget = 0

@@ -21,11 +21,11 @@ from unime.data import tables
 
 SCHEMA = pa.schema(
     [
-        pa.field("path", pa.string(), nullable=False),
+        pa.field("path", pa.large_string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("modified", pa.int64(), nullable=False),
-        pa.field("text", pa.string(), nullable=False),
-        pa.field("problem", pa.string(), nullable=False),
+        pa.field("text", pa.large_string(), nullable=False),
+        pa.field("problem", pa.large_string(), nullable=False),
         pa.field("vector", pa.list_(pa.float32()), nullable=False),
     ]
 )

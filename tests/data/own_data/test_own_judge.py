@@ -20,7 +20,7 @@ from tests.conftest import ROOT
 from tests.data.own_data.test_own_data import own_folder
 from unime.core import files
 from unime.core.config import load_recipe
-from unime.core.errors import DataError, ModelError, RecipeError
+from unime.core.errors import DataError, ModelError, OutputError, RecipeError
 from unime.core.stage import execute, stage_of, stages
 from unime.data import images
 from unime.data.own_data.judge_recipe import RecipeJudge
@@ -28,7 +28,7 @@ from unime.data.own_data.judge_work import CAPTION_INSTRUCTION, DEV_SHARE, PICTU
 from unime.data.own_data.prepare import prepare
 from unime.judge.engine import EngineError
 from unime.judge.own_judge import judge_named
-from unime.judge.stage import ScoreRecipe
+from unime.judge.stage import ScoreRecipe, ScoringWork
 from unime.stages import check_recipes, recipes_in
 
 STUDENT = str(ROOT / "assets/student")
@@ -134,6 +134,19 @@ def test_a_judge_that_comes_later_leaves_what_is_there_and_says_what_to_write(ow
         prepared(own, judge=judge_named(STUDENT))
 
 
+def test_a_killed_run_is_not_done_again_with_another_judge(own: str):
+    recipe, _ = prepared(own, judge=judge_named(STUDENT))
+    report = Path("runs/own_pics/raw/report.json")
+    files.write_json(report, {**files.read_json(report), "unfinished": True})
+    (recipe / "5_select.yaml").unlink()
+    for judge in (None, RecipeJudge("another/model")):
+        with pytest.raises(OutputError, match=r"4_judge\.yaml is there already"):
+            prepared(own, judge=judge)
+    assert not (recipe / "5_select.yaml").exists()
+    again, _ = prepared(own, judge=judge_named(STUDENT))
+    assert "judged" in (again / "5_select.yaml").read_text()
+
+
 def model_folder(folder: Path, **written: object) -> str:
     """A model folder by what its files say."""
     folder.mkdir(exist_ok=True)
@@ -228,8 +241,6 @@ def test_a_trained_reranker_judges_and_the_stage_refuses_an_embedder(own: str, t
     embedder = model_folder(tmp_path / "embedder", config=VISION, modules=POOLING)
     recipe, _ = prepared(own, judge=RecipeJudge(embedder))
     with pytest.raises(ModelError, match="an embedder for sentence-transformers, and gives"):
-        from unime.judge.stage import ScoringWork
-
         ScoringWork.of(load_recipe(recipe / "4_judge.yaml", ScoreRecipe))
 
 

@@ -182,10 +182,51 @@ def test_a_finished_output_stays_up_to_date_offline_and_never_changes_silently(
     with monkeypatch.context() as patch:
         patch.setattr(constants, "HF_HUB_OFFLINE", True)
         execute_values(module, values)
+        patch.setattr(constants, "HF_HUB_CACHE", str(root / "none"))
+        (root / "hub").rename(root / "elsewhere")
+        execute_values(module, values)
+    (root / "elsewhere").rename(root / "hub")
     hub.add(REPO, pairs("CIRR", "WebQA"))
     with pytest.raises(OutputError, match=rf"inputs.hub:{REPO}: 'name:hub:{REPO}@{old}' there"):
         execute_values(module, values)
     assert {p.name: p.read_bytes() for p in out.iterdir()} == before
+
+
+def test_a_run_that_could_not_ask_is_resumed_when_it_can(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    commit = hub.add(REPO, pairs("CIRR"))
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        for _ in range(2):
+            with pytest.raises(
+                DataError, match="hub:lab/pairs at revision main was not fetched before"
+            ):
+                execute_values("unime.data.stage", recipe(root))
+    out = execute_values("unime.data.stage", recipe(root))
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["inputs"] == {f"hub:{REPO}": f"name:hub:{REPO}@{commit}"}
+
+
+def test_an_unfinished_output_is_not_resumed_with_another_commit(
+    hub: LocalHub, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unime.data import stage
+
+    old = hub.add(REPO, pairs("CIRR"))
+
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "read_contents", killed)
+        with pytest.raises(KeyboardInterrupt):
+            execute_values("unime.data.stage", recipe(root))
+    new = hub.add(REPO, pairs("CIRR", "WebQA"))
+    with pytest.raises(OutputError, match=rf"@{old}' there, '\S+@{new}' now"):
+        execute_values("unime.data.stage", recipe(root))
 
 
 def test_outputs_of_versions_that_did_not_note_the_commit_are_up_to_date(

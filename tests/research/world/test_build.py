@@ -1,19 +1,24 @@
 """The built world, through the ordinary readers: layouts, truth, planted false negatives."""
 
 import json
+import shutil
 from collections import defaultdict
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from research.world import build
-from research.world.truth import WorldTruth, from_json, relevant, to_json
+from research.world.layout import write_truth
+from research.world.truth import TRUTH, WorldTruth, from_json, relevant, to_json
+from tests.narrow import narrow
 from unime.core.provenance import open_output
 from unime.data.items import content_id
 from unime.data.readers import DataSource, ResolvedSource, read, read_eval
 from unime.data.readers.instructions import Instructions, known_tasks
+from unime.data.tables import read_table
 
 SMALL: dict[str, Any] = {
     "train_pairs": 120,
@@ -76,6 +81,24 @@ def test_two_builds_are_identical_and_a_killed_one_resumes(world, tmp_path, monk
     monkeypatch.setattr(build, "build_part", whole)
     again = make(tmp_path / "again")
     assert files_of(again) == files_of(world)
+
+
+def test_truth_with_narrow_strings_is_read_and_joined(world, tmp_path):
+    """As older versions wrote it: a whole one, and one part of a build that was killed."""
+    truth = world / "truth.parquet"
+    assert read_table(truth).schema.equals(TRUTH)
+    for part in ("old", "new"):
+        (tmp_path / part).mkdir()
+        for name in ("truth.parquet", "planted.parquet"):
+            shutil.copy(world / name, tmp_path / part)
+    narrow(tmp_path / "old/truth.parquet")
+    old, new = (WorldTruth.load(tmp_path / part) for part in ("old", "new"))
+    row = read_table(truth).slice(0, 1).to_pylist()[0]
+    where = row["task"], row["content_id"]
+    assert old.meaning(*where) == new.meaning(*where) == from_json(row["meaning"])
+    write_truth(tmp_path, [tmp_path / "old", tmp_path / "new"])
+    joined = read_table(tmp_path / "truth.parquet")
+    assert joined.equals(pa.concat_tables([read_table(truth)] * 2))
 
 
 def test_another_seed_is_another_world(world, tmp_path):

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from unime.core import files
-from unime.core.overwrite import write_new
+from unime.core.overwrite import check_replaceable, never, write_new
 from unime.core.yaml_files import keep_run, quoted
 from unime.data.own_data.judge_recipe import (
     RecipeJudge,
@@ -161,6 +161,8 @@ def write_recipe(
         "8_export": _EXPORT.format(**values, base=base),
         "9_eval": _EVAL.format(**values, prepare=prepare),
     }
+    if judge is None:  # a killed run may have left another one's
+        check_replaceable(folder / "4_judge.yaml", never, "unime data without --judge")
     for name, text in texts.items():
         write_new(folder / f"{name}.yaml", text)
     return judging_line(judge, command, folder, work)

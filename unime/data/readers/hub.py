@@ -10,14 +10,15 @@ What comes of one lies in `hub/OWNER--NAME/`:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 from unime.core import console, locks
+from unime.core.errors import DataError
 from unime.data.readers.base import DataSource
 from unime.data.readers.hub_archives import matching_archives, unpacked
-from unime.data.readers.hub_client import HUB
+from unime.data.readers.hub_client import HUB, NotFetchedError
 from unime.data.readers.hub_repository import MAIN, HubRepository, commit_of, remember
 from unime.data.readers.hub_tables import configurations, rows_of_configuration
 
@@ -46,11 +47,41 @@ def hub_name(source: DataSource) -> str:
 def hub_state(source: DataSource, root: Path) -> Path:
     """Return what identifies a data set of the Hub as a stage's input: `hub:OWNER/NAME@COMMIT`.
 
+    Without the commit where it cannot be found out: a recipe can be checked out of the Hub's reach.
+
     Raises:
-        DataError: when the commit cannot be found out.
+        DataError: when the Hub refuses.
     """
-    commit = commit_of(source.path.removeprefix(HUB), source.revision, root)
+    try:
+        commit = commit_of(source.path.removeprefix(HUB), source.revision, root)
+    except NotFetchedError:
+        return Path(source.path)
     return Path(f"{source.path}@{commit}")
+
+
+def commits_of(
+    sources: Iterable[DataSource], root: Path, inputs: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the commits that a stage's plan names, by `hub_name`.
+
+    Args:
+        sources: of the recipe.
+        root: the data root.
+        inputs: of the plan.
+
+    Raises:
+        DataError: when it does not name one, because it could not be found out.
+    """
+    found: dict[str, str] = {}
+    for source in filter(is_hub, sources):
+        name = hub_name(source)
+        _, _, found[name] = inputs[name].partition("@")
+        if not found[name]:
+            commit_of(source.path.removeprefix(HUB), source.revision, root)  # says why
+            raise DataError(
+                f"{source.path}: the Hub answers only since a moment ago; run this again"
+            )
+    return found
 
 
 def hub_tables(source: DataSource, root: Path, commit: str | None = None) -> list[HubTable]:

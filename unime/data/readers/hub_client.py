@@ -15,6 +15,10 @@ class OutOfReachError(Exception):
     """The Hub does not answer, or must not be asked (HF_HUB_OFFLINE)."""
 
 
+class NotFetchedError(DataError):
+    """Something of the Hub is not here, and the Hub is out of reach."""
+
+
 def ask(repo: str, revision: str, *, files_metadata: bool = False) -> Any:
     """Return what the Hub says of a data set at a revision (`huggingface_hub.DatasetInfo`).
 
@@ -66,9 +70,9 @@ def _is_offline() -> bool:
     return bool(constants.HF_HUB_OFFLINE)
 
 
-def not_here(what: str, error: OutOfReachError) -> DataError:
+def not_here(what: str, error: OutOfReachError) -> NotFetchedError:
     """Return what to say of something that is not here and cannot be fetched."""
-    return DataError(
+    return NotFetchedError(
         f"{what} was not fetched before, and {error}; run this once where the Hub can be reached"
     )
 

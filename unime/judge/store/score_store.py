@@ -144,11 +144,6 @@ class ScoreStore:
             self._seal(self._log)
             self._log = None
 
-    def refresh(self) -> None:
-        """See what other writers have added."""
-        self._recover()
-        self._read()
-
     def compact(self) -> int:
         """Merge all shards into as few as possible; return how many there were.
 
@@ -250,12 +245,20 @@ class ScoreStore:
 def _canonical(table: pa.Table) -> pa.Table:
     """Number the dictionaries anew by first use: equal rows become equal bytes."""
     columns = [
-        column.cast(pa.string()).combine_chunks().dictionary_encode()
-        if pa.types.is_dictionary(column.type)
-        else column.combine_chunks()
+        _by_first_use(column) if pa.types.is_dictionary(column.type) else column.combine_chunks()
         for column in table.columns
     ]
     return pa.Table.from_arrays(columns, schema=SHARD)
+
+
+def _by_first_use(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """Return a dictionary column with only what is used, in that order.
+
+    By its numbers: written out, the strings of all rows may exceed what a narrow column holds.
+    """
+    whole = column.unify_dictionaries().combine_chunks()
+    used = whole.indices.dictionary_encode()
+    return pa.DictionaryArray.from_arrays(used.indices, whole.dictionary.take(used.dictionary))
 
 
 def _local_folder(shards: Shards) -> Path:

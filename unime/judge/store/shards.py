@@ -21,16 +21,16 @@ import pyarrow.parquet as pq
 from unime.core import console, files
 from unime.core.errors import DataError
 from unime.data.items import ID_BYTES
+from unime.data.tables import NAME
 from unime.judge.store.shard_checks import are_judgements, hash_stream
 from unime.judge.store.sorted_rows import Rows, split_keys
 
-NAMES = pa.dictionary(pa.int32(), pa.string())
 SHARD = pa.schema(
     [
         pa.field("key", pa.binary(ID_BYTES), nullable=False),
         pa.field("score", pa.float32(), nullable=False),
-        pa.field("reason", NAMES),
-        pa.field("judge", NAMES, nullable=False),
+        pa.field("reason", NAME),
+        pa.field("judge", NAME, nullable=False),
     ]
 )
 ROW_GROUP = 1 << 20
@@ -165,7 +165,7 @@ def table_of(rows: Rows, judges: pa.Array) -> pa.Table:
         pa.binary(ID_BYTES), len(rows), [None, pa.py_buffer(rows.keys())]
     )
     codes = pa.array(rows.reason, mask=rows.reason < 0)
-    reasons = pa.DictionaryArray.from_arrays(codes, pa.array(rows.reasons, pa.string()))
+    reasons = pa.DictionaryArray.from_arrays(codes, pa.array(rows.reasons, NAME.value_type))
     return pa.Table.from_arrays([keys, pa.array(rows.value), reasons, judges], schema=SHARD)
 
 
@@ -183,7 +183,7 @@ def rows_of(table: pa.Table) -> Rows:
     high, low = split_keys(data)
     reasons = table["reason"].combine_chunks()
     if isinstance(reasons, pa.ChunkedArray):
-        reasons = reasons.chunk(0) if reasons.num_chunks else pa.array([], NAMES)
+        reasons = reasons.chunk(0) if reasons.num_chunks else pa.array([], NAME)
     if not isinstance(reasons, pa.DictionaryArray):
         reasons = reasons.dictionary_encode()
     codes = reasons.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int32)
