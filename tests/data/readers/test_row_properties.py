@@ -177,6 +177,13 @@ def test_a_table_in_an_encoding_that_the_recipe_names(
     end=st.sampled_from(("\n", "\r\n", "\r")),
 )  # fmt: skip
 @example(
+    table=(
+        ["image", "caption", "text", "no. 1"],
+        [("000.png", "", "", "12"), *((f"{n:03}.png", "", "", "") for n in range(1, 4))],
+    ),
+    quotes=[(0, '"{}'), (3, '"{}')], separator=",", end="\n",
+)  # fmt: skip
+@example(
     table=(["anchor", "positive"], [("row 0", ""), ("row 1", ""), ("row 2", "")]),
     quotes=[(0, '"{}'), (1, '"{}" and'), (2, '"{}')], separator=",", end="\n",
 )  # fmt: skip
