@@ -19,7 +19,15 @@ SECONDS_BETWEEN_LINES = 5.0
 
 def log(message: str) -> None:
     """Say one line."""
-    logger.info(message)
+    logger.info(printable(message))
+
+
+def printable(text: str) -> str:
+    r"""Return a text that every terminal and file takes: bytes of a name that is no UTF-8 as \udce9.
+
+    JSON reads that as the very name.
+    """
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def start_logging() -> None:

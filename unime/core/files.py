@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from unime.core.console import printable
 from unime.core.errors import DamagedError
 from unime.core.journal import Journal, journals
 
@@ -125,14 +126,6 @@ def read_lines(path: Path | str) -> list[str]:
     if not path.exists():
         return []
     return path.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
-
-
-def printable(text: str) -> str:
-    r"""Return a text that every terminal and file takes: bytes of a name that is no UTF-8 as \udce9.
-
-    JSON reads that as the very name.
-    """
-    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
 
 
 def write_json(path: Path | str, value: Any) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from unime.core import console, files
+from unime.core import console
 from unime.core.provenance import Output
 from unime.data import tables
 from unime.data.image_check import ImageChecker
@@ -87,11 +87,17 @@ def _part(chunk: Sequence[ReadRow], checker: ImageChecker) -> pa.Table:
 
 def _part_rows(row: ReadRow, images: dict[str, Checked | ImageError]) -> list[dict[str, Any]]:
     """Return one part row for each pair of a row, or one with the reason it is rejected for."""
-    place = {"file": files.printable(row.file), "row": row.number, "within_row": 0}
+    place = {"file": console.printable(row.file), "row": row.number, "within_row": 0}
     reason = str(row.error) if row.error else _image_problem(row.pairs, images)
     if reason is not None:
         return [
-            {**place, "reason": files.printable(reason), "positives": 0, "scores": [], "items": []}
+            {
+                **place,
+                "reason": console.printable(reason),
+                "positives": 0,
+                "scores": [],
+                "items": [],
+            }
         ]
     return [
         {**place, "within_row": i, **_part_pair(pair, images)} for i, pair in enumerate(row.pairs)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from unime.core import files
+from unime.core import console, files
 from unime.core.errors import DataError
 
 NAME = "rejected.jsonl"
@@ -21,7 +21,7 @@ def write_rejected(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write one JSON line {file, row, reason} for each rejected row, in reading order; none: no line."""
     with files.atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as lines:
         for row in rows:
-            lines.write(f"{files.printable(json.dumps(dict(row), ensure_ascii=False))}\n")
+            lines.write(f"{console.printable(json.dumps(dict(row), ensure_ascii=False))}\n")
 
 
 def first_reasons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -35,7 +35,7 @@ def first_reasons(rows: Iterable[Mapping[str, Any]]) -> list[str]:
         reason = str(row["reason"])
         shown = reason if len(reason) <= LONGEST else f"{reason[:LONGEST]} ..."
         place = f"{row['file']}, row {row['row']}"
-        found.setdefault(reason.partition(":")[0], files.printable(f"{place}: {shown}"))
+        found.setdefault(reason.partition(":")[0], console.printable(f"{place}: {shown}"))
         if len(found) == SHOWN:
             break
     return list(found.values())

@@ -298,7 +298,7 @@ def report(facts: dict[str, Any], raw: Path) -> str:
         lines.append(
             f"  captions that too many pictures share to mean one: {facts['generic_captions'][:5]}"
         )
-    return files.printable("\n".join(lines))
+    return console.printable("\n".join(lines))
 
 
 def _lengths(captions: Sequence[str], model: str) -> tuple[list[int], str]:

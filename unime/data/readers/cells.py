@@ -117,14 +117,13 @@ def located_image(
     """
     below = job.image_root if image_root is None else image_root
     location = image(value, what, below)
-    if location is not None and not isinstance(_single(value), EmbeddedImage):
-        path = text(value, what).strip()
-        if "\\" in path or path.startswith("/"):
-            return existing_image(path, job.root, below) or location
+    path = _single(value)
+    if location is not None and isinstance(path, str) and ("\\" in path or path.startswith("/")):
+        return existing_image(path.strip(), job.root, below) or location
     return location
 
 
-def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
+def items(texts: Any, images: Any, what: str, job: ResolvedSource) -> list[Item]:
     """Return the items of two aligned cells, each a list or a single value.
 
     "", None and [] on one side stand for none at all. Empty items are left in: their place counts.
@@ -142,7 +141,7 @@ def items(texts: Any, images: Any, what: str, image_root: str) -> list[Item]:
     text_cells = text_cells or [None] * length
     image_cells = image_cells or [None] * length
     return [
-        Item.of(text(t, f"{what} {i} text"), image(p, f"{what} {i} image", image_root))
+        Item.of(text(t, f"{what} {i} text"), located_image(p, f"{what} {i} image", job))
         for i, (t, p) in enumerate(zip(text_cells, image_cells, strict=True))
     ]
 

@@ -20,8 +20,8 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     query_instruction, query = known.plain(cells.text(values["query"], "query"), job.task, "query")
     prompt = cells.text(cells.optional(values, "prompt"), "prompt")
     target_instruction = known.plain("", job.task, "target")[0]
-    positives = cells.items(values["pos"], None, "pos", "")
-    negatives = cells.items(cells.optional(values, "neg"), None, "neg", "")
+    positives = cells.items(values["pos"], None, "pos", job)
+    negatives = cells.items(cells.optional(values, "neg"), None, "neg", job)
     pair = Pair(
         query=Item.of(query),
         positives=tuple(positives),

@@ -99,11 +99,9 @@ def query(values: dict[str, Any], job: ResolvedSource) -> EvalQuery:
     cells.require(values, *EVAL_COLUMNS)
     raw = Item.of(
         cells.text(values["qry_text"], "query text"),
-        cells.image(values["qry_img_path"], "query image", job.image_root),
+        cells.located_image(values["qry_img_path"], "query image", job),
     )
-    candidates = cells.items(
-        values["tgt_text"], values["tgt_img_path"], "candidate", job.image_root
-    )
+    candidates = cells.items(values["tgt_text"], values["tgt_img_path"], "candidate", job)
     if not candidates:
         raise RowError("no positive", "the row has no candidates")
     query_instruction, query_text = _split(
@@ -164,15 +162,15 @@ def train_pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
         RowError: when the row cannot be used.
     """
     cells.require(values, *TRAIN_COLUMNS)
-    split, task, root = job.instructions.split, job.task, job.image_root
+    split, task = job.instructions.split, job.task
     query_instruction, query = split(cells.text(values["qry"], "query text"), task, "query")
-    query_image = cells.image(values["qry_image_path"], "query image", root)
-    raw = cells.items(values["pos_text"], values["pos_image_path"], "positive", root)
+    query_image = cells.located_image(values["qry_image_path"], "query image", job)
+    raw = cells.items(values["pos_text"], values["pos_image_path"], "positive", job)
     negatives = cells.items(
         cells.optional(values, "neg_text"),
         cells.optional(values, "neg_image_path"),
         "negative",
-        root,
+        job,
     )
     targets = [split(item.text, task, "target") for item in (*raw, *negatives)]
     contents = [

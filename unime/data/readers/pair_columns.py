@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import Any
 
-from unime.core import console, files
+from unime.core import console
 from unime.data.images import IMAGE_SUFFIXES
 from unime.data.readers import cells, formats
 from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
@@ -75,7 +75,7 @@ def _order(values: dict[str, Any], orders: dict[frozenset[str], list[str]]) -> l
         )
         known = next(wider, None) or _by_name(list(values))
         orders[names] = known
-        unread = [files.printable(name) for name in values if name not in known]
+        unread = [console.printable(name) for name in values if name not in known]
         if unread:
             console.log(f"not read: the columns {', '.join(map(repr, unread))}")
     return known

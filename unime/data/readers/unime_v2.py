@@ -71,7 +71,7 @@ def _scores(values: dict[str, Any], negatives: int) -> tuple[float, ...]:
 
 def _item(text: Any, image: Any, what: str, job: ResolvedSource) -> Item:
     return Item.of(
-        cells.text(text, f"{what} text"), cells.image(image, f"{what} image", job.image_root)
+        cells.text(text, f"{what} text"), cells.located_image(image, f"{what} image", job)
     )
 
 
