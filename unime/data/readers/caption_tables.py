@@ -71,6 +71,8 @@ def caption_tables(
     Raises:
         DataError: when there are several to choose from, or one called captions has no such columns.
     """
+    if path.is_file() and path.suffix.lower() not in (*formats.FORMATS, ".txt"):
+        raise formats.unknown_format(path)
     if not path.is_dir():
         return [path] if path.exists() else []
     for is_last, here in enumerate((path.iterdir(), path.rglob("*"))):
@@ -121,11 +123,13 @@ def _check_pieces(found: Sequence[Path], unread: Sequence[Path], options: TableO
 
 
 def _is_table(file: Path, folder: Path, split: str | None) -> bool:
+    suffix = file.suffix.lower()
+    is_captions = suffix == ".txt" and file.stem.casefold() in CAPTION_FILES
+    if not is_captions and suffix not in formats.FORMATS:
+        return False  # at once: a folder may hold a million images
     below = file.relative_to(folder)
     is_split = split is None or split in (*below.parts[:-1], file.stem.split("-")[0])
     hidden = any(part.startswith(".") for part in below.parts)
-    suffix = file.suffix.lower()
-    is_captions = suffix == ".txt" and file.stem.casefold() in CAPTION_FILES
     # It may be the caption of an image of its name, or a note beside such captions.
     if is_captions and any(other != file for other in file.parent.glob("*.[tT][xX][tT]")):
         is_captions = columns_among(_header_if_any(file)) is not None

@@ -163,7 +163,7 @@ class _Table:
             yield RowError(
                 "unclear quotes",
                 f"lines {first} to {first + further} are one row with a cell over several lines, or a "
-                "row each; say which by quoting: standard, or quoting: none",
+                "row each; say which by quoting: standard or none (unime data FOLDER: --quoting)",
             )
 
     def _meaning(

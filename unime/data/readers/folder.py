@@ -1,4 +1,4 @@
-"""A folder of images with captions: captions files, archives, or one .txt beside each image.
+"""A folder of images with captions: captions files, archives, one .txt beside each image, or labels.
 
 A captions file is a table (see `formats`) with an image column (IMAGE_COLUMNS) and a caption column
 (CAPTION_COLUMNS); capitals, and numbers behind the name (`caption_2`), do not matter. A cell is one
@@ -8,7 +8,8 @@ where they are not, the one folder below it is taken that holds them. Which file
 1. `captions.*` and `metadata.*` in the folder, also as .txt with a header (Flickr8k);
 2. the only other table in it with both columns, or all that are pieces of one (Parquet, tar);
 3. `metadata.*` and `captions.*` in its subfolders (`datasets`' ImageFolder), or Parquet and tar there;
-4. the .txt files beside images.
+4. the .txt files beside images;
+5. where no image has one, and all lie in folders that are named as labels are: these names.
 
 What was chosen, and what was not, is said.
 """

@@ -61,6 +61,11 @@ def read_rows(path: Path, options: TableOptions) -> Rows:
     return FORMATS.get(path.suffix.lower(), read_delimited)(path, options)
 
 
+def unknown_format(path: Path) -> DataError:
+    """Return what to say of a file with another suffix than those in `FORMATS`."""
+    return DataError(f"{path}: unknown format; known: {', '.join(sorted(FORMATS))}")
+
+
 def has_header(path: Path) -> bool:
     """Tell whether all rows of a file have the columns that its beginning names."""
     return path.suffix.lower() in (".parquet", ".csv", ".tsv", ".txt")
@@ -104,7 +109,7 @@ def _data_files(job: ResolvedSource) -> list[Path]:
     path, split = job.path, job.source.split
     if path.exists() and not path.is_dir():
         if path.suffix.lower() not in FORMATS:
-            raise DataError(f"{path}: unknown format; known: {', '.join(sorted(FORMATS))}")
+            raise unknown_format(path)
         return [path]
     if not path.is_dir():
         raise DataError(f"{path} does not exist (data root {job.root})")
