@@ -47,8 +47,9 @@ class Item:
     @classmethod
     def of(cls, text: str = "", image: str | None = None) -> Item:
         """Return a text, an image, or an image with a text; neither is an empty item."""
-        parts: list[TextPart | ImagePart] = [] if image is None else [ImagePart(image)]
-        return cls((*parts, TextPart(text)) if text else tuple(parts))
+        if image is None:
+            return cls((TextPart(text),)) if text else cls()
+        return cls((ImagePart(image), TextPart(text)) if text else (ImagePart(image),))
 
     @property
     def text(self) -> str:
@@ -57,11 +58,18 @@ class Item:
         Raises:
             DataError: when the item is more than an image and a text, in this order.
         """
+        parts = self.parts
+        # Readers ask for it in every row: the usual case without a match.
+        if len(parts) == 1 and type(parts[0]) is TextPart:
+            return parts[0].text
         return self._one_of_each()[0]
 
     @property
     def image(self) -> str | None:
         """Where the one image is; None when there is none. Errors as `text`."""
+        parts = self.parts
+        if len(parts) == 1 and type(parts[0]) is TextPart:
+            return None
         return self._one_of_each()[1]
 
     def _one_of_each(self) -> tuple[str, str | None]:

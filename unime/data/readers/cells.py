@@ -50,6 +50,8 @@ def text(value: Any, what: str) -> str:
     Raises:
         RowError: for any other type, or text that is not valid Unicode.
     """
+    if type(value) is str and value.isascii():
+        return value
     value = _single(value)
     if value is None:
         return ""
@@ -162,14 +164,9 @@ def checked(pair: Pair) -> Pair:
     Raises:
         RowError: for an empty item, no positive, or scores that do not fit.
     """
-    named = [
-        ("query", pair.query),
-        *((f"positive {i}", item) for i, item in enumerate(pair.positives)),
-        *((f"negative {i}", item) for i, item in enumerate(pair.negatives)),
-    ]
-    for what, item in named:
-        if not item.text.strip() and item.image is None:
-            raise RowError("empty item", f"{what} has neither text nor image")
+    for place, item in enumerate((pair.query, *pair.positives, *pair.negatives)):
+        if item.image is None and not item.text.strip():
+            raise RowError("empty item", f"{_role(place, pair)} has neither text nor image")
     if not pair.positives:
         raise RowError("no positive", "a pair needs at least one")
     if pair.scores and len(pair.scores) != 1 + len(pair.negatives):
@@ -186,6 +183,13 @@ def checked(pair: Pair) -> Pair:
                 "1 / (1 + exp(-x))",
             )
     return pair
+
+
+def _role(place: int, pair: Pair) -> str:
+    if place == 0:
+        return "query"
+    negative = place - 1 - len(pair.positives)
+    return f"positive {place - 1}" if negative < 0 else f"negative {negative}"
 
 
 def _single(value: Any) -> Any:

@@ -118,7 +118,11 @@ class _Table:
         takes_quotes = self._quoting != "none"
         while (line := self._lines.take()) is not None:
             if takes_quotes and '"' in line:
-                yield from self._quoted(line)
+                found = split_row(line.rstrip("\r\n"), separator)
+                if not isinstance(found, Broken) and len(found) == width:
+                    yield dict(zip(names, found, strict=True))
+                else:
+                    yield from self._quoted(line)
             elif text := line.rstrip("\r\n"):
                 cells = text.split(separator)
                 if len(cells) == width:

@@ -49,9 +49,17 @@ class Instructions:
     """What the recipe says for this source; goes before the table."""
     unsplit: Counter[str] = field(default_factory=Counter)
     """Texts that no known instruction begins, by "task side"."""
+    _of: dict[str, Known] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """What is known of the tasks asked for: readers ask in every row."""
 
     def of(self, task: str) -> Known:
         """Return what is known of a task."""
+        found = self._of.get(task)
+        if found is None:
+            found = self._of[task] = self._merged(task)
+        return found
+
+    def _merged(self, task: str) -> Known:
         known = self.tasks.get(task, Known())
         return Known(
             self.given.query or known.query,
@@ -86,10 +94,13 @@ class Instructions:
         text happens to begin with it.
         """
         known = self.of(task).query if side == "query" else self.of(task).target
-        instruction, content = _cut(text.strip(), known)
+        text = text.strip()
+        if not known:
+            return "", text
+        instruction, content = _cut(text, known)
         if instruction:
             return instruction, content
-        return known[0] if known else "", text.strip()
+        return known[0], text
 
     def task_of(self, query_text: str) -> str | None:
         """Return the one task whose query instruction begins the text, if there is just one."""

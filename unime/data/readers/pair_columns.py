@@ -35,23 +35,31 @@ def records(job: ResolvedSource) -> Iterator[Record]:
         sample = list(islice(rows, SAMPLE))
         paths = _path_columns(sample, job)
         orders: dict[frozenset[str], list[str]] = {}
+        known: dict[tuple[str, ...], list[str]] = {}
         for record in chain(sample, rows):
             if isinstance(record.values, RowError):
                 yield record
             else:
-                yield record._replace(values=_in_order(record.values, orders, paths))
+                yield record._replace(values=_in_order(record.values, orders, known, paths))
 
 
 def _in_order(
-    row: dict[str, Any], orders: dict[frozenset[str], list[str]], paths: set[str]
+    row: dict[str, Any],
+    orders: dict[frozenset[str], list[str]],
+    known: dict[tuple[str, ...], list[str]],
+    paths: set[str],
 ) -> dict[str, Any] | RowError:
     """Return a row's cells in the order of their parts, paths of images as images."""
-    try:
-        for name in (*QUERIES, POSITIVE, *SCORES):
-            cells.optional(row, name)
-    except RowError as error:
-        return error
-    values = {name: row.get(name) for name in _order(row, orders)}
+    names = tuple(row)
+    order = known.get(names)
+    if order is None:
+        try:
+            for name in (*QUERIES, POSITIVE, *SCORES):
+                cells.optional(row, name)
+        except RowError as error:
+            return error
+        order = known[names] = _order(row, orders)
+    values = {name: row.get(name) for name in order}
     for name in paths & values.keys():
         if isinstance(values[name], str) and values[name]:
             values[name] = {"image": values[name]}

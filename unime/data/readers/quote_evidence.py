@@ -16,9 +16,10 @@ from unime.data.readers.quotes import (
     split_row,
 )
 
-KINDS = (re.compile(r".*\S\.[A-Za-z0-9]{2,5}"), re.compile(r"\d+"))
-"""Cells that are told from prose: the path of a file, a number."""
-KIND_SHARE = 0.9
+KINDS = (re.compile(r".*\S\.[A-Za-z0-9]{2,5}"), re.compile(r"\d*"))
+"""Cells that are told from prose: the path of a file, a number (or none)."""
+KIND_SHARE, FEWEST_ROWS = 0.9, 2
+"""Of the cells in a column that is of a kind; rows that can show one."""
 
 
 class RowForm(NamedTuple):
@@ -46,7 +47,7 @@ class RowForm(NamedTuple):
         for place, column in enumerate(zip(*rows, strict=True)):
             for kind in KINDS:
                 fits = sum(bool(kind.fullmatch(cell.strip())) for cell in column)
-                if fits >= KIND_SHARE * len(rows):
+                if fits >= KIND_SHARE * max(len(rows), FEWEST_ROWS) and any(column):
                     kinds[place] = kind
                     break
         return form._replace(kinds=kinds)

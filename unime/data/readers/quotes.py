@@ -77,6 +77,11 @@ def split_row(text: str, separator: str) -> list[str] | Broken:
     """
     if '"' not in text or not (text.startswith('"') or f'{separator}"' in text):
         return text.split(separator)
+    if text.startswith('"') and text.endswith('"'):
+        # The usual row with all cells in quotes, in one cut.
+        cells = text[1:-1].split(f'"{separator}"')
+        if text.count('"') == 2 * len(cells):
+            return cells
     cells, place = [], 0
     while True:
         if text.startswith('"', place):

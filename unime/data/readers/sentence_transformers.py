@@ -39,10 +39,11 @@ def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     query_instruction, query = known.plain(items[0].text, job.task, "query")
     targets = [known.plain(item.text, job.task, "target") for item in items[1:]]
     contents = [
-        Item.of(content, item.image) for (_, content), item in zip(targets, items[1:], strict=True)
+        item if content == item.text else Item.of(content, item.image)
+        for (_, content), item in zip(targets, items[1:], strict=True)
     ]
     pair = Pair(
-        query=Item.of(query, items[0].image),
+        query=items[0] if query == items[0].text else Item.of(query, items[0].image),
         positives=(contents[0],),
         task=job.task,
         query_instruction=query_instruction,
@@ -84,6 +85,8 @@ def _scores(
 
 
 def _item(value: Any, what: str, job: ResolvedSource) -> Item:
+    if type(value) is str and value.isascii() and not ends_like_an_image(value):
+        return Item.of(value)
     if isinstance(value, EmbeddedImage):
         return Item.of("", str(value))
     if isinstance(value, dict):
