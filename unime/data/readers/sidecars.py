@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from unime.core import console, inside
 from unime.core.errors import DataError
@@ -62,39 +62,63 @@ def records(job: ResolvedSource) -> Iterator[Record]:
     Raises:
         DataError: when there is none.
     """
-    images = []
-    captions: dict[str, list[str]] = {}
-    others: Counter[str] = Counter()
-    for place, folders, names in os.walk(job.path):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        below = Path(place).relative_to(job.path)
-        for name in sorted(names):
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122
-            if name.startswith("."):
-                others["hidden"] += 1
-            elif suffix.lower() in IMAGE_SUFFIXES:
-                images.append((below / name).as_posix())
-            elif suffix.lower() != ".txt":
-                others[suffix or "without a suffix"] += 1
-        for name in (*names, *folders):
-            stem, suffix = os.path.splitext(name)  # noqa: PTH122
-            if suffix.lower() == ".txt" and not name.startswith("."):
-                captions.setdefault((below / stem).as_posix(), []).append((below / name).as_posix())
-    if not images:
+    found = _walk(job.path)
+    if not found.images:
         raise DataError(f"{job.path} holds neither a captions file nor an image")
-    _say_others(job.path, others, captions.keys() - {os.path.splitext(i)[0] for i in images})  # noqa: PTH122
-    images.sort()
-    if not captions and (labels := _labels(images)):
-        counts = Counter(labels.values())
-        shown = ", ".join(f"{label} ({count})" for label, count in counts.most_common(5))
+    _say_others(job.path, found)
+    place = job.path.relative_to(job.root).as_posix()
+    below = "" if place == "." else f"{place}/"
+    labels = {} if found.captions else _labels(found.images)
+    if labels:
+        counts = Counter(labels.values()).most_common(5)
+        shown = ", ".join(f"{label} ({count})" for label, count in counts)
         console.log(f"{job.path}: no captions: the folders' names are taken for labels: {shown}")
-        for number, name in enumerate(images):
-            values = {"image": _location(job, name), "captions": [labels[name]]}
-            yield Record(name, number, _odd_name(name) or values)
-        return
-    for number, name in enumerate(images):
-        found = captions.get(os.path.splitext(name)[0], [])  # noqa: PTH122
-        yield Record(name, number, _row(job, name, found))
+    for number, name in enumerate(found.images):
+        if not name.isascii() and console.printable(name) != name:
+            row: dict[str, Any] | RowError = RowError(
+                "odd name", "the image's name is not UTF-8; rename it"
+            )
+        elif labels:
+            row = {"image": f"{below}{name}", "captions": [labels[name]]}
+        else:
+            row = _row(job, below, name, found.captions.get(_stem(name), []))
+        yield Record(name, number, row)
+
+
+class _Found(NamedTuple):
+    """What a folder holds; names are relative to it."""
+
+    images: list[str]
+    captions: dict[str, list[str]]
+    """Files and folders that end in .txt, by their names without it."""
+    others: Counter[str]
+    """Further files, by suffix."""
+
+
+def _walk(top: Path) -> _Found:
+    found = _Found([], {}, Counter())
+    for place, folders, names in os.walk(top):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inner, inner_folders = os.path.relpath(place, top), set(folders)
+        below = "" if inner == "." else f"{Path(inner).as_posix()}/"
+        for name in (*names, *folders):
+            suffix = os.path.splitext(name)[1].lower()  # noqa: PTH122
+            if name.startswith("."):
+                found.others["hidden"] += 1
+            elif suffix == ".txt":
+                found.captions.setdefault(below + name[:-4], []).append(below + name)
+            elif name in inner_folders:
+                continue
+            elif suffix in IMAGE_SUFFIXES:
+                found.images.append(below + name)
+            else:
+                found.others[suffix or "without a suffix"] += 1
+    found.images.sort(key=lambda name: name.split("/"))
+    return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]  # noqa: PTH122
 
 
 def _labels(images: Sequence[str]) -> dict[str, str]:
@@ -111,27 +135,26 @@ def _labels(images: Sequence[str]) -> dict[str, str]:
     )
 
 
-def _say_others(folder: Path, others: Counter[str], alone: set[str]) -> None:
+def _say_others(folder: Path, found: _Found) -> None:
     """Say which files are neither an image nor a caption of one."""
-    if others:
-        counts = ", ".join(f"{kind} ({count})" for kind, count in others.most_common(5))
-        console.log(f"{folder}: {others.total()} other files are not read: {counts}")
+    if found.others:
+        counts = ", ".join(f"{kind} ({count})" for kind, count in found.others.most_common(5))
+        console.log(f"{folder}: {found.others.total()} other files are not read: {counts}")
+    alone = found.captions.keys() - set(map(_stem, found.images))
     if alone:
         console.log(f"{folder}: {len(alone)} .txt files are not read: no image has their name")
 
 
-def _row(job: ResolvedSource, name: str, captions: list[str]) -> dict[str, Any] | RowError:
-    if (error := _odd_name(name)) is not None:
-        return error
+def _row(
+    job: ResolvedSource, below: str, name: str, captions: list[str]
+) -> dict[str, Any] | RowError:
     if not captions:
-        return RowError(
-            "empty item", f"no caption file {Path(name).with_suffix('.txt').name} beside it"
-        )
+        return RowError("empty item", f"no caption file {Path(_stem(name)).name}.txt beside it")
     if len(captions) > 1:
         names = ", ".join(Path(caption).name for caption in sorted(captions))
         return RowError("repeated caption", f"several caption files beside it: {names}")
     try:
-        place = (job.path / captions[0]).relative_to(job.root).as_posix()
+        place = f"{below}{captions[0]}"
         data = inside.read(job.root, place, MAX_CAPTION)
     except inside.FileError as error:
         return RowError(error.kind, f"caption file {error.detail}")
@@ -141,19 +164,7 @@ def _row(job: ResolvedSource, name: str, captions: list[str]) -> dict[str, Any] 
         )
     except (DataError, UnicodeError) as error:
         return RowError("not a text", f"caption file {error}")
-    return {"image": _location(job, name), "captions": [text]}
-
-
-def _location(job: ResolvedSource, name: str) -> str:
-    return (job.path / name).relative_to(job.root).as_posix()
-
-
-def _odd_name(name: str) -> RowError | None:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return RowError("odd name", "the image's name is not UTF-8; rename it")
-    return None
+    return {"image": f"{below}{name}", "captions": [text]}
 
 
 def _decoded(data: bytes, job: ResolvedSource) -> str:
