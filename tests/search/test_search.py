@@ -65,6 +65,16 @@ def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+def test_files_whose_names_are_not_utf8_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    (tmp_path / "a.txt").write_text("a note")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.txt")).write_text("another")
+    with caplog.at_level("INFO", "unime"):
+        assert set(scan(tmp_path, tmp_path / ".index")) == {"a.txt"}
+    assert "1 files are left out: their names are not UTF-8" in caplog.text
+
+
 def test_a_picture_finds_itself_and_is_embedded_once(
     photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -94,7 +94,7 @@ class ImageChecker:
         results = [result for task in self.pool.map(self._check_some, tasks) for result in task]
         self.decoded += len(results)
         rows = [
-            (str(place.path), place.member, place.size, place.version, *result)
+            (_key(place), place.member, place.size, place.version, *result)
             for (_, place), result in zip(todo, results, strict=True)
             if isinstance(result, Checked)
         ]
@@ -115,7 +115,7 @@ class ImageChecker:
         row = self.cache.execute(
             "SELECT hash, width, height FROM images "
             "WHERE path = ? AND member = ? AND size = ? AND version = ?",
-            (str(place.path), place.member, place.size, place.version),
+            (_key(place), place.member, place.size, place.version),
         ).fetchone()
         return None if row is None else Checked(*row)
 
@@ -124,6 +124,11 @@ class ImageChecker:
         if known.width * known.height <= self.max_pixels:
             return known
         return self._check_one(location)
+
+
+def _key(place: ImageLocation) -> str:
+    """Return a file's path as SQLite takes it: the bytes of a folder's name may be no UTF-8."""
+    return console.printable(str(place.path))
 
 
 def _open_cache(path: Path) -> sqlite3.Connection:

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from unime.core import files, inside, locks
-from unime.core.console import log, progress
+from unime.core.console import log, printable, progress
 from unime.core.errors import DataError, ModelError
 from unime.data.images import IMAGE_SUFFIXES
 from unime.search import index_files
@@ -240,6 +240,7 @@ def scan(folder: Path, place: Path) -> dict[str, FileState]:
     What is no regular file, or leads out of the folder, is found too: reading it says why not.
     """
     found: dict[str, FileState] = {}
+    odd = 0
     ignored = place.resolve()
     for parent, folders, names in os.walk(folder):
         folders[:] = [f for f in folders if not f.startswith(".") and Path(parent, f) != ignored]
@@ -249,7 +250,13 @@ def scan(folder: Path, place: Path) -> dict[str, FileState]:
             path = Path(parent, name)
             state = _state(path)
             if state is not None and path.parent.resolve() != ignored:
-                found[path.relative_to(folder).as_posix()] = state
+                below = path.relative_to(folder).as_posix()
+                if printable(below) == below:
+                    found[below] = state
+                else:
+                    odd += 1
+    if odd:
+        log(f"search: {odd} files are left out: their names are not UTF-8")
     return found
 
 

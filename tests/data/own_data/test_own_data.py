@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,7 @@ from PIL import Image, ImageDraw
 
 from tests.conftest import ROOT
 from unime.core import files
-from unime.core.errors import DataError
+from unime.core.errors import DataError, OutputError
 from unime.core.stage import execute, stage_of, stages
 from unime.data import images
 from unime.data.own_data.prepare import is_own_data, prepare
@@ -113,6 +114,52 @@ def test_every_form_becomes_a_recipe(form: str, tmp_path: Path, monkeypatch: pyt
     assert manifest["rejected"] == {}
     with pytest.raises(DataError, match="are there already; run it with `unime run"):
         prepare(str(folder), echo=said.append)
+
+
+def test_a_folder_whose_name_is_not_utf8(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    own_folder(tmp_path / "own", "csv").rename(os.fsdecode(b"caf\xe9"))
+    said: list[str] = []
+    recipe = prepare(os.fsdecode(b"caf\xe9"), model=str(ROOT / "assets/student"), echo=said.append)
+    assert said[0].startswith(
+        "caf\\udce9: 48 rows read = 46 accepted + 1 rejected + 1 merged copies"
+    )
+    assert files.read_json("runs/caf/raw/report.json")["place"] == "caf\udce9"
+    execute("unime.data.stage", recipe / "0_data.yaml")
+    assert files.read_json("runs/caf/0_data/manifest.json")["facts"]["rejected"] == {}
+
+
+def test_data_that_changed_since_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    folder = own_folder(tmp_path / "own", "txt")
+    prepare(str(folder), model=str(ROOT / "assets/student"), echo=lambda _: None)
+    caption = folder / "img/000.txt"
+    caption.write_text(caption.read_text().replace("red", "RED"))  # of equal length
+    with pytest.raises(DataError, match="are there already, and .*own has changed since; run it"):
+        prepare(str(folder), model=str(ROOT / "assets/student"), echo=lambda _: None)
+
+
+def test_a_corrected_caption_of_equal_length_is_another_input(tmp_path: Path):
+    folder = own_folder(tmp_path / "own", "txt")
+    recipe = tmp_path / "data.yaml"
+    source = {"reader": "folder", "path": "."}
+    files.write_text(
+        recipe,
+        yaml.safe_dump(
+            {
+                "stage": "data",
+                "root": str(folder),
+                "sources": [source],
+                "output": str(tmp_path / "out"),
+            }
+        ),
+    )
+    execute("unime.data.stage", recipe)
+    execute("unime.data.stage", recipe)  # up to date
+    caption = folder / "img/000.txt"
+    caption.write_text(caption.read_text().replace("red", "RED"))
+    with pytest.raises(OutputError, match="holds a finished output"):
+        execute("unime.data.stage", recipe)
 
 
 def test_too_little_data_says_what_was_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
