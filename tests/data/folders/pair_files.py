@@ -383,3 +383,13 @@ def mmeb_with_a_negative_column_twice(place: Path) -> PairsOutcome:
     names = ["qry", "qry_image_path", "pos_text", "pos_image_path", "neg_text", "neg_text"]
     path = _parquet(place, names, [["q"], [""], ["p"], [""], [["n"]], [["m"]]])
     return PairsOutcome("mmeb_train", path, [], {"repeated column": 1})
+
+
+@pair_file
+def scores_in_two_columns(place: Path) -> PairsOutcome:
+    """Which of the two is the score is not known, unless one is empty."""
+    rows = [
+        {"anchor": "a", "positive": "p", "label": 1, "score": 0.5},
+        {"anchor": "b", "positive": "q", "label": None, "score": 0.5},
+    ]
+    return PairsOutcome(ST, _lines(place, rows), [("b", ["q"], [], [0.5])], {"repeated column": 1})

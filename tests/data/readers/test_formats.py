@@ -334,3 +334,17 @@ def test_wrong_names_are_clear(tmp_path: Path) -> None:
     (tmp_path / "a.parquet").write_bytes(b"PAR1 not really")
     with pytest.raises(DataError, match=r"a.parquet is not a readable Parquet file"):
         rows_of(tmp_path, reader="mmeb_train", path="a.parquet")
+
+
+def test_columns_that_a_reader_does_not_know_are_named_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    row = {"query": "q", "pos": ["p"], "query_image": "a.png"}
+    json_lines(tmp_path / "fe.jsonl", [row, row, {**row, "pos_image": "b.png"}])
+    with caplog.at_level("INFO", "unime"):
+        rows = rows_of(tmp_path, reader="flagembedding", path="fe.jsonl")
+    assert all(row.error is None for row in rows)
+    assert caplog.messages == [
+        "fe.jsonl: flagembedding does not read the columns 'query_image'",
+        "fe.jsonl: flagembedding does not read the columns 'pos_image'",
+    ]

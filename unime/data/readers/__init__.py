@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from unime.core import console
 from unime.core.errors import lookup
 from unime.data.items import Pair
 from unime.data.readers import (
@@ -40,15 +41,27 @@ class Reader(NamedTuple):
 
     records: Callable[[ResolvedSource], Iterator[Record]]
     pairs: Callable[[dict[str, Any], ResolvedSource], list[Pair]]
+    columns: frozenset[str] | None = None
+    """Those that it knows, where they are fixed; others are named once."""
 
 
 READERS: dict[str, Reader] = {
-    "flagembedding": Reader(formats.records, flagembedding.pairs),
+    "flagembedding": Reader(formats.records, flagembedding.pairs, flagembedding.COLUMNS),
     "folder": Reader(folder.records, folder.pairs),
-    "mmeb_eval": Reader(formats.records, mmeb.eval_pairs),
-    "mmeb_train": Reader(formats.records, mmeb.train_pairs),
+    "mmeb_eval": Reader(
+        formats.records,
+        mmeb.eval_pairs,
+        frozenset((*mmeb.EVAL_COLUMNS, *mmeb.MORE_EVAL_COLUMNS)),
+    ),
+    "mmeb_train": Reader(
+        formats.records,
+        mmeb.train_pairs,
+        frozenset((*mmeb.TRAIN_COLUMNS, *mmeb.MORE_TRAIN_COLUMNS)),
+    ),
     "sentence_transformers": Reader(pair_columns.records, sentence_transformers.pairs),
-    "unime_v2": Reader(formats.records, unime_v2.pairs),
+    "unime_v2": Reader(
+        formats.records, unime_v2.pairs, frozenset((*unime_v2.COLUMNS, *unime_v2.MORE_COLUMNS))
+    ),
 }
 
 
@@ -60,7 +73,14 @@ def read(job: ResolvedSource) -> Iterator[ReadRow]:
         DataError: when a file as a whole cannot be read.
     """
     reader = lookup(READERS, job.source.reader, "reader")
+    unread: set[str] = set()
     for record in islice(reader.records(job), job.source.limit):
+        if reader.columns is not None and not isinstance(record.values, RowError):
+            new = record.values.keys() - reader.columns - unread
+            if new:
+                unread |= new
+                names = ", ".join(map(repr, sorted(new)))
+                console.log(f"{record.file}: {job.source.reader} does not read the columns {names}")
         yield _row(record, reader, job)
 
 

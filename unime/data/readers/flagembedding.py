@@ -8,6 +8,8 @@ from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers.base import ResolvedSource, RowError
 
+COLUMNS = frozenset(["query", "pos", "neg", "pos_scores", "neg_scores", "prompt", "type"])
+
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
     """Return the one pair of a row; all of `pos` are its positives.

@@ -24,9 +24,11 @@ from unime.data.readers.base import DataSource, ResolvedSource, RowError
 from unime.data.readers.instructions import PLACEHOLDER, Instructions, as_known, known_tasks
 
 EVAL_COLUMNS = ("qry_text", "qry_img_path", "tgt_text", "tgt_img_path")
+MORE_EVAL_COLUMNS = ("qry_inst", "tgt_inst", "tgt_kind")
 KINDS = "tgt_kind"
 
 TRAIN_COLUMNS = ("qry", "qry_image_path", "pos_text", "pos_image_path")
+MORE_TRAIN_COLUMNS = ("neg_text", "neg_image_path")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,9 +68,12 @@ def _scores(
         negatives: the columns of negatives.
         given: those of them that are not empty.
     """
-    column = next((name for name in SCORES if name in values), None)
-    if column is None or _is_empty(values[column]):
+    filled = [name for name in SCORES if not _is_empty(values.get(name))]
+    if not filled:
         return ()
+    if len(filled) > 1:
+        raise RowError("repeated column", f"scores in {' and in '.join(filled)}; keep one of them")
+    (column,) = filled
     scores = cells.numbers(values[column], column)
     if not isinstance(values[column], list) and scores[0] == 0:
         raise RowError("no positive", f"{column} is 0: the row says that it is no match")

@@ -14,6 +14,7 @@ from unime.data.readers import cells
 from unime.data.readers.base import ResolvedSource, RowError
 
 COLUMNS = ("query_text", "query_image", "pos_text", "pos_image")
+MORE_COLUMNS = ("query_pos_scores", "hard_negatives", "hard_negatives_scores")
 
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
