@@ -66,6 +66,15 @@ def test_restart_moves_an_output_aside():
     assert len(list(DataFolder(Path("data.old1")).rows())) == 8
 
 
+def test_an_empty_cell_of_a_data_frame_is_a_pair_without_a_score():
+    rows = [
+        {"query": "a", "positive": "b", "score": 0.5},
+        {"query": "c", "positive": "d", "score": float("nan")},
+    ]
+    scores = [list(row["scores"]) for row in unime.load_data(rows, "data").rows()]
+    assert scores == [[0.5], []]
+
+
 KILLED = """
 import os, sys
 from unime import load_data

@@ -218,7 +218,9 @@ def _numbers(value: Any, what: str) -> Any:
 
 
 def _number(value: Any, what: str) -> float | None:
-    """Return a score; None, a pair without one, stays."""
-    if value is None or (isinstance(value, numbers.Real) and not isinstance(value, bool)):
-        return None if value is None else float(value)
+    """Return a score; None, or the NaN that a DataFrame has for it, is a pair without one."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if isinstance(value, numbers.Real) and not isinstance(value, bool):
+        return float(value)
     raise DataError(f"{what}: expected a number or a list of numbers, got {value!r:.100}")
