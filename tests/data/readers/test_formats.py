@@ -348,3 +348,16 @@ def test_columns_that_a_reader_does_not_know_are_named_once(
         "fe.jsonl: flagembedding does not read the columns 'query_image'",
         "fe.jsonl: flagembedding does not read the columns 'pos_image'",
     ]
+
+
+def test_an_archive_beside_a_table_holds_its_images(tmp_path: Path) -> None:
+    import tarfile
+
+    picture(tmp_path / "a.png")
+    (tmp_path / "set").mkdir()
+    with tarfile.open(tmp_path / "set/images.tar", "w") as archive:
+        archive.add(tmp_path / "a.png", "a.png")
+    row = {"anchor": "a", "positive": {"image": "set/images.tar#a.png"}}
+    json_lines(tmp_path / "set/pairs.jsonl", [row])
+    pair = only(rows_of(tmp_path, reader="sentence_transformers", path="set"))
+    assert pair.positives == (Item.of("", "set/images.tar#a.png"),)

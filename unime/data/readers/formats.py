@@ -122,11 +122,13 @@ def _data_files(job: ResolvedSource) -> list[Path]:
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """Return the tables of a folder: Parquet at any depth, else what is in the folder itself."""
+    """Return the tables of a folder: Parquet at any depth, else what is in the folder itself.
+
+    Archives are tables where there is nothing else: beside a table they hold its images.
+    """
     found = sorted(p for p in folder.rglob("*") if p.suffix.lower() == ".parquet" and _is_data(p))
-    return found or sorted(
-        p for p in folder.iterdir() if p.suffix.lower() in FORMATS and _is_data(p)
-    )
+    here = sorted(p for p in folder.iterdir() if p.suffix.lower() in FORMATS and _is_data(p))
+    return found or [p for p in here if p.suffix.lower() != ".tar"] or here
 
 
 def _of_split(found: Sequence[Path], split: str | None, path: Path) -> list[Path]:
