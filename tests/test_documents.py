@@ -19,6 +19,7 @@ import pytest
 from PIL import Image
 
 from tests.conftest import ROOT
+from unime.data.readers import READERS
 
 PAGES = ("README.md", "examples/README.md")
 
@@ -136,3 +137,17 @@ def test_two_stage_search_runs(world: Path, tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr[-2000:]
     assert len(done.stdout.splitlines()) == 10
+
+
+def test_the_page_on_own_data_names_what_there_is():
+    page = (ROOT / "docs/own_data.md").read_text()
+    code = "\n".join(path.read_text() for path in (ROOT / "unime/data").rglob("*.py"))
+    readers = re.search(r"`reader:` says the format: (.*)\.\n", page)
+    assert readers is not None
+    assert set(re.findall(r"`(\w+)`", readers[1])) == set(READERS)
+    reasons = re.findall(
+        r"^\| `([a-z ]+?)(?::[^`]*)?` \|", page.partition("When rows")[2], re.MULTILINE
+    )
+    assert len(reasons) > 5
+    assert not [kind for kind in reasons if f'"{kind}"' not in code]
+    assert not [suffix for suffix in re.findall(r"`(\.\w+)`", page) if suffix not in code]
