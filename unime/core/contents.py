@@ -24,15 +24,15 @@ EDITABLE = ("README.md",)
 VOLATILE = ("speed.jsonl", "timing.json", "results.json")
 """Files that say how long something took: equal runs write different ones."""
 
-MEDIA = frozenset(
+IMAGE_SUFFIXES = frozenset(
     [
+        ".png",
         ".jpg",
         ".jpeg",
         ".jpe",
         ".jfif",
-        ".png",
-        ".gif",
         ".webp",
+        ".gif",
         ".bmp",
         ".tif",
         ".tiff",
@@ -45,6 +45,12 @@ MEDIA = frozenset(
         ".ico",
         ".heic",
         ".heif",
+    ]
+)
+"""Of files that are taken for images, in small letters. HEIC is among them to be refused with a reason."""
+
+MEDIA = IMAGE_SUFFIXES | frozenset(
+    [
         ".mp4",
         ".mkv",
         ".webm",

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from unime.core import inside
+from unime.core.contents import IMAGE_SUFFIXES
 from unime.core.inside import real as _real  # noqa: F401  # tests change the working directory and clear it
 from unime.data.column_names import unique_names
 from unime.data.items import content_id, hash_image
@@ -27,31 +28,6 @@ MAX_PIXELS = 64_000_000
 
 # Pillow would hand EPS to Ghostscript and open many rare formats; user data gets the common ones.
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO")
-
-IMAGE_SUFFIXES = frozenset(
-    [
-        ".png",
-        ".jpg",
-        ".jpeg",
-        ".jpe",
-        ".jfif",
-        ".webp",
-        ".gif",
-        ".bmp",
-        ".tif",
-        ".tiff",
-        ".avif",
-        ".jp2",
-        ".j2k",
-        ".ppm",
-        ".pgm",
-        ".pbm",
-        ".ico",
-        ".heic",
-        ".heif",
-    ]
-)
-"""Of files that are taken for images, in small letters. HEIC is among them to be refused with a reason."""
 
 _MEMBER = re.compile(r"(?P<file>.*?\.(?P<kind>parquet|tar))#(?P<member>.+)", re.DOTALL)
 
@@ -131,6 +107,11 @@ def check(root: Path | str, location: str, max_pixels: int = MAX_PIXELS) -> Chec
     """
     data = read_bytes(locate(root, location), location)
     return Checked(hash_image(data), *decode(data, location, max_pixels).size)
+
+
+def ends_like_an_image(text: str) -> bool:
+    """Tell whether a text ends as the name of an image file does."""
+    return "." in text and f".{text.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
 
 
 def locate(root: Path | str, location: str) -> ImageLocation:

@@ -24,7 +24,7 @@ from typing import Any
 
 from unime.core import console, inside
 from unime.core.errors import DataError
-from unime.data.images import IMAGE_SUFFIXES
+from unime.data.images import ends_like_an_image
 from unime.data.items import Item, Pair
 from unime.data.readers import cells, formats, sidecars
 from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
@@ -131,8 +131,7 @@ def _check_not_merged(caption: str, job: ResolvedSource, below: str) -> None:
     """Refuse a caption that goes on with the row of another image, as misread quotes leave it."""
     for line in caption.splitlines()[1:]:
         name = re.split(r"[\t,;|]", line, maxsplit=1)[0].strip(' "')
-        is_image = f".{name.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES
-        if is_image and cells.existing_image(name, job.root, below) is not None:
+        if ends_like_an_image(name) and cells.existing_image(name, job.root, below) is not None:
             raise RowError(
                 "merged rows",
                 f"the caption goes on with the row of {name!r}; quoting: none reads a line at a time",

@@ -8,7 +8,7 @@ from itertools import chain, islice
 from typing import Any
 
 from unime.core import console
-from unime.data.images import IMAGE_SUFFIXES
+from unime.data.images import IMAGE_SUFFIXES, ends_like_an_image
 from unime.data.readers import cells, formats
 from unime.data.readers.base import EmbeddedImage, Record, ResolvedSource, RowError
 
@@ -135,8 +135,3 @@ def _is_image_path(text: str, job: ResolvedSource) -> bool:
     if IMAGE_PATH.fullmatch(text):
         return True
     return cells.existing_image(text, job.root, job.image_root) is not None
-
-
-def ends_like_an_image(text: str) -> bool:
-    """Tell whether a text ends as the name of an image file does."""
-    return "." in text and f".{text.rpartition('.')[2].lower()}" in IMAGE_SUFFIXES

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from unime.data.images import ends_like_an_image
 from unime.data.items import Item, Pair
 from unime.data.readers import cells
 from unime.data.readers.base import EmbeddedImage, ResolvedSource, RowError
-from unime.data.readers.pair_columns import IMAGE_PATH, SCORES, content_columns, ends_like_an_image
+from unime.data.readers.pair_columns import IMAGE_PATH, SCORES, content_columns
 
 
 def pairs(values: dict[str, Any], job: ResolvedSource) -> list[Pair]:
